@@ -1,0 +1,5 @@
+"""`python -m uproxy`."""
+
+from uproxy.cli import main
+
+raise SystemExit(main())

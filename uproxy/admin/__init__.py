@@ -1,0 +1,1 @@
+"""How the outside looks in: health, metrics, the services table."""

@@ -1,0 +1,1 @@
+"""Where connections are accepted, balanced and relayed."""

@@ -1,0 +1,73 @@
+"""Where a Service's traffic can go: EndpointSlices, and Pods for Services with a selector."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from uproxy.model.names import IPAddress, NamespacedName, Protocol
+
+
+class Origin(IntEnum):
+    """What an EndpointSlice was made from, most authoritative first.
+
+    A Service's slices of the lowest-numbered origin present are used; an EndpointSlice
+    therefore silences the Endpoints object and the Pods that it mirrors.
+    """
+
+    ENDPOINT_SLICE = 1
+    ENDPOINTS = 2
+    PODS = 3
+    FLAG = 4
+    """From `--endpoint`: always used, in addition to the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address of a slice, with the conditions of discovery.k8s.io/v1 already defaulted."""
+
+    host: IPAddress | str
+    """An address, or a host name (addressType FQDN) that is resolved while it is in use."""
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePort:
+    """A port of a slice: `name` is the Service port's name."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSlice:
+    """Endpoints of one Service that share their ports. `key` is unique within its origin."""
+
+    key: NamespacedName
+    service: NamespacedName
+    ports: tuple[SlicePort, ...]
+    endpoints: tuple[Endpoint, ...]
+    origin: Origin = Origin.ENDPOINT_SLICE
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPort:
+    """A named port of a Pod's container, which a Service's `targetPort` may refer to."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A Pod as an endpoint of the Services whose selector matches its labels."""
+
+    key: NamespacedName
+    labels: Mapping[str, str]
+    ips: tuple[IPAddress, ...]
+    ports: tuple[ContainerPort, ...]
+    ready: bool
+    terminating: bool = False

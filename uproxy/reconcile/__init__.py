@@ -1,0 +1,1 @@
+"""The thin asynchronous shell: events in, desired state to targets."""

@@ -1,0 +1,1 @@
+"""Where objects come from: manifests, flags, DNS. Bytes in, model events out."""

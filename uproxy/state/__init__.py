@@ -1,0 +1,1 @@
+"""Pure decisions: events folded in, desired state out. No I/O, no clock."""

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share. Production code does not import it."""
