@@ -5,9 +5,11 @@
  *   load crr  ADDRESS PORT CONNECTIONS BYTES SECONDS
  *   load bulk ADDRESS PORT STREAMS     BYTES SECONDS
  *
- * A client prints one JSON line: {"ops": N, "seconds": S, "errors": N, "p50_us": ..., "p99_us": ...}
+ * A client prints one JSON line: {"ops", "seconds", "errors", "p50_us", "p99_us", "cpu_s"}
  * rr: one request in flight on each open connection. crr: connect, one exchange, close, again.
- * bulk: ops counts bytes the kernel took from us; the discard side reads all of them.
+ * bulk: ops counts bytes that reached the other end: the clock stops when the discard side has
+ * read the last one, and answers our end of stream with its own.
+ * An operation still waiting after STUCK_S when the time is up counts as an error.
  * Owns the generator only: where packets go, and what is compared, is relay.py's business.
  */
 #define _GNU_SOURCE
@@ -22,11 +24,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { BUFFER = 256 * 1024, EVENTS = 256, BUCKETS = 1 << 20 };
+enum { BUFFER = 256 * 1024, EVENTS = 256, BUCKETS = 1 << 20, STUCK_S = 1, DRAIN_S = 10 };
 
 enum role { LISTEN_ECHO, LISTEN_DISCARD, ECHO, DISCARD, RR, CRR, BULK };
 
@@ -236,6 +239,39 @@ static void push(struct peer *p)
     }
 }
 
+/* End our side of every stream, and wait until the far side has read all of it. */
+static void drain(struct peer *peers, int streams)
+{
+    struct timeval patience = {.tv_sec = DRAIN_S};
+    for (int i = 0; i < streams; i++)
+        shutdown(peers[i].fd, SHUT_WR);
+    for (int i = 0; i < streams; i++) {
+        fcntl(peers[i].fd, F_SETFL, 0);
+        setsockopt(peers[i].fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+        if (recv(peers[i].fd, buffer, sizeof buffer, 0) != 0)
+            errors++;
+    }
+}
+
+static void count_stuck(const struct peer *peers, int connections, uint64_t now)
+{
+    for (int i = 0; i < connections; i++)
+        if (now - peers[i].started_ns > STUCK_S * 1000000000ull)
+            errors++;
+}
+
+static double seconds_of(struct timeval t)
+{
+    return (double)t.tv_sec + (double)t.tv_usec / 1e6;
+}
+
+static double cpu_s(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return seconds_of(u.ru_utime) + seconds_of(u.ru_stime);
+}
+
 static uint64_t percentile(double share)
 {
     uint64_t total = 0, seen = 0;
@@ -269,9 +305,15 @@ static void run(enum role role, int connections, double seconds)
         }
         now = now_ns();
     }
-    printf("{\"ops\": %llu, \"seconds\": %.6f, \"errors\": %llu, \"p50_us\": %llu, \"p99_us\": %llu}\n",
+    if (role == BULK) {
+        drain(peers, connections);
+        now = now_ns();
+    } else
+        count_stuck(peers, connections, now);
+    printf("{\"ops\": %llu, \"seconds\": %.6f, \"errors\": %llu, "
+           "\"p50_us\": %llu, \"p99_us\": %llu, \"cpu_s\": %.6f}\n",
            (unsigned long long)ops, (double)(now - start) / 1e9, (unsigned long long)errors,
-           (unsigned long long)percentile(0.50), (unsigned long long)percentile(0.99));
+           (unsigned long long)percentile(0.50), (unsigned long long)percentile(0.99), cpu_s());
 }
 
 int main(int argc, char **argv)
@@ -282,7 +324,8 @@ int main(int argc, char **argv)
     if (argc == 4 && !strcmp(argv[1], "serve"))
         serve(argv[2], atoi(argv[3]));
     if (argc != 7) {
-        fprintf(stderr, "usage: load serve ADDRESS PORT | load rr|crr|bulk ADDRESS PORT CONNECTIONS BYTES SECONDS\n");
+        fprintf(stderr, "usage: load serve ADDRESS PORT\n"
+                        "       load rr|crr|bulk ADDRESS PORT CONNECTIONS BYTES SECONDS\n");
         return 2;
     }
     enum role role = !strcmp(argv[1], "rr") ? RR : !strcmp(argv[1], "crr") ? CRR : BULK;

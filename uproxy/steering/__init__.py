@@ -1,1 +1,4 @@
-"""The kernel's part: what leads packets for a VIP to uproxy's sockets."""
+"""Leading packets for VIPs to the proxy's own sockets, and taking every trace of it away again.
+
+See README.md beside this file for the packet's path.
+"""

@@ -1,0 +1,30 @@
+"""Tiers: a test's directory is its tier, and a tier that cannot run says why.
+
+`pure` needs nothing; `loop` needs loopback sockets; `netns` needs root and network namespaces.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import uvloop
+from uproxy.testing.lab import reason_unavailable
+
+HERE = Path(__file__).parent
+
+
+def pytest_asyncio_loop_factories(config, item) -> Mapping[str, Callable]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    no_netns = reason_unavailable() if any(_tier(item) == "netns" for item in items) else None
+    for item in items:
+        tier = _tier(item)
+        item.add_marker(tier)
+        if tier == "netns" and no_netns:
+            item.add_marker(pytest.mark.skip(reason=f"tier netns left out: {no_netns}"))
+
+
+def _tier(item: pytest.Item) -> str:
+    return item.path.relative_to(HERE).parts[0]

@@ -1,0 +1,93 @@
+"""A data plane on loopback, programmed by hand: what the loop tier's tests share."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from uproxy.dataplane.connection import Context, Timeouts
+from uproxy.dataplane.descriptors import Descriptors
+from uproxy.dataplane.proxy import Dataplane
+from uproxy.dataplane.reactor import Reactor
+from uproxy.dataplane.relay import PythonRelay
+from uproxy.model.frontend import (
+    Backend,
+    Changes,
+    DesiredServicePort,
+    EndpointState,
+    Frontend,
+    FrontendKind,
+)
+from uproxy.model.names import Protocol, ServicePortName, Vip
+
+PATIENCE_S = 20.0
+TIMEOUTS = Timeouts(connect_s=1.0, dial_budget_s=5.0, idle_s=3600.0, half_closed_s=3600.0)
+
+
+def backend(address: tuple) -> Backend:
+    return Backend(ip_address(address[0]), address[1])
+
+
+class Rig:
+    """A Dataplane, and short ways to program it."""
+
+    def __init__(self, timeouts: Timeouts = TIMEOUTS, limit: int = 10_000, flow_limit: int = 100) -> None:
+        loop = asyncio.get_running_loop()
+        reactor = Reactor(loop)
+        self.ended: list = []
+        self._cleanups: list = []
+        self.descriptors = Descriptors(loop, limit)
+        self.context = Context(
+            loop,
+            reactor,
+            PythonRelay(reactor),
+            self.descriptors,
+            timeouts,
+            0,
+            time.monotonic,
+            lambda _connection, reason: self.ended.append(reason),
+        )
+        self.dataplane = Dataplane(self.context, flow_limit, 120.0)
+
+    async def serve(
+        self,
+        vip: tuple[str, int],
+        backends: Sequence[Backend],
+        protocol: Protocol = Protocol.TCP,
+        affinity_timeout_s: int | None = None,
+    ):
+        """Program one Service port; returns its ProgrammedPort."""
+        ip = ip_address(vip[0])
+        name = ServicePortName("default", "web", "", protocol)
+        frontend = Frontend(Vip(ip, vip[1], protocol), FrontendKind.CLUSTER_IP, ip.version)
+        desired = DesiredServicePort(
+            name,
+            vip[1],
+            (frontend,),
+            dict.fromkeys(backends, EndpointState.READY),
+            {ip.version: tuple(backends)},
+            affinity_timeout_s,
+        )
+        changes = Changes((desired,))
+        problems = await self.dataplane.make(changes)
+        assert not problems, problems
+        await self.dataplane.retire(changes)
+        return self.dataplane.ports[name]
+
+    def at_close(self, cleanup) -> None:
+        """Call `cleanup` when the test is over."""
+        self._cleanups.append(cleanup)
+
+    async def close(self) -> None:
+        for cleanup in self._cleanups:
+            cleanup()
+        await self.dataplane.close()
+        self.context.reactor.close()
+
+
+async def until(condition, what: str = "") -> None:
+    """Wait for a condition, and fail when it does not come."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not seen in {PATIENCE_S:g} s: {what or condition}"
+        await asyncio.sleep(0.005)

@@ -1,0 +1,321 @@
+"""Where packets end up: every kind of VIP, from the node and from outside, with both mechanisms."""
+
+import asyncio
+import errno
+import select
+import socket
+import struct
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TypeVar
+
+import pytest
+
+from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
+from uproxy.model.names import Family, Protocol, ServicePortName, Vip
+from uproxy.steering.probe import Mechanism
+from uproxy.steering.routes import LocalRoutes
+from uproxy.steering.rules import PROXY_MARK, RedirectPorts
+from uproxy.steering.target import SteeringRules, steering_rules
+from uproxy.testing.lab import Host, Lab
+
+T = TypeVar("T")
+PORTS = RedirectPorts(15001, 15006)
+CLUSTER_IP: dict[Family, str] = {4: "172.30.0.1", 6: "fd00:172:30::1"}
+ANY: dict[Family, str] = {4: "0.0.0.0", 6: "::"}
+LOOPBACK: dict[Family, str] = {4: "127.0.0.1", 6: "::1"}
+AF: dict[Family, socket.AddressFamily] = {4: socket.AF_INET, 6: socket.AF_INET6}
+BACKEND: dict[Family, Backend] = {
+    4: Backend(ip_address("10.244.0.11"), 8080),
+    6: Backend(ip_address("fd00:10:244::11"), 8080),
+}
+TIMEOUT_S = 5
+IPV6_FREEBIND = 78
+"""Binding an IPv6 address asks for one of an interface, where for IPv4 a local route will do."""
+
+
+@dataclass
+class Node:
+    """The node under test, with the targets that the app would give it."""
+
+    lab: Lab
+    rules: SteeringRules
+    routes: LocalRoutes
+
+    def run(self, work: Callable[[], Coroutine[object, object, T]]) -> T:
+        return self.lab.node.inside(lambda: asyncio.run(work()))
+
+    def make(self, *updated: DesiredServicePort) -> None:
+        changes = Changes(updated=updated)
+
+        async def work() -> None:
+            assert await self.routes.make(changes) == {}
+            assert await self.rules.make(changes) == {}
+            await self.rules.retire(changes)
+            await self.routes.retire(changes)
+
+        self.run(work)
+
+    async def close(self) -> None:
+        await self.rules.close()
+        await self.routes.close()
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab(pods=1) as lab:
+        yield lab
+
+
+@pytest.fixture(params=["nft", "iptables"])
+def node(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Node]:
+    mechanism = Mechanism(request.param)
+    rules = lab.node.inside(lambda: steering_rules(mechanism, PORTS))
+    node = Node(lab, rules, LocalRoutes(lambda _, frontend: frontend.kind is FrontendKind.CLUSTER_IP))
+    yield node
+    node.run(node.close)
+
+
+@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
+def family(request: pytest.FixtureRequest) -> Family:
+    found: Family = request.param
+    return found
+
+
+@pytest.fixture(params=["client", "node"])
+def source(lab: Lab, request: pytest.FixtureRequest) -> Host:
+    return lab.client if request.param == "client" else lab.node
+
+
+@pytest.fixture
+def listener(lab: Lab, family: Family) -> Iterator[socket.socket]:
+    with _listen(lab.node, family, ANY[family], PORTS.of(family)) as listener:
+        yield listener
+
+
+def _listen(host: Host, family: Family, address: str, port: int) -> socket.socket:
+    listener = host.socket(AF[family])
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == 6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+    listener.settimeout(TIMEOUT_S)
+    listener.bind((address, port))
+    listener.listen()
+    return listener
+
+
+def _service(
+    address: str, port: int, *, protocol: Protocol = Protocol.TCP, backends: bool = True, name: str = "web"
+) -> DesiredServicePort:
+    ip = ip_address(address)
+    kind = FrontendKind.NODE_PORT if ip.is_unspecified else FrontendKind.CLUSTER_IP
+    return DesiredServicePort(
+        name=ServicePortName("default", name, "", protocol),
+        port=port,
+        frontends=(Frontend(Vip(ip, port, protocol), kind, ip.version),),
+        endpoints={},
+        usable={ip.version: (BACKEND[ip.version],)} if backends else {},
+    )
+
+
+def _socket(host: Host, family: Family, type: int = socket.SOCK_STREAM) -> socket.socket:
+    sock = host.socket(AF[family], type)
+    sock.settimeout(TIMEOUT_S)
+    return sock
+
+
+def _connect(host: Host, family: Family, address: str, port: int) -> int:
+    """The errno of a connect; 0 for a connection, which is closed again."""
+    with _socket(host, family) as sock:
+        return sock.connect_ex((address, port))
+
+
+def _send_datagram(host: Host, family: Family, address: str, port: int) -> int:
+    """The errno that a connected UDP socket sees for one datagram, within the timeout."""
+    with _socket(host, family, socket.SOCK_DGRAM) as sock:
+        sock.connect((address, port))
+        try:
+            sock.send(b"query")
+            sock.recv(1)
+        except OSError as error:
+            return error.errno or 0
+    return 0
+
+
+def _original_destination(sock: socket.socket, family: Family) -> tuple[str, int]:
+    if family == 4:
+        raw = sock.getsockopt(socket.IPPROTO_IP, 80, 16)
+        return socket.inet_ntop(socket.AF_INET, raw[4:8]), struct.unpack_from("!H", raw, 2)[0]
+    raw = sock.getsockopt(socket.IPPROTO_IPV6, 80, 28)
+    return socket.inet_ntop(socket.AF_INET6, raw[8:24]), struct.unpack_from("!H", raw, 2)[0]
+
+
+def test_connection_arrives_with_its_destination(
+    node: Node, family: Family, source: Host, listener: socket.socket
+) -> None:
+    node.make(_service(CLUSTER_IP[family], 80))
+    with _socket(source, family) as sock:
+        sock.connect((CLUSTER_IP[family], 80))
+        accepted, _ = listener.accept()
+        with accepted:
+            assert _original_destination(accepted, family) == (CLUSTER_IP[family], 80)
+            accepted.sendall(b"answer")
+            assert sock.recv(16) == b"answer"
+
+
+def test_another_owner_of_the_address_comes_second(
+    node: Node, family: Family, source: Host, listener: socket.socket
+) -> None:
+    program = "iptables" if family == 4 else "ip6tables"
+    target = "127.0.0.9:9" if family == 4 else "[::1]:9"
+    dnat = f"-d {CLUSTER_IP[family]} -p tcp --dport 80 -j DNAT --to-destination {target}"
+    for chain in ("PREROUTING", "OUTPUT"):
+        node.lab.node.run(program, "-t", "nat", "-A", chain, *dnat.split())
+    try:
+        node.make(_service(CLUSTER_IP[family], 80))
+        assert _connect(source, family, CLUSTER_IP[family], 80) == 0
+        listener.accept()[0].close()
+    finally:
+        for chain in ("PREROUTING", "OUTPUT"):
+            node.lab.node.run(program, "-t", "nat", "-D", chain, *dnat.split())
+
+
+def test_node_port_arrives_on_every_address_of_the_node_but_loopback(
+    node: Node, family: Family, source: Host, listener: socket.socket
+) -> None:
+    node.make(_service(ANY[family], 30080))
+    addresses = [node.lab.node.ip4, "10.244.0.1"] if family == 4 else [node.lab.node.ip6, "fd00:10:244::1"]
+    for address in addresses:
+        with _socket(source, family) as sock:
+            sock.connect((address, 30080))
+            accepted, _ = listener.accept()
+            with accepted:
+                assert _original_destination(accepted, family) == (address, 30080)
+
+
+def test_node_port_on_loopback_belongs_to_whoever_listens_there(node: Node, family: Family) -> None:
+    node.make(_service(ANY[family], 30080))
+    assert _connect(node.lab.node, family, LOOPBACK[family], 30080) == errno.ECONNREFUSED
+    with _listen(node.lab.node, family, LOOPBACK[family], 30080) as own:
+        assert _connect(node.lab.node, family, LOOPBACK[family], 30080) == 0
+        own.accept()[0].close()
+
+
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
+def test_vip_without_endpoints_is_refused(
+    node: Node, family: Family, source: Host, protocol: Protocol
+) -> None:
+    node.make(_service(CLUSTER_IP[family], 80, protocol=protocol, backends=False))
+    ask = _connect if protocol is Protocol.TCP else _send_datagram
+    assert ask(source, family, CLUSTER_IP[family], 80) == errno.ECONNREFUSED
+
+
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
+def test_node_port_without_endpoints_is_refused_though_something_listens(
+    node: Node, family: Family, source: Host, protocol: Protocol
+) -> None:
+    node.make(_service(ANY[family], 30080, protocol=protocol, backends=False))
+    address = node.lab.node.ip4 if family == 4 else node.lab.node.ip6
+    with _socket(node.lab.node, family) as tcp, _socket(node.lab.node, family, socket.SOCK_DGRAM) as udp:
+        tcp.bind((address, 30080))
+        tcp.listen()
+        udp.bind((address, 30080))
+        ask = _connect if protocol is Protocol.TCP else _send_datagram
+        assert ask(source, family, address, 30080) == errno.ECONNREFUSED
+
+
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
+def test_forwarded_traffic_for_a_vip_without_endpoints_is_refused(
+    node: Node, family: Family, protocol: Protocol
+) -> None:
+    """An external address has no local route, so the node would send it on."""
+    elsewhere = node.lab.pods[0].ip4 if family == 4 else node.lab.pods[0].ip6
+    external = _service(elsewhere, 80, protocol=protocol, backends=False)
+    node.routes = LocalRoutes(lambda *_: False)
+    node.make(external)
+    ask = _connect if protocol is Protocol.TCP else _send_datagram
+    assert ask(node.lab.client, family, elsewhere, 80) == errno.ECONNREFUSED
+
+
+def test_connection_outlives_the_last_endpoint_and_new_ones_are_refused(
+    node: Node, family: Family, source: Host, listener: socket.socket
+) -> None:
+    node.make(_service(CLUSTER_IP[family], 80))
+    with _socket(source, family) as sock:
+        sock.connect((CLUSTER_IP[family], 80))
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.settimeout(TIMEOUT_S)
+            node.make(_service(CLUSTER_IP[family], 80, backends=False))
+            assert _connect(source, family, CLUSTER_IP[family], 80) == errno.ECONNREFUSED
+            sock.sendall(b"question")
+            assert accepted.recv(16) == b"question"
+            accepted.sendall(b"answer")
+            assert sock.recv(16) == b"answer"
+    node.make(_service(CLUSTER_IP[family], 80))
+    assert _connect(source, family, CLUSTER_IP[family], 80) == 0
+
+
+def test_marked_traffic_is_neither_redirected_nor_refused(node: Node, family: Family) -> None:
+    pod = node.lab.pods[0]
+    address = pod.ip4 if family == 4 else pod.ip6
+    node.routes = LocalRoutes(lambda *_: False)
+    node.make(_service(address, 80), _service(address, 81, backends=False, name="down"))
+    for port in (80, 81):
+        with _listen(pod, family, address, port), _socket(node.lab.node, family) as sock:
+            assert _connect(node.lab.node, family, address, port) == errno.ECONNREFUSED
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, PROXY_MARK)
+            assert sock.connect_ex((address, port)) == 0
+
+
+def test_marks_that_only_share_bits_are_redirected(
+    node: Node, family: Family, listener: socket.socket
+) -> None:
+    node.make(_service(CLUSTER_IP[family], 80))
+    with _socket(node.lab.node, family) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, PROXY_MARK | 0x10000)
+        sock.connect((CLUSTER_IP[family], 80))
+        assert select.select([listener], [], [], TIMEOUT_S)[0]
+
+
+def test_redirect_port_itself_is_refused(
+    node: Node, family: Family, source: Host, listener: socket.socket
+) -> None:
+    node.make(_service(CLUSTER_IP[family], 80))
+    address = node.lab.node.ip4 if family == 4 else node.lab.node.ip6
+    assert _connect(source, family, address, PORTS.of(family)) == errno.ECONNREFUSED
+    assert not select.select([listener], [], [], 0)[0]
+
+
+def test_other_ports_of_a_vip_are_left_alone(node: Node, family: Family, listener: socket.socket) -> None:
+    node.make(_service(CLUSTER_IP[family], 80))
+    with _listen(node.lab.node, family, CLUSTER_IP[family], 81):
+        assert _connect(node.lab.client, family, CLUSTER_IP[family], 81) == 0
+    assert not select.select([listener], [], [], 0)[0]
+
+
+def test_outgoing_connection_from_a_refused_node_port_gets_its_replies(node: Node, family: Family) -> None:
+    node.make(_service(ANY[family], 30080, backends=False))
+    pod = node.lab.pods[0]
+    address = pod.ip4 if family == 4 else pod.ip6
+    with _listen(pod, family, address, 8080), _socket(node.lab.node, family) as sock:
+        sock.bind((ANY[family], 30080))
+        assert sock.connect_ex((address, 8080)) == 0
+
+
+def test_datagram_reaches_the_socket_bound_to_its_vip(node: Node, family: Family, source: Host) -> None:
+    node.make(_service(CLUSTER_IP[family], 53, protocol=Protocol.UDP))
+    with (
+        _socket(node.lab.node, family, socket.SOCK_DGRAM) as server,
+        _socket(source, family, socket.SOCK_DGRAM) as sock,
+    ):
+        if family == 6:
+            server.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+        server.bind((CLUSTER_IP[family], 53))
+        sock.connect((CLUSTER_IP[family], 53))
+        sock.send(b"query")
+        data, peer = server.recvfrom(16)
+        server.sendto(data.upper(), peer)
+        assert sock.recv(16) == b"QUERY"

@@ -1,0 +1,84 @@
+"""From a file's text to its objects; and what is done only once."""
+
+import pytest
+
+from uproxy.sources import manifest
+from uproxy.sources.manifest import Reader
+
+SERVICE = "kind: Service\napiVersion: v1\nmetadata: {name: %s}\nspec: {ports: [{port: %s}]}\n"
+BAD_YAML = "kind: Service\nmetadata: [\n"
+
+
+def read(text: str) -> list[tuple[int, str]]:
+    """Number and name, or faults, of each object in `text`."""
+    return [
+        (found.document, "; ".join(map(str, found.converted.faults)) or str(found.converted.key))
+        for found in Reader("f.yaml").read(text).found
+    ]
+
+
+def test_a_broken_document_leaves_the_others_alone_and_its_line_is_the_files():
+    text = "---\n".join([SERVICE % ("a", 80), BAD_YAML, SERVICE % ("c", 80)])
+
+    assert read(text) == [
+        (1, "default/a"),
+        (2, "f.yaml, document 2: line 8, column 1: did not find expected node content"),
+        (3, "default/c"),
+    ]
+
+
+def test_items_of_lists_keep_their_documents_number():
+    text = "a: 1\n---\nkind: List\nitems:\n- {kind: Pod, apiVersion: v1}\n- {kind: Node, apiVersion: v1}\n"
+
+    assert read(text)[1:] == [
+        (2, "f.yaml, document 2: Pod: items[0].metadata.name: is required"),
+        (2, "None"),
+    ]
+
+
+def test_an_item_of_a_json_list_is_told_by_its_index():
+    text = '{"kind": "List", "items": [{"kind": "Node", "apiVersion": "v1"}, {"kind": "Pod", "apiVersion": "v1"}]}'
+
+    assert read(text)[1] == (1, "f.yaml, document 1: Pod: items[1].metadata.name: is required")
+
+
+def test_a_document_that_is_no_object_is_a_fault():
+    assert read("just text\n") == [
+        (1, "f.yaml, document 1: must be a mapping with apiVersion, kind and metadata, not 'just text'")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["yaml", "json"])
+def test_only_changed_documents_are_converted_again(kind, monkeypatch):
+    converted: list[str] = []
+    real = manifest.convert
+    monkeypatch.setattr(
+        manifest, "convert", lambda item: converted.append(item["metadata"]["name"]) or real(item)
+    )
+    reader = Reader("f")
+
+    def text(ports: dict[str, int]) -> str:
+        if kind == "yaml":
+            return "---\n".join(SERVICE % item for item in ports.items())
+        items = (
+            '{"kind": "Service", "apiVersion": "v1", "metadata": {"name": "%s"}, "spec": {"ports": [{"port": %s}]}}'
+            % item
+            for item in ports.items()
+        )
+        return '{"kind": "List", "items": [%s]}' % ", ".join(items)
+
+    reader.read(text({"a": 1, "b": 2, "c": 3}))
+    converted.clear()
+    found = reader.read(text({"z": 9, "b": 2, "c": 4, "a": 1})).found
+
+    assert converted == ["z", "c"]
+    assert [item.converted.objects[0].ports[0].port for item in found] == [9, 2, 4, 1]
+
+
+def test_a_remembered_mistake_is_reported_where_it_stands_now():
+    reader = Reader("f.yaml")
+    reader.read(BAD_YAML)
+
+    (_, broken) = reader.read(SERVICE % ("a", 80) + "---\n" + BAD_YAML).found
+
+    assert str(broken.converted.faults[0]).startswith("f.yaml, document 2: line 8")

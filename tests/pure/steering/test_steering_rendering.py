@@ -1,0 +1,101 @@
+"""What is handed to nft, ipset and iptables-restore, whole, as golden text."""
+
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from uproxy.model.names import Protocol, Vip
+from uproxy.steering import iptables, nft
+from uproxy.steering.routes import parse_failures, render_batch
+from uproxy.steering.rules import RedirectPorts, RuleDelta, Verdict
+
+GOLDEN = Path(__file__).parent / "golden"
+PORTS = RedirectPorts(10401, 10601)
+
+
+def _vip(ip: str, port: int, protocol: Protocol = Protocol.TCP) -> Vip:
+    return Vip(ip_address(ip), port, protocol)
+
+
+VERDICTS = {
+    _vip("fd00:172:30::1", 80): Verdict.REDIRECT,
+    _vip("172.30.0.2", 443): Verdict.REDIRECT,
+    _vip("172.30.0.1", 80): Verdict.REDIRECT,
+    _vip("172.30.0.3", 80): Verdict.REJECT,
+    _vip("172.30.0.3", 53, Protocol.UDP): Verdict.REJECT,
+    _vip("fd00:172:30::3", 53, Protocol.UDP): Verdict.REJECT,
+    _vip("0.0.0.0", 30080): Verdict.REDIRECT,
+    _vip("::", 30080): Verdict.REDIRECT,
+    _vip("0.0.0.0", 30081): Verdict.REJECT,
+    _vip("::", 30053, Protocol.UDP): Verdict.REJECT,
+}
+FLIPPED = RuleDelta(
+    add={_vip("172.30.0.1", 80): Verdict.REJECT, _vip("::", 30090): Verdict.REDIRECT},
+    remove={_vip("172.30.0.1", 80): Verdict.REDIRECT, _vip("0.0.0.0", 30081): Verdict.REJECT},
+)
+
+# What an earlier run left, between the rules of others.
+STRAYS = """\
+*filter
+:INPUT ACCEPT [0:0]
+:UPROXY-INPUT - [0:0]
+-A INPUT -j UPROXY-INPUT
+-A INPUT -p tcp -m tcp --dport 9 -j DROP
+-A UPROXY-INPUT -j RETURN
+COMMIT
+*nat
+:PREROUTING ACCEPT [0:0]
+:FOREIGN - [0:0]
+:UPROXY-CAPTURE - [0:0]
+:UPROXY-OF-OLD - [0:0]
+-A PREROUTING -m comment --comment "not -j ours" -j FOREIGN
+-A PREROUTING -j UPROXY-CAPTURE
+-A UPROXY-CAPTURE -j UPROXY-OF-OLD
+COMMIT
+"""
+
+
+@pytest.mark.parametrize(
+    ("golden", "text"),
+    [
+        pytest.param("table.nft", nft.render_table(PORTS, VERDICTS), id="nft-table"),
+        pytest.param("delta.nft", nft.render_delta(FLIPPED), id="nft-delta"),
+        pytest.param("sets.ipset", iptables.render_sets(VERDICTS, [4, 6]), id="ipset-all"),
+        pytest.param("delta.ipset", iptables.render_set_delta(FLIPPED), id="ipset-delta"),
+        pytest.param("fresh.iptables", iptables.render_rules(4, PORTS, saved=""), id="iptables"),
+        pytest.param("fresh.ip6tables", iptables.render_rules(6, PORTS, saved=""), id="ip6tables"),
+        pytest.param("removal.iptables", iptables.render_removal(STRAYS), id="iptables-removal"),
+    ],
+)
+def test_rendering_is_as_the_golden_file(golden: str, text: str) -> None:
+    assert text == (GOLDEN / golden).read_text()
+
+
+def test_jumps_of_an_earlier_run_are_replaced_and_those_of_others_kept() -> None:
+    lines = iptables.render_rules(4, PORTS, STRAYS).splitlines()
+    deleted = [line for line in lines if line.startswith("-D ")]
+    assert deleted == ["-D PREROUTING -j UPROXY-CAPTURE", "-D INPUT -j UPROXY-INPUT"]
+    rest = [line for line in lines if line not in deleted]
+    assert rest == iptables.render_rules(4, PORTS, saved="").splitlines()
+
+
+def test_nothing_is_removed_where_nothing_is() -> None:
+    assert iptables.render_removal("*nat\n:FOREIGN - [0:0]\nCOMMIT\n") == ""
+
+
+def test_route_batch_names_the_prefix_of_each_family() -> None:
+    ips = [ip_address("172.30.0.1"), ip_address("fd00::1")]
+    assert render_batch("add", ips) == (
+        "route add local 172.30.0.1/32 dev lo protocol 117 table local\n"
+        "route add local fd00::1/128 dev lo protocol 117 table local\n"
+    )
+
+
+def test_only_real_failures_of_a_route_batch_count() -> None:
+    stderr = (
+        "RTNETLINK answers: File exists\nCommand failed -:1\n"
+        "RTNETLINK answers: Permission denied\nCommand failed -:2\n"
+        "RTNETLINK answers: No such process\nCommand failed -:4\n"
+    )
+    assert parse_failures(stderr) == {2: "RTNETLINK answers: Permission denied"}

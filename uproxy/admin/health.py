@@ -1,0 +1,61 @@
+"""Is the proxy doing its work? The answers of `/healthz` and `/livez`.
+
+The JSON and the meaning are kube-proxy's (pkg/proxy/healthcheck/proxy_health.go, KEP-3836):
+`livez` asks whether the process works and should be left running; `healthz`, which load
+balancers ask, also whether new traffic should come here. Pure: the times are passed in.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+
+from uproxy.reconcile.loop import ReconcileLoop
+
+LATE_S = 60.0
+"""A change that waits for longer than this makes the proxy unhealthy: kube-proxy's two
+syncPeriods of 30 s."""
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+class Answer(NamedTuple):
+    """An HTTP status and a JSON body."""
+
+    status: int
+    body: bytes
+
+
+class HealthState:
+    """Healthy from the first complete programming on, while no change waits for too long."""
+
+    def __init__(self, loop: ReconcileLoop) -> None:
+        self.draining = False
+        """Set by who shuts the proxy down: no new traffic, please."""
+        self._loop = loop
+
+    def healthz(self, now_s: float, wall: datetime) -> Answer:
+        """Whether new traffic should come here. `wall` is the present moment, in UTC."""
+        eligible = not self.draining
+        return self._answer(now_s, wall, eligible, {"nodeEligible": eligible})
+
+    def livez(self, now_s: float, wall: datetime) -> Answer:
+        """Whether the proxy works, however much longer it is going to."""
+        return self._answer(now_s, wall, True, {})
+
+    def _answer(self, now_s: float, wall: datetime, eligible: bool, more: dict[str, bool]) -> Answer:
+        programmed = self._loop.programmed.is_set()
+        waits_s = self._waits_s(now_s)
+        works = programmed and waits_s <= LATE_S
+        # kube-proxy: while all is well, "last updated" is the present, even if nothing changed.
+        # When it is not: until the oldest waiting change came, everything was up to date.
+        updated = wall if works else wall - timedelta(seconds=waits_s) if programmed else _NEVER
+        body: dict[str, Any] = {"lastUpdated": updated, "currentTime": wall, **more}
+        healthy = works and eligible
+        family = {"lastUpdated": updated, "healthy": works}
+        body |= {"healthy": healthy, "status": {"IPv4": family, "IPv6": family}}
+        return Answer(200 if healthy else 503, msgspec.json.encode(body))
+
+    def _waits_s(self, now_s: float) -> float:
+        since_s = self._loop.queued_since_s
+        return 0.0 if since_s is None else now_s - since_s

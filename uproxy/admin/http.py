@@ -1,0 +1,139 @@
+"""The proxy's HTTP addresses: metrics and the services table on one, health on the other.
+
+Owns paths, content types and listening. What is said is written elsewhere in this package.
+Paths and addresses are kube-proxy's, `/services` is ours.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+
+import msgspec
+from aiohttp import web
+
+from uproxy.admin.address import Address, words_of
+from uproxy.admin.exposition import CONTENT_TYPE
+from uproxy.admin.health import Answer, HealthState
+from uproxy.admin.metrics import About, Metrics
+from uproxy.admin.pacing import slices
+from uproxy.admin.rows import ServiceRow
+from uproxy.admin.view import service_rows
+from uproxy.dataplane.proxy import Dataplane
+from uproxy.errors import UproxyError
+from uproxy.reconcile.loop import ReconcileLoop
+from uproxy.state.store import Store
+
+_SHUTDOWN_S = 1.0
+"""How long an answer under way may still take when the server closes."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Pages:
+    """What the HTTP servers answer, path by path."""
+
+    def __init__(self, store: Store, dataplane: Dataplane, loop: ReconcileLoop, about: About) -> None:
+        self.health = HealthState(loop)
+        self._store = store
+        self._dataplane = dataplane
+        self._loop = loop
+        self._metrics = Metrics(store, dataplane, loop, about)
+
+    def of_metrics_address(self) -> dict[str, Handler]:
+        """Pages by path, for the metrics address."""
+        return {
+            "/metrics": self._serve_metrics,
+            "/healthz": _serve_ok,
+            "/livez": self._serve_livez,
+            "/services": self._serve_services,
+            "/proxyMode": _serve_proxy_mode,
+        }
+
+    def of_health_address(self) -> dict[str, Handler]:
+        """Pages by path, for the health address."""
+        return {"/healthz": self._serve_healthz, "/livez": self._serve_livez}
+
+    async def _serve_metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(body=await self._metrics.scrape(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _serve_services(self, _request: web.Request) -> web.Response:
+        rows: list[ServiceRow] = []
+        async for some in slices(service_rows(self._store, self._dataplane, self._loop)):
+            rows += some
+        return _json(200, msgspec.json.encode(rows))
+
+    async def _serve_healthz(self, _request: web.Request) -> web.Response:
+        return self._health_answer(self.health.healthz)
+
+    async def _serve_livez(self, _request: web.Request) -> web.Response:
+        return self._health_answer(self.health.livez)
+
+    def _health_answer(self, ask: Callable[[float, datetime], Answer]) -> web.Response:
+        return _json(*ask(self._dataplane.context.now(), datetime.now(UTC)))
+
+
+async def _serve_ok(_request: web.Request) -> web.Response:
+    return web.Response(text="ok")
+
+
+async def _serve_proxy_mode(_request: web.Request) -> web.Response:
+    return web.Response(text="userspace")  # what kube-proxy called a relay, while it had one
+
+
+def _json(status: int, body: bytes) -> web.Response:
+    return web.Response(status=status, body=body, content_type="application/json")
+
+
+async def _forbid_sniffing(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+class HttpServers:
+    """The servers that run, and where they listen."""
+
+    def __init__(self) -> None:
+        self.metrics_address = self.health_address = Address("", 0)
+        """Where the servers really listen, once they do."""
+        self._runners: list[web.AppRunner] = []
+
+    async def serve(self, what: str, handlers: Mapping[str, Handler], address: Address) -> Address:
+        """Serve on `address`; returns where that is when the port was 0.
+
+        Raises UproxyError when it cannot be bound; `what` is served says the message.
+        """
+        app = web.Application()
+        app.on_response_prepare.append(_forbid_sniffing)
+        app.add_routes([web.get(path, handler) for path, handler in handlers.items()])
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        self._runners.append(runner)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, address.host, address.port).start()
+        except OSError as error:
+            raise UproxyError(f"cannot serve {what} on {address}: {words_of(error)}") from error
+        return Address(*runner.addresses[0][:2])
+
+    async def close(self) -> None:
+        """Stop listening, and finish the answers under way."""
+        for runner in self._runners:
+            await runner.cleanup()
+
+
+async def start_http(pages: Pages, metrics: tuple[str, int], health: tuple[str, int]) -> HttpServers:
+    """Serve metrics and health, on one server when their addresses are the same.
+
+    On that one `/healthz` is the health address's. Raises UproxyError when an address cannot
+    be bound; nothing is left listening then.
+    """
+    servers = HttpServers()
+    at_metrics, at_health = pages.of_metrics_address(), pages.of_health_address()
+    try:
+        if metrics == health:
+            both = await servers.serve("metrics and health", at_metrics | at_health, Address(*metrics))
+            servers.metrics_address = servers.health_address = both
+        else:
+            servers.metrics_address = await servers.serve("metrics", at_metrics, Address(*metrics))
+            servers.health_address = await servers.serve("health", at_health, Address(*health))
+    except UproxyError:
+        await servers.close()
+        raise
+    return servers

@@ -1,0 +1,63 @@
+"""What the proxy serves now, as rows. Reads the proxy's tables; changes nothing."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+from uproxy.admin.endpoints import standings
+from uproxy.admin.rows import Bytes, Counts, EndpointRow, ServiceRow
+from uproxy.admin.status import PENDING, faults_by_service, faulty, status_of
+from uproxy.admin.traffic import RelayedBytes
+from uproxy.dataplane.proxy import Dataplane
+from uproxy.dataplane.routes import ProgrammedPort
+from uproxy.model.names import address_text
+from uproxy.reconcile.loop import ReconcileLoop
+from uproxy.state.store import Store
+
+
+def services_view(store: Store, dataplane: Dataplane, loop: ReconcileLoop) -> list[ServiceRow]:
+    """Every captured Service port, and every Service that exists only as a mistake, by name."""
+    return list(service_rows(store, dataplane, loop))
+
+
+def service_rows(store: Store, dataplane: Dataplane, loop: ReconcileLoop) -> Iterator[ServiceRow]:
+    """The rows of `services_view`, one at a time, so that traffic may pass in between."""
+    context = dataplane.context
+    relayed = RelayedBytes(context.live)
+    faults = faults_by_service(chain.from_iterable(store.faults.values()))
+    wanted = sorted(store.desired.values(), key=lambda desired: (desired.name.service, desired.port))
+    for key in sorted(faults.keys() - store.services.keys()):
+        yield ServiceRow(key.namespace, key.name, faulty(faults[key]))
+    for desired in wanted:
+        name = desired.name
+        programmed = dataplane.ports.get(name)
+        if programmed is None:
+            yield row(ProgrammedPort(desired), PENDING, Bytes(), context.now())
+            continue
+        status = status_of(programmed.desired, loop.problems.get(name, {}), faults.get(name.service, ()))
+        yield row(programmed, status, Bytes(*relayed.of(programmed.stats)), context.now())
+
+
+def row(programmed: ProgrammedPort, status: str, relayed: Bytes, now_s: float) -> ServiceRow:
+    """The row of one Service port."""
+    desired, stats = programmed.desired, programmed.stats
+    name = desired.name
+    return ServiceRow(
+        name.namespace,
+        name.name,
+        status,
+        desired.port,
+        name.port,
+        name.protocol.value,
+        [address_text(frontend.vip.ip, frontend.vip.port) for frontend in desired.frontends],
+        connections=Counts(stats.active, stats.connections),
+        flows=Counts(stats.flows_active, stats.flows),
+        bytes=relayed,
+        endpoints=_endpoints(programmed, now_s),
+    )
+
+
+def _endpoints(programmed: ProgrammedPort, now_s: float) -> list[EndpointRow]:
+    return [
+        EndpointRow(address_text(*state.address), standing, Counts(state.active, state.connections))
+        for state, standing in standings(programmed, now_s)
+    ]

@@ -1,0 +1,306 @@
+"""The composition root: builds every part of a running proxy, and takes it down in order.
+
+The only module that introduces sources, data plane and steering to each other.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from time import monotonic
+from typing import Any
+
+from uproxy import __version__
+from uproxy.admin.http import HttpServers, Pages, start_http
+from uproxy.admin.metrics import About
+from uproxy.dataplane.connection import Connection, Context, Timeouts
+from uproxy.dataplane.descriptors import RESERVED, Descriptors, raise_descriptor_limit
+from uproxy.dataplane.proxy import Dataplane
+from uproxy.dataplane.reactor import Reactor
+from uproxy.dataplane.relay import PythonRelay
+from uproxy.errors import UproxyError
+from uproxy.kit.tasks import Tasks
+from uproxy.model.closing import CloseReason
+from uproxy.model.events import Event
+from uproxy.model.faults import BadInput, Fault
+from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, FrontendKind
+from uproxy.model.names import IPNetwork, Protocol, Vip
+from uproxy.model.service import Service
+from uproxy.reconcile.loop import ReconcileLoop
+from uproxy.reconcile.target import Target
+from uproxy.settings import LOOPBACK_SERVICE_CIDR, SERVICE_CIDR, Settings
+from uproxy.sources import files, flags
+from uproxy.sources.resolve import Resolver
+from uproxy.state.addresses import AddressPlan
+from uproxy.state.store import Store
+from uproxy.steering.cleanup import remove_rules
+from uproxy.steering.probe import Capture, Choice, Mechanism, has_net_admin
+from uproxy.steering.routes import LocalRoutes
+from uproxy.steering.rules import PROXY_MARK, RedirectPorts
+from uproxy.steering.target import steering_rules
+
+_DIALS_A_CONNECTION = 4
+"""How many endpoints may time out before a connection is given up; refusals cost no time."""
+_FLOWS_SHARE = 4
+"""One in so many descriptors may be a UDP flow's."""
+
+log = logging.getLogger("uproxy")
+access = logging.getLogger("uproxy.access")
+
+
+def address_plan(cidr: IPNetwork | None, choice: Choice) -> AddressPlan:
+    """Where Services without a cluster IP get one, under the capture chosen."""
+    default = LOOPBACK_SERVICE_CIDR if choice.capture is Capture.BIND else SERVICE_CIDR
+    return AddressPlan(cidr or ip_network(default), loopback_only=choice.mechanism is Mechanism.LOOPBACK)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """The sources of objects: files, and what `--endpoint` adds to them."""
+
+    files: files.FileSource
+    flags: flags.FlagSource
+
+
+def load_manifests(settings: Settings, emit: "Emit") -> Manifests:
+    """Read every manifest and flag once.
+
+    Raises BadInput with all mistakes of all of them.
+    """
+    faults: list[Fault] = []
+    given: tuple[flags.EndpointFlag, ...] = ()
+    try:
+        given = flags.parse_endpoints(settings.endpoints)
+    except BadInput as error:
+        faults += error.faults
+    flag_source = flags.FlagSource(given, emit)
+
+    def from_files(event: Event) -> None:
+        emit(event)
+        flag_source.observe(event)
+
+    file_source = files.FileSource(settings.files, from_files)
+    faults += file_source.load()
+    services = [known for known in file_source.objects if isinstance(known, Service)]
+    if not faults:  # a Service that could not be read is not a Service that is not there
+        faults += flags.check_flags(given, services)
+    if faults:
+        raise BadInput(tuple(faults))
+    return Manifests(file_source, flag_source)
+
+
+class Emit:
+    """Where sources send events; connected once there is somebody to take them."""
+
+    def __init__(self) -> None:
+        self.target: ReconcileLoop | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Pass an event on; before the connection, and while only checking, it is dropped."""
+        if self.target is not None:
+            self.target.emit(event)
+
+
+class HostLookups:
+    """A target: the names among the endpoints are looked up for as long as they are wanted."""
+
+    def __init__(self, store: Store, resolver: Resolver) -> None:
+        self._store = store
+        self._resolver = resolver
+
+    async def make(self, _changes: Changes) -> Mapping[Vip, str]:
+        """Look up the names in use, and no others."""
+        self._resolver.want(self._store.hosts)
+        return {}
+
+    async def retire(self, _changes: Changes) -> None:
+        """Done by `make`."""
+
+    async def prune(self) -> None:
+        """Lookups do not outlive a process."""
+
+    async def close(self) -> None:
+        """Stop looking names up."""
+        await self._resolver.close()
+
+
+class Proxy:
+    """One running proxy."""
+
+    def __init__(self, settings: Settings, choice: Choice, manifests: Manifests, emit: Emit) -> None:
+        loop = asyncio.get_running_loop()
+        self.settings = settings
+        self.choice = choice
+        self.store = Store(address_plan(settings.service_cidr, choice))
+        self.stop = asyncio.Event()
+        """Set it to end `run` in good order."""
+        self._manifests = manifests
+        self._servers: HttpServers | None = None
+        self._tasks = Tasks()
+        loop.set_exception_handler(self._crashed)
+        self.dataplane = _dataplane(loop, settings, choice)
+        self.targets = self._build_targets(Resolver(emit))
+        sources = frozenset((files.NAME, flags.NAME))
+        self.reconcile = ReconcileLoop(self.store, self.targets, sources, monotonic)
+        emit.target = self.reconcile
+        about = About("python", choice.capture, choice.mechanism)
+        self.pages = Pages(self.store, self.dataplane, self.reconcile, about)
+
+    @property
+    def metrics_address(self) -> str:
+        """Where metrics are served, once they are."""
+        return str(self._servers.metrics_address) if self._servers is not None else ""
+
+    def _build_targets(self, resolver: Resolver) -> list[Target]:
+        """In the order in which traffic needs them: route, socket, rule."""
+        targets: list[Target] = [HostLookups(self.store, resolver)]
+        if self.choice.capture is Capture.REDIRECT:
+            ports = _redirect_ports(self.dataplane)
+            targets += [LocalRoutes(_needs_route_beside_redirect), self.dataplane]
+            targets.append(steering_rules(self.choice.mechanism, ports))
+        elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
+            targets += [LocalRoutes(lambda _port, _frontend: True), self.dataplane]
+        else:
+            targets.append(self.dataplane)
+        return targets
+
+    async def run(self) -> None:
+        """Serve until `stop` is set or a signal comes, then leave nothing behind.
+
+        Raises UproxyError when it cannot start, and whatever escaped as a bug.
+        """
+        try:
+            log.info("uproxy %s, capture %s by %s: %s", __version__, *_words(self.choice))
+            if self.choice.capture is Capture.BIND and has_net_admin():
+                await remove_rules()  # an earlier run may have redirected
+            self._servers = await start_http(
+                self.pages, self.settings.metrics_address, self.settings.healthz_address
+            )
+            self._tasks.start("reconcile", self.reconcile.run())
+            self._tasks.start("files", self._manifests.files.run())
+            self._tasks.start("announce", self._announce())
+            await self._until_stopped()
+            await self._drain()
+        finally:
+            await self._take_down()
+
+    async def _until_stopped(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+        stopped = loop.create_task(self.stop.wait())
+        await asyncio.wait((stopped, self._tasks.failed), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if self._tasks.failed.done():
+            raise self._tasks.failed.result()
+
+    async def _announce(self) -> None:
+        await self.reconcile.programmed.wait()
+        ports = self.store.desired.values()
+        skipped = self._manifests.files.skipped.total()
+        log.info(
+            "ready: %d Service ports at %d addresses, %d without endpoints; %d other objects skipped",
+            len(ports),
+            sum(len(desired.frontends) for desired in ports),
+            sum(1 for desired in ports if not any(desired.usable.values())),
+            skipped,
+        )
+        for desired in ports:
+            for note in desired.notes:
+                log.warning("%s: %s", desired.name, note)
+
+    async def _drain(self) -> None:
+        """Stop accepting, and let open connections end; a second signal cuts them short."""
+        self.pages.health.draining = True
+        self.stop.clear()
+        self.dataplane.stop_accepting()
+        open_count = len(self.dataplane.context.live)
+        log.info("stopping: %d connections are open", open_count)
+        if open_count:
+            drain = asyncio.ensure_future(self.dataplane.drain(self.settings.drain_timeout_s))
+            again = asyncio.ensure_future(self.stop.wait())
+            await asyncio.wait((drain, again), return_when=asyncio.FIRST_COMPLETED)
+            drain.cancel()
+            again.cancel()
+            log.info("stopped: %d connections had to be cut", len(self.dataplane.context.live))
+
+    async def _take_down(self) -> None:
+        """Undo everything, in the reverse order, whatever fails on the way."""
+        await self._tasks.stop()
+        for target in reversed(self.targets):
+            try:
+                await target.close()
+            except UproxyError as error:
+                log.error("%s; `uproxy cleanup` removes what is left", error)  # noqa: TRY400
+        if self._servers is not None:
+            await self._servers.close()
+        self.dataplane.context.reactor.close()
+
+    def _crashed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception escaped from a callback: a bug, which ends the process in good order."""
+        error = context.get("exception") or UproxyError(context["message"])
+        if not self._tasks.failed.done():
+            self._tasks.failed.set_result(error)
+
+
+def _words(choice: Choice) -> tuple[str, str, str]:
+    return choice.capture, choice.mechanism, choice.reason
+
+
+def _dataplane(loop: asyncio.AbstractEventLoop, settings: Settings, choice: Choice) -> Dataplane:
+    reactor = Reactor(loop)
+    budget = max(raise_descriptor_limit() - RESERVED, RESERVED)
+    context = Context(
+        loop,
+        reactor,
+        PythonRelay(reactor),
+        Descriptors(loop, budget),
+        Timeouts(
+            connect_s=settings.connect_timeout_s,
+            dial_budget_s=settings.connect_timeout_s * _DIALS_A_CONNECTION,
+            idle_s=settings.idle_timeout_s,
+            half_closed_s=settings.half_closed_timeout_s,
+        ),
+        PROXY_MARK if choice.capture is Capture.REDIRECT else 0,
+        monotonic,
+        _log_access if settings.access_log else None,
+    )
+    return Dataplane(context, budget // _FLOWS_SHARE, settings.udp_idle_timeout_s)
+
+
+def _redirect_ports(dataplane: Dataplane) -> RedirectPorts:
+    ipv4 = dataplane.listen_for_redirects(ip_address("0.0.0.0"))
+    try:
+        ipv6 = dataplane.listen_for_redirects(ip_address("::"))
+    except OSError:
+        log.info("this kernel has no IPv6: IPv6 addresses are not served")
+        ipv6 = ipv4
+    return RedirectPorts(ipv4, ipv6)
+
+
+def _needs_route_beside_redirect(port: DesiredServicePort, frontend: Frontend) -> bool:
+    """Cluster IPs get a local route, so that a node without a default route reaches them. Other
+    addresses do only where a socket has to be bound (UDP): with a local route the node answers
+    ARP for them."""
+    return frontend.kind is FrontendKind.CLUSTER_IP or port.name.protocol is Protocol.UDP
+
+
+def _log_access(connection: Connection, reason: CloseReason) -> None:
+    to_backend, to_client = connection.bytes_relayed()
+    backend = connection.backend.backend if connection.joined is not None else None
+    access.info(
+        "connection",
+        extra={
+            "fields": {
+                "service": str(connection.route.name),
+                "client": connection.client_address,
+                "backend": str(backend) if backend is not None else "-",
+                "bytes_to_backend": to_backend,
+                "bytes_to_client": to_client,
+                "duration_s": round(monotonic() - connection.started_s, 6),
+                "reason": str(reason),
+            }
+        },
+    )

@@ -1,0 +1,157 @@
+"""The command line: `uproxy run|check|services|cleanup|demo|version`.
+
+Owns arguments, what is printed, and exit statuses: 0 done, 1 a mistake or a failure, each
+told in one line. Imports a command's parts only when it runs, so that `--help` is quick.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NoReturn
+
+from uproxy import __version__
+from uproxy.errors import UproxyError
+from uproxy.settings import (
+    METRICS_ADDRESS,
+    Settings,
+    add_run_flags,
+    parse_address,
+    parse_settings,
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Exits 1, as kubectl and kube-proxy do, and without a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"{self.prog}: {message} (try {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.command(arguments)
+    except UproxyError as error:
+        for line in str(error).splitlines():
+            print(f"uproxy: {line}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 0  # the reader, `head` say, has seen enough
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="uproxy", description="A userspace L4 proxy for Kubernetes Services.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], help_: str) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = commands.add_parser(name, help=help_, description=help_)
+        sub.set_defaults(command=run)
+        return sub
+
+    add_run_flags(command("run", _run, "Proxy the Services of some manifests until told to stop."))
+    check = command("check", _check, "Validate manifests, and print what this machine can do.")
+    add_run_flags(check)
+    services = command("services", _services, "Print what a running proxy has programmed.")
+    services.add_argument("-o", "--output", choices=("wide", "json"), help="more columns, or JSON")
+    services.add_argument(
+        "--address", default=METRICS_ADDRESS, metavar="IP:PORT", help="its metrics address (%(default)s)"
+    )
+    command("cleanup", _cleanup, "Remove every rule, set and route that any run has left.")
+    demo = command("demo", _demo, "Proxy a Service with three local backends, without root.")
+    demo.add_argument("--once", action="store_true", help="send requests, print who answered, and end")
+    command("version", _version, "Print the version.")
+    return parser
+
+
+def _on_uvloop(work: Coroutine[Any, Any, int]) -> int:
+    import uvloop
+
+    status: int = uvloop.run(work)
+    return status
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return _on_uvloop(_serve(parse_settings(arguments)))
+
+
+async def _serve(settings: Settings) -> int:
+    from uproxy.app import Emit, Proxy, load_manifests
+    from uproxy.kit.logs import set_up_logging
+    from uproxy.steering.probe import choose, probe
+
+    set_up_logging(settings.log_format)
+    emit = Emit()
+    manifests = load_manifests(settings, emit)
+    choice = choose(settings.capture, await probe(), settings.redirect_mechanism)
+    await Proxy(settings, choice, manifests, emit).run()
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    return asyncio.run(_check_all(parse_settings(arguments)))
+
+
+async def _check_all(settings: Settings) -> int:
+    from uproxy.app import Emit, address_plan, load_manifests
+    from uproxy.model.events import Upsert
+    from uproxy.state.store import Store
+    from uproxy.steering.probe import choose, probe
+
+    found = await probe()
+    print("\n".join(found.lines()))
+    choice = choose(settings.capture, found, settings.redirect_mechanism)
+    print(f"capture: {choice.capture} by {choice.mechanism}: {choice.reason}")
+    manifests = load_manifests(settings, Emit())
+    store = Store(address_plan(settings.service_cidr, choice))
+    store.apply(Upsert(known) for known in manifests.files.objects)
+    notes = [f"{port.name}: {note}" for port in store.desired.values() for note in port.notes]
+    for note in notes:
+        print(f"note: {note}")
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.files.skipped.items()))
+    print(f"manifests: {len(store.desired)} Service ports, no mistakes; skipped: {counted or 'nothing'}")
+    return 0
+
+
+def _services(arguments: argparse.Namespace) -> int:
+    import msgspec
+
+    from uproxy.admin.client import fetch_services
+    from uproxy.admin.table import table, wide_table
+
+    try:
+        address = parse_address(arguments.address)
+    except ValueError as error:
+        raise UproxyError(f"--address: {error}") from error
+    rows = fetch_services(address)
+    if arguments.output == "json":
+        print(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
+    else:
+        print(wide_table(rows) if arguments.output == "wide" else table(rows))
+    return 0
+
+
+def _cleanup(_arguments: argparse.Namespace) -> int:
+    from uproxy.steering.cleanup import cleanup
+
+    removed = asyncio.run(cleanup())
+    for what in removed:
+        print(f"removed {what}")
+    if not removed:
+        print("nothing to remove")
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from uproxy.demo import demo
+
+    return _on_uvloop(demo(once=arguments.once))
+
+
+def _version(_arguments: argparse.Namespace) -> int:
+    print(f"uproxy {__version__} (relay: python)")
+    return 0

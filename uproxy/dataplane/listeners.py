@@ -1,0 +1,117 @@
+"""Listening sockets: accept in batches, find the route, start the connection.
+
+Owns the accept path. It never waits and never dies of the network: what accept(2) tells
+to ignore is ignored, and running out of descriptors pauses it.
+"""
+
+import errno
+import socket
+
+from uproxy.dataplane.connection import Connection, Context
+from uproxy.dataplane.original_destination import original_destination
+from uproxy.dataplane.routes import Route, RoutingTable
+from uproxy.dataplane.sockets import close_with_reset, listen_tcp, out_of_descriptors
+from uproxy.model.names import Family, IPAddress
+
+_BATCH = 64
+
+# accept(2): already pending network errors of the new socket, to be treated like EAGAIN.
+_IGNORED = frozenset(
+    (
+        errno.ECONNABORTED,
+        errno.ENETDOWN,
+        errno.EPROTO,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+        errno.ENETUNREACH,
+        errno.EPERM,
+    )
+)
+
+
+class TcpListener:
+    """A listener on one address. Subclasses say which route a client takes."""
+
+    def __init__(self, context: Context, ip: IPAddress, port: int) -> None:
+        self._context = context
+        self._socket = listen_tcp(ip, port)
+        self.family: Family = ip.version
+        self.port = int(self._socket.getsockname()[1])
+        context.descriptors.used += 1
+        context.reactor.watch(self._socket.fileno(), self)
+
+    def on_events(self, _events: int) -> None:
+        """Clients wait."""
+        self.accept()
+
+    def pump(self) -> None:
+        """Clients still wait after a full batch."""
+        self.accept()
+
+    def accept(self) -> None:
+        """Accept until nobody waits, the batch is full or the descriptors run out."""
+        context = self._context
+        descriptors = context.descriptors
+        for _ in range(_BATCH):
+            if self._socket.fileno() < 0:
+                return
+            if descriptors.scarce:
+                descriptors.wait(self)
+                return
+            try:
+                client, address = self._socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if out_of_descriptors(error):
+                    descriptors.wait(self)
+                    return
+                if error.errno not in _IGNORED:
+                    raise
+                continue
+            client.setblocking(False)
+            self._start(client, address[0])
+        context.reactor.later(self)
+
+    def _start(self, client: socket.socket, client_address: str) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Stop listening; who waits in the backlog is refused."""
+        self._context.reactor.forget(self._socket.fileno())
+        self._context.descriptors.forget(self)
+        self._context.descriptors.released(1)
+        self._socket.close()
+
+
+class VipListener(TcpListener):
+    """Listens on a VIP itself; all its clients take one route, which may be swapped."""
+
+    def __init__(self, context: Context, ip: IPAddress, port: int, route: Route) -> None:
+        super().__init__(context, ip, port)
+        self.route = route
+
+    def _start(self, client: socket.socket, client_address: str) -> None:
+        Connection(self._context, self.route, client, client_address)
+
+
+class RedirectListener(TcpListener):
+    """Takes what the kernel redirects, on a port that it chooses; the route is in the table."""
+
+    def __init__(self, context: Context, any_ip: IPAddress, table: RoutingTable) -> None:
+        super().__init__(context, any_ip, 0)
+        self._table = table
+        self.strangers = 0
+        """Connections that were meant for no Service of ours."""
+
+    def _start(self, client: socket.socket, client_address: str) -> None:
+        destination = original_destination(client, self.family)
+        route = self._table.find(self.family, destination) if destination is not None else None
+        if route is None:
+            self.strangers += 1
+            close_with_reset(client)
+        else:
+            Connection(self._context, route, client, client_address)

@@ -1,0 +1,149 @@
+"""The data plane as a Target: sockets and routes brought in line with the desired state.
+
+Owns which listeners are open. A listener opens before anything steers traffic to it
+(`make`) and closes after nothing does (`retire`). Refuses to decide which endpoints are
+usable; it is told.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+from uproxy.dataplane.connection import Context
+from uproxy.dataplane.listeners import RedirectListener, VipListener
+from uproxy.dataplane.routes import ProgrammedPort, Route, RoutingTable
+from uproxy.dataplane.sockets import reason
+from uproxy.dataplane.sweeper import Sweeper
+from uproxy.dataplane.udp import UdpFlows, UdpListener
+from uproxy.model.closing import CloseReason
+from uproxy.model.frontend import Changes, DesiredServicePort
+from uproxy.model.names import IPAddress, Protocol, ServicePortName, Vip
+
+_DRAIN_POLL_S = 0.02
+
+
+class Dataplane:
+    """Every listener, route, connection and flow of this process."""
+
+    def __init__(self, context: Context, flow_limit: int, flow_idle_s: float) -> None:
+        self.context = context
+        self.ports: dict[ServicePortName, ProgrammedPort] = {}
+        self.flows = UdpFlows(context, flow_limit, flow_idle_s)
+        self.redirects: list[RedirectListener] = []
+        self._table = RoutingTable()
+        self._listeners: dict[Vip, VipListener | UdpListener] = {}
+        self._sweeper = Sweeper(context, self.flows)
+
+    def listen_for_redirects(self, any_ip: IPAddress) -> int:
+        """Take redirected TCP connections of one family; returns the port to redirect to.
+
+        From then on no TCP listener is opened on a VIP of that family.
+        """
+        listener = RedirectListener(self.context, any_ip, self._table)
+        self.redirects.append(listener)
+        return listener.port
+
+    # ---- Target ----
+
+    async def make(self, changes: Changes) -> Mapping[Vip, str]:
+        """Route as desired, and listen wherever traffic will come."""
+        problems: dict[Vip, str] = {}
+        for desired in changes.updated:
+            programmed = self.ports.get(desired.name)
+            if programmed is None:
+                programmed = self.ports[desired.name] = ProgrammedPort(desired)
+            else:
+                before = programmed.desired
+                programmed.update(desired)
+                self._table.remove(_vips(before) - _vips(desired), desired.name)
+            self._listen(programmed, problems)
+        for name in changes.removed:
+            if name in self.ports:
+                self.ports[name].retire()
+        self.flows.drop_unusable()
+        return problems
+
+    async def retire(self, changes: Changes) -> None:
+        """Close what nobody needs any more."""
+        for name in changes.removed:
+            programmed = self.ports.pop(name, None)
+            if programmed is not None:
+                self._table.remove(_vips(programmed.desired), name)
+                self._close_listeners(programmed, set(programmed.listening))
+        for desired in changes.updated:
+            programmed = self.ports[desired.name]
+            wanted = {frontend.vip for frontend in desired.frontends if desired.backends(frontend)}
+            self._close_listeners(programmed, programmed.listening - wanted)
+
+    async def prune(self) -> None:
+        """Sockets do not outlive a process: there is nothing to prune."""
+
+    async def close(self) -> None:
+        """Close every listener, and reset what is still open."""
+        self.stop_accepting()
+        for connection in list(self.context.live):
+            connection.reset(CloseReason.SHUTDOWN)
+        self._sweeper.close()
+
+    # ---- the end ----
+
+    def stop_accepting(self) -> None:
+        """Close every listener; open connections go on."""
+        for listener in (*self._listeners.values(), *self.redirects):
+            listener.close()
+        self._listeners.clear()
+        self.redirects.clear()
+
+    async def drain(self, timeout_s: float) -> int:
+        """Wait until all connections have ended; returns how many are left at the timeout."""
+        deadline_s = self.context.now() + timeout_s
+        while self.context.live and self.context.now() < deadline_s:  # noqa: ASYNC110 - no closing connection pays for an event
+            await asyncio.sleep(_DRAIN_POLL_S)
+        return len(self.context.live)
+
+    # ---- listeners ----
+
+    def _listen(self, programmed: ProgrammedPort, problems: dict[Vip, str]) -> None:
+        desired = programmed.desired
+        for frontend in desired.frontends:
+            vip = frontend.vip
+            route = programmed.routes[frontend.family]
+            if self._redirected(vip):
+                self._table.set(vip, route)
+            elif desired.backends(frontend):
+                problem = self._open(programmed, vip, route)
+                if problem is not None:
+                    problems[vip] = problem
+
+    def _open(self, programmed: ProgrammedPort, vip: Vip, route: Route) -> str | None:
+        """Listen on `vip`, or take over who listens there; the reason when that fails."""
+        present = self._listeners.get(vip)
+        if present is not None:
+            present.route = route
+        else:
+            try:
+                self._listeners[vip] = self._new_listener(vip, route)
+            except OSError as error:
+                return f"cannot listen: {reason(error)}"
+        programmed.listening.add(vip)
+        return None
+
+    def _new_listener(self, vip: Vip, route: Route) -> VipListener | UdpListener:
+        if vip.protocol is Protocol.TCP:
+            return VipListener(self.context, vip.ip, vip.port, route)
+        return UdpListener(self.flows, vip.ip, vip.port, route)
+
+    def _close_listeners(self, programmed: ProgrammedPort, vips: set[Vip]) -> None:
+        for vip in vips:
+            programmed.listening.discard(vip)
+            # Another Service port may have taken the address over meanwhile.
+            if self._listeners[vip].route.name == programmed.desired.name:
+                self._listeners.pop(vip).close()
+
+    def _redirected(self, vip: Vip) -> bool:
+        return vip.protocol is Protocol.TCP and any(
+            listener.family == vip.family for listener in self.redirects
+        )
+
+
+def _vips(desired: DesiredServicePort) -> set[Vip]:
+    return {frontend.vip for frontend in desired.frontends}

@@ -1,0 +1,350 @@
+"""The Python relay: two connected sockets become one connection.
+
+Owns the bytes between the two: half-close in both orders, resets in both directions,
+back-pressure, counting. Refuses to know Services, endpoints or policy; it is given two
+sockets and says how it ended. A native relay implements the same `Relay` over the same
+two sockets.
+
+Small messages go by recv and send through one scratch buffer that all connections share.
+After two full buffers in a row the direction changes to splice(2) through a pipe, which
+moves pages without copying them. Bounded memory: while the sink has no room, the source
+is not read, so a direction holds at most one scratch buffer or one pipe.
+"""
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from uproxy.dataplane.pipes import PIPE_BYTES, Pipe, Pipes
+from uproxy.dataplane.reactor import FAILED, HUNG_UP, PEER_DONE, WRITABLE, Reactor
+from uproxy.dataplane.sockets import close_with_reset
+from uproxy.model.closing import CloseReason
+
+CHUNK_BYTES = 64 * 1024
+_STEPS_A_TURN = 8
+_FULL_CHUNKS_BEFORE_SPLICE = 2
+_SMALL_BYTES = 16 * 1024
+_SMALL_FILLS_BEFORE_COPY = 8
+_SPLICE_FLAGS = 0x01 | 0x02  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK; named in os only from 3.13 on
+
+_TROUBLE = PEER_DONE | FAILED | HUNG_UP
+
+_SCRATCH = bytearray(CHUNK_BYTES)
+_VIEW = memoryview(_SCRATCH)
+
+Ended = Callable[[CloseReason], None]
+
+
+class Joined(Protocol):
+    """A connection that a relay carries."""
+
+    @property
+    def bytes_to_backend(self) -> int:
+        """Relayed so far, client to backend."""
+        ...
+
+    @property
+    def bytes_to_client(self) -> int:
+        """Relayed so far, backend to client."""
+        ...
+
+    @property
+    def half_closed(self) -> bool:
+        """Whether exactly one side has finished sending."""
+        ...
+
+    def give_back(self) -> None:
+        """Return what an idle connection can do without."""
+        ...
+
+    def reset(self, reason: CloseReason) -> None:
+        """End at once, both peers see a reset. Without effect on an ended connection."""
+        ...
+
+
+class Relay(Protocol):
+    """Carries connections; `ended` is called exactly once for each, with both sockets closed."""
+
+    def join(self, client: socket.socket, server: socket.socket, ended: Ended) -> Joined:
+        """Relay between two connected non-blocking sockets, which the relay owns from now on."""
+        ...
+
+
+class PythonRelay:
+    """The relay that needs no compiler."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self._pipes = Pipes()
+
+    def join(self, client: socket.socket, server: socket.socket, ended: Ended) -> "Pair":
+        """Relay between `client` and `server`, neither of them watched yet."""
+        return Pair(self._reactor, self._pipes, client, server, ended)
+
+
+class Pair:
+    """Two joined sockets, and the two directions between them."""
+
+    __slots__ = ("_ended", "_reactor", "closed", "down", "first_eof", "up")
+
+    def __init__(
+        self, reactor: Reactor, pipes: Pipes, client: socket.socket, server: socket.socket, ended: Ended
+    ) -> None:
+        self._reactor = reactor
+        self._ended = ended
+        self.closed = False
+        self.first_eof: Direction | None = None
+        self.up = up = Direction(self, reactor, pipes, client, server)
+        self.down = down = Direction(self, reactor, pipes, server, client)
+        up.reverse = down
+        down.reverse = up
+        reactor.watch(up.source_fd, up)
+        reactor.watch(down.source_fd, down)
+
+    @property
+    def bytes_to_backend(self) -> int:
+        """Relayed so far, client to backend."""
+        return self.up.bytes
+
+    @property
+    def bytes_to_client(self) -> int:
+        """Relayed so far, backend to client."""
+        return self.down.bytes
+
+    @property
+    def half_closed(self) -> bool:
+        """Whether exactly one side has finished sending."""
+        return self.first_eof is not None
+
+    def give_back(self) -> None:
+        """Return the pipes of an idle connection to the pool."""
+        self.up.leave_splice()
+        self.down.leave_splice()
+
+    def reset(self, reason: CloseReason) -> None:
+        """End at once with a reset to both sides."""
+        if not self.closed:
+            self._close(close_with_reset)
+            self._ended(reason)
+
+    def reset_by(self, direction: "Direction") -> None:
+        """The source of `direction` was reset: so is the other side."""
+        self.reset(CloseReason.CLIENT_RESET if direction is self.up else CloseReason.BACKEND_RESET)
+
+    def end_of(self, direction: "Direction") -> None:
+        """The source of `direction` has sent its last byte, and it was passed on."""
+        if self.first_eof is None:
+            self.first_eof = direction
+            return
+        self._close(socket.socket.close)
+        self._ended(CloseReason.CLIENT_EOF if self.first_eof is self.up else CloseReason.BACKEND_EOF)
+
+    def _close(self, close: Callable[[socket.socket], None]) -> None:
+        self.closed = True
+        for direction in (self.up, self.down):
+            self._reactor.forget(direction.source_fd)
+            direction.eof = True
+            direction.blocked = False
+            direction.leave_splice()
+            close(direction.source)
+
+
+class Direction:
+    """One way through a connection: everything that `source` sends goes to `sink`.
+
+    `on_events` and `pump` run for every message of every connection. They are written out
+    flat, because here a function call costs a percent of the proxy's throughput.
+    """
+
+    __slots__ = (
+        "_full_chunks",
+        "_in_pipe",
+        "_pipe",
+        "_pipes",
+        "_reactor",
+        "_receive",
+        "_send",
+        "_small_fills",
+        "_unsent",
+        "blocked",
+        "bytes",
+        "ending",
+        "eof",
+        "pair",
+        "reverse",
+        "sink",
+        "source",
+        "source_fd",
+    )
+
+    reverse: "Direction"
+
+    def __init__(
+        self, pair: Pair, reactor: Reactor, pipes: Pipes, source: socket.socket, sink: socket.socket
+    ) -> None:
+        self.pair = pair
+        self.source = source
+        self.sink = sink
+        self.source_fd = source.fileno()
+        self.bytes = 0
+        self.blocked = False
+        """Whether bytes wait, in `_unsent` or in the pipe, for room in the sink."""
+        self.eof = False
+        """Whether nothing more will be read: the source has finished, or the pair is closed."""
+        self.ending = False
+        """The source has ended or failed: read on until it says which, a short read is no pause."""
+        self._reactor = reactor
+        self._pipes = pipes
+        self._receive = source.recv_into
+        self._send = sink.send
+        self._unsent: bytes = b""
+        self._pipe: Pipe | None = None
+        self._in_pipe = 0
+        self._full_chunks = 0
+        self._small_fills = 0
+
+    def on_events(self, events: int) -> None:
+        """Edges of the source's descriptor; writable ones concern the way back."""
+        if events & _TROUBLE:
+            self.ending = True
+            if events & FAILED and (self.eof or self.blocked):
+                self.pair.reset_by(self)  # what waits has nobody left to vouch for it
+                return
+        if events & ~WRITABLE and not self.blocked:
+            self.pump()
+        if events & WRITABLE and self.reverse.blocked:
+            self.reverse.pump()
+
+    def pump(self) -> None:  # noqa: PLR0912 - see the class
+        """Move bytes until the source has none, the sink has no room, or it is others' turn."""
+        if self.blocked and not self._flush():
+            return
+        for _ in range(_STEPS_A_TURN):
+            if self.eof:
+                return
+            if self._pipe is not None:
+                if not self._splice_once(self._pipe):
+                    return
+                continue
+            try:
+                count = self._receive(_SCRATCH)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.pair.reset_by(self)
+                return
+            if count == 0:
+                self._finish()
+                return
+            self.bytes += count
+            try:
+                sent = self._send(_VIEW[:count])
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._sink_failed()
+                return
+            if sent != count:
+                self._unsent = bytes(_VIEW[sent:count])
+                self.blocked = True
+                return
+            if count < CHUNK_BYTES:
+                self._full_chunks = 0
+                if not self.ending:
+                    return  # a short read: the source is drained, and the next bytes make an edge
+            else:
+                self._chunk_was_full()
+        self._reactor.later(self)
+
+    def _flush(self) -> bool:
+        """Send what was kept; True when nothing is left."""
+        if self._in_pipe and self._pipe is not None:
+            self.blocked = not self._drain(self._pipe)
+            return not self.blocked
+        try:
+            sent = self._send(self._unsent)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._sink_failed()
+            return False
+        self._unsent = self._unsent[sent:]
+        self.blocked = bool(self._unsent)
+        return not self.blocked
+
+    def _finish(self) -> None:
+        self.eof = True
+        try:
+            self.sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._sink_failed()
+        else:
+            self.pair.end_of(self)
+
+    def _sink_failed(self) -> None:
+        """The sink takes no more: pass on what it said before it was reset, then the reset."""
+        self.eof = True
+        if not self.reverse.eof:
+            self.reverse.pump()
+        self.pair.reset_by(self.reverse)
+
+    # ---- bulk ----
+
+    def _chunk_was_full(self) -> None:
+        self._full_chunks += 1
+        if self._full_chunks == _FULL_CHUNKS_BEFORE_SPLICE:
+            self._pipe = self._pipes.take()
+
+    def leave_splice(self) -> None:
+        """Give the pipe back; one that still holds bytes is thrown away once the pair is closed."""
+        pipe = self._pipe
+        if pipe is None or (self._in_pipe and not self.pair.closed):
+            return
+        self._pipe = None
+        self._full_chunks = self._small_fills = 0
+        if self._in_pipe:
+            pipe.close()
+        else:
+            self._pipes.give(pipe)
+
+    def _splice_once(self, pipe: Pipe) -> bool:
+        """Fill the pipe and empty it; False when the source has no bytes or the sink no room."""
+        if not self._fill(pipe):
+            return False
+        if not self._drain(pipe):
+            self.blocked = not self.eof
+            return False
+        if self._small_fills == _SMALL_FILLS_BEFORE_COPY:
+            self.leave_splice()
+        return True
+
+    def _fill(self, pipe: Pipe) -> bool:
+        try:
+            count = os.splice(self.source_fd, pipe.write_fd, PIPE_BYTES, flags=_SPLICE_FLAGS)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.pair.reset_by(self)
+            return False
+        if count == 0:
+            self._finish()
+            return False
+        self.bytes += count
+        self._in_pipe = count
+        self._small_fills = self._small_fills + 1 if count < _SMALL_BYTES else 0
+        return True
+
+    def _drain(self, pipe: Pipe) -> bool:
+        """Empty the pipe into the sink; False when bytes stayed."""
+        try:
+            while self._in_pipe:
+                self._in_pipe -= os.splice(
+                    pipe.read_fd, self.reverse.source_fd, self._in_pipe, flags=_SPLICE_FLAGS
+                )
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._sink_failed()
+            return False
+        return True

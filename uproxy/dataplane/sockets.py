@@ -1,0 +1,150 @@
+"""Sockets, made with the options that relaying needs.
+
+Options set on a listening socket are inherited by what it accepts (Linux), so an accepted
+connection costs no system call for them.
+"""
+
+import errno
+import os
+import socket
+import struct
+
+from uproxy.model.closing import DialFailure
+from uproxy.model.names import Family, IPAddress
+
+BACKLOG = 4096
+
+KEEPALIVE_IDLE_S = 60
+KEEPALIVE_INTERVAL_S = 15
+KEEPALIVE_PROBES = 4
+"""A peer that vanished is noticed after two minutes, well within any idle timeout."""
+
+RECEIVE_WINDOW_BYTES = 512 * 1024
+"""Most that a sender may have on its way to us unread: the larger part of what a stopped
+reader can make the kernel hold. 512 KiB carry 20 Gb/s at a round trip of 0.2 ms."""
+
+UNSENT_BYTES = 128 * 1024
+"""Most that we leave with the kernel beyond what the peer's window takes (tcp(7),
+TCP_NOTSENT_LOWAT)."""
+
+_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_DATAGRAM = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_IP_PKTINFO = 8  # not in Python's socket module
+_SO_MARK = 36
+
+_OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
+_UNREACHABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETDOWN))
+_NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+def family_of(family: Family) -> socket.AddressFamily:
+    """AF_INET or AF_INET6."""
+    return socket.AF_INET if family == 4 else socket.AF_INET6
+
+
+def listen_tcp(ip: IPAddress, port: int) -> socket.socket:
+    """A non-blocking listener on exactly `ip`; an IPv6 one takes no IPv4 connections.
+
+    Raises OSError, EADDRINUSE and EADDRNOTAVAIL above all.
+    """
+    listener = socket.socket(family_of(ip.version), _STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if ip.version == 6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _set_stream_options(listener)
+        listener.bind((str(ip), port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def stream_to(family: int, mark: int) -> socket.socket:
+    """A non-blocking socket, ready to connect. `mark` (0 for none) keeps steering off it."""
+    stream = socket.socket(family, _STREAM)
+    _set_stream_options(stream)
+    if mark:
+        stream.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+    return stream
+
+
+def _set_stream_options(stream: socket.socket) -> None:
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, RECEIVE_WINDOW_BYTES)
+
+
+def bind_udp(ip: IPAddress, port: int) -> socket.socket:
+    """A non-blocking datagram socket on `ip`, which reports the address each datagram came to.
+
+    Raises OSError as `listen_tcp` does.
+    """
+    server = socket.socket(family_of(ip.version), _DATAGRAM)
+    try:
+        if ip.version == 6:
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            server.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        _ask_for_room(server)
+        server.bind((str(ip), port))
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
+def datagrams_to(family: int, address: tuple[str, int], mark: int) -> socket.socket:
+    """A non-blocking datagram socket connected to `address`, so that ICMP errors reach it."""
+    client = socket.socket(family, _DATAGRAM)
+    try:
+        if mark:
+            client.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+        _ask_for_room(client)
+        client.connect(address)
+    except OSError:
+        client.close()
+        raise
+    return client
+
+
+def _ask_for_room(datagrams: socket.socket) -> None:
+    # Room for a burst of the largest datagrams; the kernel cuts it to net.core.rmem_max.
+    datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024 * 1024)
+    datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1024 * 1024)
+
+
+def close_with_reset(stream: socket.socket) -> None:
+    """Close so that the peer sees a reset, not an orderly end."""
+    try:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    finally:
+        stream.close()
+
+
+def dial_failure(error: int) -> DialFailure:
+    """What a connect(2) errno means."""
+    if error == errno.ECONNREFUSED:
+        return DialFailure.REFUSED
+    if error == errno.ETIMEDOUT:
+        return DialFailure.TIMEOUT
+    if error in _UNREACHABLE:
+        return DialFailure.UNREACHABLE
+    return DialFailure.NO_RESOURCES if error in _OUT_OF_RESOURCES else DialFailure.OTHER
+
+
+def out_of_descriptors(error: OSError) -> bool:
+    """Whether the machine is out of something that comes back when connections end."""
+    return error.errno in _NO_DESCRIPTOR
+
+
+def reason(error: OSError) -> str:
+    """An OSError in words, without its number."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)

@@ -1,0 +1,34 @@
+"""How connections end and dials fail. Network life, as values that are counted."""
+
+from enum import StrEnum
+
+
+class CloseReason(StrEnum):
+    """Why a connection ended. Every accepted connection ends with exactly one of these."""
+
+    CLIENT_EOF = "client-eof"
+    """Both sides finished in good order; the client was the first."""
+    BACKEND_EOF = "backend-eof"
+    """Both sides finished in good order; the backend was the first."""
+    CLIENT_RESET = "client-reset"
+    BACKEND_RESET = "backend-reset"
+    NO_ENDPOINTS = "no-endpoints"
+    DIAL_FAILED = "dial-failed"
+    """Every endpoint refused, timed out or was unreachable, or the dial budget ran out."""
+    NOT_A_SERVICE = "not-a-service"
+    """Sent to an address that is no Service's (any more)."""
+    IDLE_TIMEOUT = "idle-timeout"
+    HALF_CLOSED_TIMEOUT = "half-closed-timeout"
+    SHUTDOWN = "shutdown"
+    """Still open when the drain timeout of a stopping proxy ended."""
+
+
+class DialFailure(StrEnum):
+    """Why one dial of one endpoint failed."""
+
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    NO_RESOURCES = "no-resources"
+    """This machine is out of descriptors, memory or local ports: not the endpoint's fault."""
+    OTHER = "other"

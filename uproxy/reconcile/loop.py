@@ -1,0 +1,115 @@
+"""Events in, targets brought in line: the one place where a change becomes programming.
+
+Owns the order of targets, the retry of what failed, and that nothing is programmed before
+every source has delivered its first complete list. Refuses to know what targets program.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from uproxy.kit.histogram import Histogram
+from uproxy.model.events import Event, Synced
+from uproxy.model.frontend import Changes, DesiredServicePort
+from uproxy.model.names import ServicePortName, Vip
+from uproxy.reconcile.target import Target
+from uproxy.state.store import Store
+
+RETRY_FIRST_S = 1.0
+RETRY_MAX_S = 30.0
+# kube-proxy's sync_proxy_rules_duration_seconds buckets: 1 ms doubled 15 times.
+PROGRAMMING_BUCKETS_S = tuple(0.001 * 2**power for power in range(15))
+
+log = logging.getLogger("uproxy")
+
+
+class ReconcileLoop:
+    """Keeps `targets` in line with `store`."""
+
+    def __init__(
+        self, store: Store, targets: Sequence[Target], sources: frozenset[str], now: Callable[[], float]
+    ) -> None:
+        self.store = store
+        self.programmed = asyncio.Event()
+        """Set after the first complete programming: from then on this proxy is ready."""
+        self.problems: dict[ServicePortName, dict[Vip, str]] = {}
+        """Addresses that could not be programmed, with the reason; asked for again later."""
+        self.duration = Histogram(PROGRAMMING_BUCKETS_S)
+        self.queued_since_s: float | None = None
+        """When the oldest event that is not programmed yet came in."""
+        self._targets = targets
+        self._awaited = set(sources)
+        self._now = now
+        self._inbox: list[Event] = []
+        self._wake = asyncio.Event()
+        self._retry_s = RETRY_FIRST_S
+
+    def emit(self, event: Event) -> None:
+        """Take an event from a source."""
+        if self.queued_since_s is None:
+            self.queued_since_s = self._now()
+        self._inbox.append(event)
+        if isinstance(event, Synced):
+            self._awaited.discard(event.source)
+        if not self._awaited:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Reconcile for ever. Whatever escapes from here is a bug."""
+        while True:
+            await self._wait()
+            events, self._inbox = self._inbox, []
+            self._wake.clear()
+            started_s = self._now()
+            changes = self._with_retries(self.store.apply(events))
+            await self._program(changes)
+            if events:
+                self.duration.record(self._now() - started_s)
+            if not self._inbox:
+                self.queued_since_s = None
+            if not self.programmed.is_set():
+                for target in self._targets:
+                    await target.prune()
+                self.programmed.set()
+
+    async def _wait(self) -> None:
+        """Until events have come, or it is time to try again what failed."""
+        if not self.problems:
+            await self._wake.wait()
+            return
+        try:
+            await asyncio.wait_for(self._wake.wait(), self._retry_s)
+        except TimeoutError:
+            self._retry_s = min(self._retry_s * 2, RETRY_MAX_S)
+
+    def _with_retries(self, changes: Changes) -> Changes:
+        """`changes`, and once more whatever failed before and is still wanted."""
+        fresh = {desired.name for desired in changes.updated}
+        again: list[DesiredServicePort] = [
+            self.store.desired[name]
+            for name in self.problems
+            if name not in fresh and name in self.store.desired
+        ]
+        return Changes((*changes.updated, *again), changes.removed)
+
+    async def _program(self, changes: Changes) -> None:
+        found: dict[Vip, str] = {}
+        for target in self._targets:
+            found.update(await target.make(changes))
+        for target in reversed(self._targets):
+            await target.retire(changes)
+        self._note(changes, found)
+
+    def _note(self, changes: Changes, found: dict[Vip, str]) -> None:
+        known = self.problems
+        self.problems = {}
+        for desired in changes.updated:
+            mine = {f.vip: found[f.vip] for f in desired.frontends if f.vip in found}
+            if not mine:
+                continue
+            self.problems[desired.name] = mine
+            if known.get(desired.name) != mine:
+                for vip, reason in mine.items():
+                    log.warning("%s at %s: %s", desired.name, vip, reason)
+        if not self.problems:
+            self._retry_s = RETRY_FIRST_S

@@ -1,0 +1,156 @@
+"""Manifests on disk as a source: `-f FILE`, `-f DIRECTORY`, `-f -`.
+
+Owns reading and the sending of differences. What a file says is `manifest`'s business, what
+all of them amount to is `catalog`'s, and when to look again is `watcher`'s.
+"""
+
+import asyncio
+import os
+import stat
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from uproxy.model.events import Delete, Event, Faulted, KubernetesObject, Synced, Upsert
+from uproxy.model.faults import Fault
+from uproxy.sources.catalog import Catalog, ObjectId, merged
+from uproxy.sources.manifest import Manifest, Reader
+from uproxy.sources.places import STDIN, directories, listed, unreadable
+from uproxy.sources.watcher import Watcher
+
+NAME = "files"
+_MOST_LOOKS = 10
+
+_Version = tuple[int, ...]
+
+
+class FileSource:
+    """The objects of some manifests, once or as they change.
+
+    `emit` is called on the event loop: every object, the faults and Synced first, then only
+    differences.
+    """
+
+    def __init__(self, paths: Sequence[str], emit: Callable[[Event], None]) -> None:
+        self._paths = tuple(paths)
+        self._emit = emit
+        self._files: dict[str, _File] = {}
+        self._catalog = Catalog()
+        self._sent: dict[ObjectId, KubernetesObject] = {}
+
+    @property
+    def objects(self) -> tuple[KubernetesObject, ...]:
+        """Everything known, last good versions included."""
+        return tuple(self._catalog.objects().values())
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """How many objects of each kind were left aside."""
+        return self._catalog.skipped
+
+    def load(self) -> tuple[Fault, ...]:
+        """Read everything now. Emits nothing; `run` sends what is known."""
+        self._catalog = self._look(frozenset())
+        return self._catalog.faults
+
+    async def run(self) -> None:
+        """Send what there is, then every change, until cancelled.
+
+        Files are read and converted in a thread, so that the event loop never waits for them.
+        Raises UproxyError when the kernel refuses to watch at all.
+        """
+        with Watcher() as watcher:
+            self._send(await asyncio.to_thread(self._watch_and_look, watcher), first=True)
+            self._emit(Synced(NAME))
+            while True:
+                await watcher.changed()
+                self._send(await asyncio.to_thread(self._watch_and_look, watcher), first=False)
+
+    def _send(self, catalog: Catalog, first: bool) -> None:
+        before, faults_before = self._sent, self._catalog.faults
+        self._catalog, self._sent = catalog, catalog.objects()
+        for name, known in self._sent.items():
+            if before.get(name) != known:
+                self._emit(Upsert(known))
+        for name, known in before.items():
+            if name not in self._sent:
+                self._emit(Delete(known))
+        if first or catalog.faults != faults_before:
+            self._emit(Faulted(NAME, catalog.faults))
+
+    def _watch_and_look(self, watcher: Watcher) -> Catalog:
+        """Watches come before the look, so that what happens after it makes an event.
+
+        A directory that appears in between is seen by looking once more.
+        """
+        faults: tuple[Fault, ...] = ()
+        for _ in range(_MOST_LOOKS):
+            has_new, faults = watcher.watch(directories(self._paths))
+            if not has_new:
+                break
+        return self._look(watcher.unfinished, faults)
+
+    def _look(self, unfinished: frozenset[Path], also: tuple[Fault, ...] = ()) -> Catalog:
+        listing = listed(self._paths)
+        faults = [*also, *listing.faults]
+        files: dict[str, _File] = {}
+        manifests: list[Manifest] = []
+        for name in listing.files:
+            files[name] = self._files.get(name) or _File(name)
+            try:
+                manifests.append(files[name].read(unfinished))
+            except FileNotFoundError as error:
+                faults.append(unreadable(name, error))
+        self._files = files
+        catalog = merged(manifests, self._catalog.entries)
+        return Catalog(catalog.entries, (*faults, *catalog.faults), catalog.skipped)
+
+
+class _File:
+    """One file, read again only when it is another version."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._reader = Reader(name)
+        self._version: _Version | None = None
+        self._manifest = Manifest(name, ())
+
+    def read(self, unfinished: frozenset[Path]) -> Manifest:
+        """What the file says now, or said before if it is being written.
+
+        Raises FileNotFoundError; every other trouble is the manifest's fault.
+        """
+        try:
+            version = _version(self._name)
+            if version != self._version and not (self._version and _is_in(self._name, unfinished)):
+                self._manifest = self._reader.read(_text(self._name))
+                self._version = version
+            return self._manifest
+        except FileNotFoundError:
+            raise
+        except UnicodeDecodeError as error:
+            fault = Fault(self._name, 0, "", None, "", f"is not UTF-8 text (byte {error.start})")
+        except OSError as error:
+            fault = unreadable(self._name, error)
+        self._version = None
+        return Manifest(self._name, (), fault)
+
+
+def _text(name: str) -> str:
+    content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
+    return content.decode("utf-8-sig")
+
+
+def _version(name: str) -> _Version:
+    """Differs when the file's content may. Pipes and standard input can be read only once."""
+    if name == STDIN:
+        return (0,)
+    status = Path(name).stat()
+    if not stat.S_ISREG(status.st_mode):
+        return (status.st_dev, status.st_ino)
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _is_in(name: str, unfinished: frozenset[Path]) -> bool:
+    return bool(unfinished) and Path(os.path.realpath(name)) in unfinished

@@ -1,0 +1,161 @@
+"""Which addresses a Service is served on.
+
+Pure. Owns cluster IPs for Services whose manifest has none, the same ones every time;
+loopback stand-ins for addresses that cannot be bound; and which Service port an address
+belongs to when two claim it.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from uproxy.errors import AddressesExhausted
+from uproxy.model.frontend import Frontend, FrontendKind
+from uproxy.model.names import Family, IPAddress, IPNetwork, NamespacedName, ServicePortName, Vip
+from uproxy.model.service import Service, ServicePort, ServiceType
+
+_ANY: dict[Family, IPAddress] = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
+
+
+class ClusterIPAllocator:
+    """Gives Services without a cluster IP one from a network.
+
+    The first choice depends on the Service's name only, so it is the same in every run;
+    two names that choose the same address are told apart in order of their names.
+    """
+
+    def __init__(self, network: IPNetwork) -> None:
+        self._network = network
+        self._by_owner: dict[NamespacedName, IPAddress] = {}
+        self._by_ip: dict[IPAddress, NamespacedName] = {}
+        self._reserved: Counter[IPAddress] = Counter()
+
+    def allocate(self, owner: NamespacedName) -> IPAddress:
+        """The address of `owner`, chosen when it has none yet.
+
+        Raises AddressesExhausted when the network is full.
+        """
+        present = self._by_owner.get(owner)
+        if present is not None:
+            return present
+        base = min(1, self._network.num_addresses - 1)  # the network's own address is left out
+        usable = max(self._network.num_addresses - 2, 1)  # and the last one, its broadcast address
+        first = int.from_bytes(hashlib.sha256(str(owner).encode()).digest()[:8])
+        for step in range(usable):
+            ip = self._network[base + (first + step) % usable]
+            if ip not in self._by_ip and ip not in self._reserved:
+                self._by_ip[ip] = owner
+                self._by_owner[owner] = ip
+                return ip
+        raise AddressesExhausted(f"no free address is left in {self._network}")
+
+    def release(self, owner: NamespacedName) -> None:
+        """`owner` is gone, or has an address of its own now."""
+        ip = self._by_owner.pop(owner, None)
+        if ip is not None:
+            del self._by_ip[ip]
+
+    def reserve(self, ip: IPAddress) -> NamespacedName | None:
+        """Keep `ip`, which a manifest names, out of allocation.
+
+        Returns the Service that has to move away from it, if it was allocated.
+        """
+        self._reserved[ip] += 1
+        owner = self._by_ip.pop(ip, None)
+        if owner is not None:
+            del self._by_owner[owner]
+        return owner
+
+    def unreserve(self, ip: IPAddress) -> None:
+        """One manifest fewer names `ip`."""
+        self._reserved[ip] -= 1
+        if self._reserved[ip] == 0:
+            del self._reserved[ip]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPlan:
+    """How addresses of Services become addresses that this machine can serve."""
+
+    service_cidr: IPNetwork
+    loopback_only: bool
+    """Only loopback addresses can be bound: everything else gets a stand-in or a note."""
+
+
+def cluster_frontends(
+    service: Service, plan: AddressPlan, allocate: Callable[[NamespacedName], IPAddress]
+) -> list[tuple[IPAddress, Family]]:
+    """The addresses for the Service's cluster IPs, each with the family of its endpoints."""
+    stays = [ip for ip in service.cluster_ips if not plan.loopback_only or _bindable(ip)]
+    served: list[tuple[IPAddress, Family]] = [(ip, ip.version) for ip in stays]
+    if not served:
+        ip = allocate(service.key)
+        families = [own.version for own in service.cluster_ips] or [*service.ip_families, ip.version]
+        served.append((ip, ip.version if ip.version in families else families[0]))
+    return served
+
+
+def needs_allocation(service: Service, plan: AddressPlan) -> bool:
+    """Whether none of the addresses in the manifest can be the cluster IP."""
+    return not any(not plan.loopback_only or _bindable(ip) for ip in service.cluster_ips)
+
+
+def _bindable(ip: IPAddress) -> bool:
+    return ip.is_loopback and ip.version == 4  # of IPv6, loopback is one address only
+
+
+def frontends(
+    service: Service, port: ServicePort, cluster: Iterable[tuple[IPAddress, Family]], plan: AddressPlan
+) -> tuple[list[Frontend], list[str]]:
+    """Every frontend of one Service port, and notes on addresses that are not served."""
+    found = [_frontend(ip, port, FrontendKind.CLUSTER_IP, family) for ip, family in cluster]
+    notes = []
+    external = [(ip, FrontendKind.EXTERNAL_IP) for ip in service.external_ips]
+    external += [(ip, FrontendKind.LOAD_BALANCER) for ip in service.load_balancer_ips]
+    for ip, kind in external:
+        if plan.loopback_only and not ip.is_loopback:
+            notes.append(f"{kind} {ip} is not served: without root only loopback addresses can be")
+        else:
+            found.append(_frontend(ip, port, kind, ip.version))
+    if port.node_port is not None and service.type is not ServiceType.CLUSTER_IP:
+        found += [
+            _frontend(_ANY[family], port, FrontendKind.NODE_PORT, family, port.node_port)
+            for family in _node_port_families(service, found)
+        ]
+    return found, notes
+
+
+def _node_port_families(service: Service, found: Iterable[Frontend]) -> list[Family]:
+    named = service.ip_families or [ip.version for ip in service.cluster_ips]
+    return sorted(set(named or [frontend.family for frontend in found]))
+
+
+def _frontend(
+    ip: IPAddress, port: ServicePort, kind: FrontendKind, family: Family, number: int | None = None
+) -> Frontend:
+    return Frontend(Vip(ip, number or port.port, port.protocol), kind, family)
+
+
+class Claims:
+    """Whose each VIP is: the first to claim it keeps it, the next is told by whom it is held."""
+
+    def __init__(self) -> None:
+        self._owners: dict[Vip, ServicePortName] = {}
+        self._losers: dict[Vip, set[NamespacedName]] = {}
+
+    def claim(self, vip: Vip, name: ServicePortName) -> ServicePortName | None:
+        """Claim `vip` for `name`; returns another that has it already."""
+        owner = self._owners.setdefault(vip, name)
+        if owner == name:
+            return None
+        self._losers.setdefault(vip, set()).add(name.service)
+        return owner
+
+    def release(self, vip: Vip, name: ServicePortName) -> set[NamespacedName]:
+        """Give `vip` up; returns the Services that wanted it and should claim again."""
+        if self._owners.get(vip) != name:
+            return set()
+        del self._owners[vip]
+        return self._losers.pop(vip, set())

@@ -1,0 +1,238 @@
+"""All objects as they are now, and the desired state that follows from them.
+
+Pure. Owns folding events in, and rebuilding only the Services that an event touches: the
+cost of a change does not depend on how many Services there are. Service-first and
+slice-first deliveries end in the same state.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from uproxy.errors import AddressesExhausted
+from uproxy.model.endpoint import EndpointSlice, Origin, Pod
+from uproxy.model.events import Delete, Event, Faulted, KubernetesObject, Resolved, Synced, Upsert
+from uproxy.model.faults import Fault
+from uproxy.model.frontend import Changes, DesiredServicePort, Frontend
+from uproxy.model.names import Family, IPAddress, NamespacedName, Protocol, ServicePortName
+from uproxy.model.service import Service, ServicePort
+from uproxy.state.addresses import (
+    AddressPlan,
+    Claims,
+    ClusterIPAllocator,
+    cluster_frontends,
+    frontends,
+    needs_allocation,
+)
+from uproxy.state.labels import LabelIndex
+from uproxy.state.selection import authoritative, endpoints_of, slices_from_pods, usable
+
+
+class Store:
+    """Objects in, desired state out."""
+
+    def __init__(self, plan: AddressPlan) -> None:
+        self.services: dict[NamespacedName, Service] = {}
+        self.desired: dict[ServicePortName, DesiredServicePort] = {}
+        self.faults: dict[str, tuple[Fault, ...]] = {}
+        self.synced: set[str] = set()
+        self._plan = plan
+        self._allocator = ClusterIPAllocator(plan.service_cidr)
+        self._claims = Claims()
+        self._labels = LabelIndex()
+        self._pods: dict[NamespacedName, Pod] = {}
+        self._slices: defaultdict[NamespacedName, dict[tuple[Origin, NamespacedName], EndpointSlice]]
+        self._slices = defaultdict(dict)
+        self._slice_homes: dict[tuple[Origin, NamespacedName], NamespacedName] = {}
+        self._resolutions: dict[str, tuple[IPAddress, ...]] = {}
+        self._host_users: defaultdict[str, set[NamespacedName]] = defaultdict(set)
+        self._hosts_of: dict[NamespacedName, set[str]] = {}
+        self._ports_of: dict[NamespacedName, set[ServicePortName]] = {}
+        self._dirty: set[NamespacedName] = set()
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Host names among the endpoints, whose addresses somebody should look up."""
+        return frozenset(host for host, users in self._host_users.items() if users)
+
+    def apply(self, events: Iterable[Event]) -> Changes:
+        """Fold events in; returns what became different, and nothing that did not."""
+        for event in events:
+            self._fold(event)
+        return self._rebuild()
+
+    # ---- folding ----
+
+    def _fold(self, event: Event) -> None:
+        match event:
+            case Upsert(thing):
+                self._replace(thing, present=True)
+            case Delete(thing):
+                self._replace(thing, present=False)
+            case Faulted(source, faults):
+                self.faults[source] = faults
+            case Synced(source):
+                self.synced.add(source)
+            case Resolved(host, addresses):
+                if self._resolutions.get(host) != addresses:
+                    self._resolutions[host] = addresses
+                    self._dirty |= self._host_users[host]
+
+    def _replace(self, thing: KubernetesObject, *, present: bool) -> None:
+        match thing:
+            case Service():
+                self._replace_service(thing, present=present)
+            case EndpointSlice():
+                self._replace_slice(thing, present=present)
+            case Pod():
+                self._replace_pod(thing, present=present)
+
+    def _replace_service(self, service: Service, *, present: bool) -> None:
+        before = self.services.pop(service.key, None)
+        if before is not None:
+            self._labels.remove_service(before)
+            for ip in before.cluster_ips:
+                self._allocator.unreserve(ip)
+        if present:
+            self.services[service.key] = service
+            self._labels.add_service(service)
+            for ip in service.cluster_ips:
+                displaced = self._allocator.reserve(ip)
+                self._dirty |= {displaced} if displaced else set()
+        self._dirty.add(service.key)
+
+    def _replace_slice(self, piece: EndpointSlice, *, present: bool) -> None:
+        key = (piece.origin, piece.key)
+        home = self._slice_homes.pop(key, None)
+        if home is not None:
+            self._dirty.add(home)
+            if not present or home != piece.service:  # its label may name another Service now
+                del self._slices[home][key]
+        if present:
+            self._slice_homes[key] = piece.service
+            self._slices[piece.service][key] = piece
+            self._dirty.add(piece.service)
+
+    def _replace_pod(self, pod: Pod, *, present: bool) -> None:
+        known = self._pods.pop(pod.key, None)
+        for version in (known, pod if present else None):
+            if version is not None:
+                self._dirty |= self._labels.selecting(version)
+        if known is not None:
+            self._labels.remove_pod(known)
+        if present:
+            self._pods[pod.key] = pod
+            self._labels.add_pod(pod)
+
+    # ---- rebuilding ----
+
+    def _rebuild(self) -> Changes:
+        updated: dict[ServicePortName, DesiredServicePort] = {}
+        removed: set[ServicePortName] = set()
+        while self._dirty:
+            # In order of names, so that who gets an address does not depend on chance.
+            batch, self._dirty = sorted(self._dirty), set()
+            for key in batch:
+                self._release_address(key)
+            for key in batch:
+                self._rebuild_service(key, updated, removed)
+        return Changes(tuple(updated.values()), tuple(removed - updated.keys()))
+
+    def _release_address(self, key: NamespacedName) -> None:
+        service = self.services.get(key)
+        if service is None or not service.captured or not needs_allocation(service, self._plan):
+            self._allocator.release(key)
+
+    def _rebuild_service(
+        self,
+        key: NamespacedName,
+        updated: dict[ServicePortName, DesiredServicePort],
+        removed: set[ServicePortName],
+    ) -> None:
+        before = self._ports_of.get(key, set())
+        service = self.services.get(key)
+        now = self._desire(service) if service is not None and service.captured else {}
+        for name in before - now.keys():
+            self._release(name, self.desired.pop(name).frontends)
+            updated.pop(name, None)
+            removed.add(name)
+        for name, desired in now.items():
+            if self.desired.get(name) != desired:
+                self.desired[name] = updated[name] = desired
+                removed.discard(name)
+        self._ports_of[key] = set(now)
+        if not now:
+            del self._ports_of[key]
+
+    def _desire(self, service: Service) -> dict[ServicePortName, DesiredServicePort]:
+        slices = self._slices_of(service)
+        self._note_hosts(service.key, slices)
+        try:
+            cluster = cluster_frontends(service, self._plan, self._allocator.allocate)
+        except AddressesExhausted as error:
+            return {_name(service, port): self._unserved(service, port, str(error)) for port in service.ports}
+        return {
+            _name(service, port): self._desire_port(service, port, cluster, slices) for port in service.ports
+        }
+
+    def _unserved(self, service: Service, port: ServicePort, why: str) -> DesiredServicePort:
+        return DesiredServicePort(_name(service, port), port.port, (), {}, {}, notes=(why,))
+
+    def _desire_port(
+        self,
+        service: Service,
+        port: ServicePort,
+        cluster: list[tuple[IPAddress, Family]],
+        slices: list[EndpointSlice],
+    ) -> DesiredServicePort:
+        name = _name(service, port)
+        if port.protocol is Protocol.SCTP:
+            return self._unserved(service, port, "SCTP is not relayed")
+        wanted, notes = frontends(service, port, cluster, self._plan)
+        held, conflicts = self._claim(name, wanted)
+        endpoints = endpoints_of(port, slices, self._resolutions)
+        return DesiredServicePort(
+            name,
+            port.port,
+            tuple(held),
+            endpoints,
+            usable(endpoints),
+            service.affinity_timeout_s,
+            (*notes, *conflicts),
+        )
+
+    def _claim(self, name: ServicePortName, wanted: list[Frontend]) -> tuple[list[Frontend], list[str]]:
+        before = self.desired.get(name)
+        if before is not None:
+            keep = {frontend.vip for frontend in wanted}
+            self._release(name, [frontend for frontend in before.frontends if frontend.vip not in keep])
+        held, conflicts = [], []
+        for frontend in wanted:
+            owner = self._claims.claim(frontend.vip, name)
+            if owner is None:
+                held.append(frontend)
+            else:
+                conflicts.append(f"{frontend.vip} belongs to {owner} already")
+        return held, conflicts
+
+    def _release(self, name: ServicePortName, frontends_: Iterable[Frontend]) -> None:
+        for frontend in frontends_:
+            self._dirty |= self._claims.release(frontend.vip, name)
+
+    def _slices_of(self, service: Service) -> list[EndpointSlice]:
+        given = list(self._slices[service.key].values())
+        if all(piece.origin is Origin.FLAG for piece in given):
+            given += slices_from_pods(service, self._labels.candidates(service))
+        return authoritative(given)
+
+    def _note_hosts(self, key: NamespacedName, slices: list[EndpointSlice]) -> None:
+        hosts = {e.host for piece in slices for e in piece.endpoints if isinstance(e.host, str)}
+        for host in self._hosts_of.pop(key, set()) - hosts:
+            self._host_users[host].discard(key)
+        for host in hosts:
+            self._host_users[host].add(key)
+        if hosts:
+            self._hosts_of[key] = hosts
+
+
+def _name(service: Service, port: ServicePort) -> ServicePortName:
+    return ServicePortName(*service.key, port.name, port.protocol)

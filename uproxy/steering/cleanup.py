@@ -1,0 +1,35 @@
+"""Removing whatever any run of uproxy has left on this machine.
+
+Owns nothing but the list of the places; each place knows its own marks: the table
+`inet uproxy`, names that begin with UPROXY-, and routes with protocol 117.
+"""
+
+from uproxy.errors import CommandFailed
+from uproxy.steering import iptables, nft
+from uproxy.steering.probe import has_net_admin
+from uproxy.steering.routes import marked_routes, remove_routes
+
+
+async def cleanup() -> list[str]:
+    """Remove rules, sets and routes; returns what was there, in words, empty the second time.
+
+    Raises CommandFailed when this process may not look, or something refuses to go.
+    """
+    if not has_net_admin():
+        raise CommandFailed("looking for leftovers in the kernel needs root (CAP_NET_ADMIN)")
+    return [*await remove_rules(), *await _remove_routes()]
+
+
+async def remove_rules() -> list[str]:
+    """Remove the rules and sets of both mechanisms; returns what was there, in words.
+
+    Raises CommandFailed when something refuses to go.
+    """
+    return [*await nft.remove(), *await iptables.remove()]
+
+
+async def _remove_routes() -> list[str]:
+    ips = await marked_routes()
+    for ip, reason in (await remove_routes(ips)).items():
+        raise CommandFailed(f"local route of {ip} stays: {reason}")
+    return [f"local route {ip}" for ip in ips]

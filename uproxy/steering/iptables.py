@@ -1,0 +1,258 @@
+"""Verdicts as ipsets, and a constant number of iptables rules that match them.
+
+Owns chains and sets whose names begin with UPROXY-, and the jumps to them; refuses to touch
+anything else. For machines without a usable nft, and beside owners that speak iptables only.
+
+Not atomic as a whole, which ipset and iptables cannot be, but without a gap: a set is
+replaced by `swap`, a table by one `iptables-restore` (one commit), and in a change elements
+are added before others are deleted. So a VIP whose verdict flips is in both sets for a moment,
+and never in none. Sources: ipset(8), iptables-extensions(8), iptables-restore(8).
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from uproxy.errors import CommandFailed
+from uproxy.model.names import Family, Protocol, Vip
+from uproxy.steering.programs import execute, peek
+from uproxy.steering.rules import PROXY_MARK, RedirectPorts, RuleDelta, Verdict
+
+_PREFIX = "UPROXY-"
+_FAMILIES: tuple[Family, ...] = (4, 6)
+_NETFILTER = {4: "iptables", 6: "ip6tables"}
+# Another run of iptables may hold the lock; kube-proxy waits 5 s for it too.
+_RESTORE_FLAGS = ("--noflush", "--wait", "5")
+
+# The kernel lets go of a removed rule's sets a moment after the rule (nf_tables frees it from
+# a work queue), and until then calls them in use.
+_DESTROY_TRIES, _DESTROY_PAUSE_S = 10, 0.05
+
+_VIP_SETS = ("UPROXY-VIP", "UPROXY-REJECT")
+_PORT_SETS = ("UPROXY-NODE", "UPROXY-REJECT-NODE-TCP", "UPROXY-REJECT-NODE-UDP")
+_INCOMING = "-TMP"
+"""Ends the name of a set while it is filled, before it is swapped with the one in use."""
+
+_JUMPS = {
+    "nat": {"PREROUTING": "-j UPROXY-CAPTURE", "OUTPUT": "-j UPROXY-CAPTURE"},
+    "filter": {
+        "INPUT": "-j UPROXY-INPUT",
+        "FORWARD": "-j UPROXY-UNSERVED",
+        "OUTPUT": "! -o lo -j UPROXY-UNSERVED",
+    },
+}
+
+# The reasons for this shape are beside the nftables rules, which are the same.
+_RULES = {
+    "nat": """\
+-A UPROXY-CAPTURE -m mark --mark {mark:#x} -j RETURN
+-A UPROXY-CAPTURE -p tcp -m set --match-set UPROXY-VIP{family} dst,dst -j REDIRECT --to-ports {port}
+-A UPROXY-CAPTURE -p tcp ! -d {loopback} -m set --match-set UPROXY-NODE{family} dst \
+-m addrtype --dst-type LOCAL -j REDIRECT --to-ports {port}
+""",
+    "filter": """\
+-A UPROXY-INPUT -p tcp --dport {port} -m conntrack ! --ctstate DNAT -j UPROXY-REFUSE
+-A UPROXY-INPUT -j UPROXY-UNSERVED
+-A UPROXY-UNSERVED -m mark --mark {mark:#x} -j RETURN
+-A UPROXY-UNSERVED -m set --match-set UPROXY-REJECT{family} dst,dst -j UPROXY-REFUSE
+-A UPROXY-UNSERVED -p tcp ! -d {loopback} -m conntrack --ctdir ORIGINAL \
+-m set --match-set UPROXY-REJECT-NODE-TCP{family} dst -m addrtype --dst-type LOCAL -j UPROXY-REFUSE
+-A UPROXY-UNSERVED -p udp ! -d {loopback} -m conntrack --ctdir ORIGINAL \
+-m set --match-set UPROXY-REJECT-NODE-UDP{family} dst -m addrtype --dst-type LOCAL -j UPROXY-REFUSE
+-A UPROXY-REFUSE -p tcp -j REJECT --reject-with tcp-reset
+-A UPROXY-REFUSE -j REJECT --reject-with {unreachable}
+""",
+}
+_CHAINS = {"nat": ("UPROXY-CAPTURE",), "filter": ("UPROXY-INPUT", "UPROXY-UNSERVED", "UPROXY-REFUSE")}
+
+
+def render_sets(verdicts: Mapping[Vip, Verdict], families: Iterable[Family]) -> str:
+    """Input for `ipset restore`: every set of `families`, with exactly these elements."""
+    lines: list[str] = []
+    incoming: list[str] = []
+    for family in families:
+        for name, kind in _set_kinds(family).items():
+            lines += [
+                f"create -exist {name} {kind}",
+                f"create -exist {name}{_INCOMING} {kind}",
+                f"flush {name}{_INCOMING}",
+            ]
+            incoming.append(name)
+    lines += [f"add -exist {name}{_INCOMING} {element}" for name, element in _elements(verdicts)]
+    lines += [f"swap {name}{_INCOMING} {name}" for name in incoming]
+    lines += [f"destroy {name}{_INCOMING}" for name in incoming]
+    return _text(lines)
+
+
+def render_set_delta(delta: RuleDelta) -> str:
+    """Input for `ipset restore`: additions first, so that nothing wanted is ever missing."""
+    added = [f"add -exist {name} {element}" for name, element in _elements(delta.add)]
+    removed = [f"del -exist {name} {element}" for name, element in _elements(delta.remove)]
+    return _text(added + removed)
+
+
+def render_rules(family: Family, ports: RedirectPorts, saved: str) -> str:
+    """Input for `iptables-restore --noflush`: chains and jumps, in the place of older ones.
+
+    `saved` is what `iptables-save` prints now; jumps of ours that it has are not doubled.
+    """
+    words = {
+        "mark": PROXY_MARK,
+        "family": family,
+        "port": ports.of(family),
+        "loopback": "127.0.0.0/8" if family == 4 else "::1/128",
+        "unreachable": "icmp-port-unreachable" if family == 4 else "icmp6-port-unreachable",
+    }
+    lines: list[str] = []
+    for table, rules in _RULES.items():
+        lines += [f"*{table}"]
+        lines += [f":{chain} - [0:0]" for chain in _CHAINS[table]]
+        lines += [_deleted(jump) for jump in _jumps(saved, table)]
+        lines += [f"-I {hook} 1 {jump}" for hook, jump in _JUMPS[table].items()]
+        lines += [*rules.format(**words).splitlines(), "COMMIT"]
+    return _text(lines)
+
+
+def render_removal(saved: str) -> str:
+    """Input for `iptables-restore --noflush` that removes our chains and jumps in `saved`."""
+    lines: list[str] = []
+    for table in _RULES:
+        if chains := _chains(saved, table):
+            lines += [f"*{table}", *(_deleted(jump) for jump in _jumps(saved, table))]
+            lines += [f"-F {chain}" for chain in chains]
+            lines += [*(f"-X {chain}" for chain in chains), "COMMIT"]
+    return _text(lines)
+
+
+def _set_kinds(family: Family) -> dict[str, str]:
+    # 65,536 elements are ipset's default limit, fewer than a large cluster has addresses.
+    vips = f"hash:ip,port family {'inet' if family == 4 else 'inet6'} maxelem 1048576"
+    kinds = {f"{name}{family}": vips for name in _VIP_SETS}
+    return kinds | {f"{name}{family}": "bitmap:port range 0-65535" for name in _PORT_SETS}
+
+
+def _elements(verdicts: Mapping[Vip, Verdict]) -> list[tuple[str, str]]:
+    """Each verdict's set and element, in a steady order."""
+    ordered = sorted(verdicts.items(), key=lambda item: (item[0].family, item[0]))
+    return [_element(vip, what) for vip, what in ordered]
+
+
+def _element(vip: Vip, what: Verdict) -> tuple[str, str]:
+    if not vip.is_node_port:
+        name = "UPROXY-VIP" if what is Verdict.REDIRECT else "UPROXY-REJECT"
+        return f"{name}{vip.family}", f"{vip.ip},{vip.protocol.lower()}:{vip.port}"
+    if what is Verdict.REDIRECT:
+        return f"UPROXY-NODE{vip.family}", str(vip.port)
+    protocol = Protocol.UDP if vip.protocol is Protocol.UDP else Protocol.TCP
+    return f"UPROXY-REJECT-NODE-{protocol}{vip.family}", str(vip.port)
+
+
+def _section(saved: str, table: str) -> list[str]:
+    """The lines of one table in the output of iptables-save."""
+    _, _, rest = f"\n{saved}".partition(f"\n*{table}\n")
+    return rest.partition("\nCOMMIT")[0].splitlines()
+
+
+def _jumps(saved: str, table: str) -> list[str]:
+    """Rules in chains that are not ours which lead to chains that are."""
+    rules = [line for line in _section(saved, table) if line.startswith("-A ")]
+    return [rule for rule in rules if f"-j {_PREFIX}" in rule and not rule.startswith(f"-A {_PREFIX}")]
+
+
+def _chains(saved: str, table: str) -> list[str]:
+    lines = _section(saved, table)
+    return [line.split()[0].removeprefix(":") for line in lines if line.startswith(f":{_PREFIX}")]
+
+
+def _deleted(rule: str) -> str:
+    return f"-D {rule.removeprefix('-A ')}"
+
+
+def _text(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+class IptablesRules:
+    """The UPROXY- chains and sets of this network namespace."""
+
+    def __init__(self, ports: RedirectPorts) -> None:
+        self.problems: Mapping[Family, str] = {}
+        """Families that are not served here, with the reason: IPv6, where ip6tables fails."""
+        self._ports = ports
+
+    async def replace(self, verdicts: Mapping[Vip, Verdict]) -> None:
+        """Program exactly `verdicts`, in the place of whatever an earlier run left.
+
+        Raises CommandFailed. A machine whose ip6tables cannot be used is no failure: it is
+        told by `problems`.
+        """
+        saved = {4: await execute("iptables-save")}
+        self.problems = {}
+        try:
+            saved[6] = await execute("ip6tables-save")
+        except CommandFailed as error:
+            self.problems = {6: str(error)}
+        await execute("ipset", "restore", stdin=render_sets(self._served(verdicts), self._families()))
+        await self._restore(4, saved[4])
+        if 6 in saved:
+            await self._restore_ipv6(saved[6])
+
+    async def apply(self, delta: RuleDelta) -> None:
+        """Program a change. Raises CommandFailed; part of the change may then be in effect."""
+        served = RuleDelta(self._served(delta.add), self._served(delta.remove))
+        if served:
+            await execute("ipset", "restore", stdin=render_set_delta(served))
+
+    async def remove(self) -> list[str]:
+        """Remove chains, jumps and sets; see `remove`."""
+        return await remove()
+
+    def _families(self) -> list[Family]:
+        return [family for family in _FAMILIES if family not in self.problems]
+
+    def _served(self, verdicts: Mapping[Vip, Verdict]) -> Mapping[Vip, Verdict]:
+        return {vip: what for vip, what in verdicts.items() if vip.family not in self.problems}
+
+    async def _restore(self, family: Family, saved: str) -> None:
+        rules = render_rules(family, self._ports, saved)
+        await execute(f"{_NETFILTER[family]}-restore", *_RESTORE_FLAGS, stdin=rules)
+
+    async def _restore_ipv6(self, saved: str) -> None:
+        try:
+            await self._restore(6, saved)
+        except CommandFailed as error:
+            self.problems = {6: str(error)}
+
+
+async def remove() -> list[str]:
+    """Remove chains, jumps and sets of any run; returns what was there, in words.
+
+    Raises CommandFailed when something is there that cannot be removed.
+    """
+    removed: list[str] = []
+    for family in _FAMILIES:
+        removed += await _remove_rules(family)
+    for name in (await peek("ipset", "list", "-name")).split():
+        if name.startswith(_PREFIX):
+            await _destroy(name)
+            removed.append(f"ipset {name}")
+    return removed
+
+
+async def _remove_rules(family: Family) -> list[str]:
+    program = _NETFILTER[family]
+    saved = await peek(f"{program}-save")
+    removal = render_removal(saved)
+    if removal:
+        await execute(f"{program}-restore", *_RESTORE_FLAGS, stdin=removal)
+    return [f"{program} {table} chain {chain}" for table in _RULES for chain in _chains(saved, table)]
+
+
+async def _destroy(name: str) -> None:
+    """Destroy a set. Raises CommandFailed when something still refers to it."""
+    for _ in range(_DESTROY_TRIES):
+        try:
+            await execute("ipset", "destroy", name)
+            return
+        except CommandFailed:
+            await asyncio.sleep(_DESTROY_PAUSE_S)
+    await execute("ipset", "destroy", name)

@@ -1,0 +1,208 @@
+"""What this machine can do to capture traffic, and the choice among it.
+
+Owns trying each mechanism without touching anything: the complete rules, with an element in
+every set, are loaded into a network namespace that is thrown away. Nothing smaller tells the
+truth: kernels lack single expressions (fib, redirect, ct status), not nftables as a whole.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import ip_address
+from pathlib import Path
+
+from uproxy.errors import CommandFailed, UproxyError
+from uproxy.kit.commands import run
+from uproxy.model.names import Family, Protocol, Vip
+from uproxy.steering import iptables, nft
+from uproxy.steering.programs import complaint
+from uproxy.steering.rules import RedirectPorts, Verdict
+
+OK = "ok"
+
+_CAP_NET_ADMIN = 1 << 12
+_PACKAGES = {"nft": "nftables", "iptables-restore": "iptables", "ipset": "ipset", "ip": "iproute2"}
+_PORTS = RedirectPorts(10256, 10257)
+_SAMPLE: Mapping[Vip, Verdict] = {
+    Vip(ip_address(ip), 80 + offset, protocol): what
+    for ip in ("192.0.2.1", "2001:db8::1", "0.0.0.0", "::")
+    for offset, protocol, what in (
+        (0, Protocol.TCP, Verdict.REDIRECT),
+        (1, Protocol.TCP, Verdict.REJECT),
+        (2, Protocol.UDP, Verdict.REJECT),
+    )
+}
+
+# One shell, because all three programs have to meet in the same namespace.
+_IPTABLES_SCRIPT = 'printf %s "$1" | ipset restore && printf %s "$2" | "$3" --noflush'
+
+
+class Capture(StrEnum):
+    """How traffic for a VIP gets to the proxy."""
+
+    BIND = "bind"
+    REDIRECT = "redirect"
+
+
+class Mechanism(StrEnum):
+    """What a capture is done with."""
+
+    NFT = "nft"
+    IPTABLES = "iptables"
+    LOCAL_ROUTES = "local-routes"
+    LOOPBACK = "loopback"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What the machine can do. Each field is `ok`, or one line that says why not."""
+
+    net_admin: str
+    nft: str
+    iptables: str
+    ip6tables: str
+    """Only tells whether `iptables` serves IPv6 too."""
+    ip: str
+
+    def lines(self) -> list[str]:
+        """One line for each finding, for `uproxy check`."""
+        return [
+            f"CAP_NET_ADMIN: {self.net_admin}",
+            f"nftables: {self.nft}",
+            f"iptables and ipset: {self.iptables}",
+            f"ip6tables: {self.ip6tables}",
+            f"local routes: {self.ip}",
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The capture taken, and why, in a line fit for the log."""
+
+    capture: Capture
+    mechanism: Mechanism
+    reason: str
+
+
+async def probe() -> Probe:
+    """Find out what works here. Touches nothing; takes some tens of milliseconds."""
+    nft_finding, iptables_finding, ip6tables_finding, ip_finding = await asyncio.gather(
+        _try_nft(), _try_iptables(), _try_ip6tables(), _try_ip()
+    )
+    return Probe(
+        net_admin=OK if has_net_admin() else "not granted: run as root, or grant CAP_NET_ADMIN",
+        nft=nft_finding,
+        iptables=iptables_finding,
+        ip6tables=ip6tables_finding,
+        ip=ip_finding,
+    )
+
+
+def choose(requested: str, probe: Probe, mechanism: str = "auto") -> Choice:
+    """The capture to use. `requested` is auto, bind or redirect; `mechanism` auto, nft or iptables.
+
+    Raises UproxyError, with every reason in its one line, when `redirect` is asked for and
+    cannot be had.
+    """
+    obstacles = _obstacles(probe, mechanism)
+    if requested != Capture.BIND:
+        for candidate, obstacle in obstacles.items():
+            if not obstacle:
+                return Choice(Capture.REDIRECT, candidate, _why_redirect(candidate, probe))
+    because = "; ".join(f"{candidate}: {obstacle}" for candidate, obstacle in obstacles.items())
+    if requested == Capture.REDIRECT:
+        raise UproxyError(f"--capture redirect is not possible here: {because}")
+    prefix = "as asked" if requested == Capture.BIND else f"redirect is not possible ({because})"
+    return _choose_bind(probe, prefix)
+
+
+def has_net_admin() -> bool:
+    """Whether this process may change the network: CAP_NET_ADMIN in its effective set."""
+    return parse_net_admin(Path("/proc/self/status").read_text())
+
+
+def parse_net_admin(status: str) -> bool:
+    """The same, from the text of /proc/PID/status (proc(5), capabilities(7))."""
+    line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(line.split()[1], 16) & _CAP_NET_ADMIN)
+
+
+def _obstacles(probe: Probe, mechanism: str) -> dict[Mechanism, str]:
+    """The mechanisms that may redirect, best first, each with what stands against it."""
+    findings = {Mechanism.NFT: probe.nft, Mechanism.IPTABLES: probe.iptables}
+    needs = "" if probe.net_admin == OK else f"CAP_NET_ADMIN {probe.net_admin}"
+    return {
+        candidate: needs or ("" if finding == OK else finding)
+        for candidate, finding in findings.items()
+        if mechanism in ("auto", candidate)
+    }
+
+
+def _why_redirect(mechanism: Mechanism, probe: Probe) -> str:
+    if mechanism is Mechanism.NFT:
+        return "nftables works here"
+    limits = "" if probe.ip6tables == OK else f", IPv4 only ({probe.ip6tables})"
+    return f"iptables and ipset work here{limits}"
+
+
+def _choose_bind(probe: Probe, prefix: str) -> Choice:
+    if probe.net_admin != OK:
+        reason = f"{prefix}; on loopback, CAP_NET_ADMIN {probe.net_admin}"
+        return Choice(Capture.BIND, Mechanism.LOOPBACK, reason)
+    if probe.ip != OK:
+        return Choice(Capture.BIND, Mechanism.LOOPBACK, f"{prefix}; on loopback, {probe.ip}")
+    return Choice(Capture.BIND, Mechanism.LOCAL_ROUTES, f"{prefix}; local routes lead VIPs here")
+
+
+async def _try_nft() -> str:
+    if missing := _missing("nft"):
+        return missing
+    table = nft.render_table(_PORTS, _SAMPLE)
+    finding = await _finding("unshare", "--net", "nft", "-f", "-", stdin=table)
+    if not finding.startswith("unshare:"):
+        return finding
+    # A pod with CAP_NET_ADMIN alone may not make namespaces. `nft --check` has the kernel
+    # take the whole transaction and abort it, which changes nothing either.
+    return await _finding("nft", "--check", "-f", "-", stdin=table)
+
+
+async def _try_iptables() -> str:
+    if missing := _missing("iptables-restore", "ipset"):
+        return missing
+    return await _try_netfilter(4, "iptables-restore")
+
+
+async def _try_ip6tables() -> str:
+    if missing := _missing("iptables-restore", "ipset"):
+        return missing
+    return await _try_netfilter(6, "ip6tables-restore")
+
+
+async def _try_netfilter(family: Family, program: str) -> str:
+    sample = {vip: what for vip, what in _SAMPLE.items() if vip.family == family}
+    sets = iptables.render_sets(sample, [family])
+    rules = iptables.render_rules(family, _PORTS, saved="")
+    script = ("sh", "-c", _IPTABLES_SCRIPT, "sh", sets, rules, program)
+    finding = await _finding("unshare", "--net", *script)
+    return f"cannot be tried here: {finding}" if finding.startswith("unshare:") else finding
+
+
+async def _try_ip() -> str:
+    return _missing("ip") or await _finding("ip", "route", "show", "table", "local")
+
+
+def _missing(*programs: str) -> str:
+    for program in programs:
+        if shutil.which(program) is None:
+            return f"{program} is not installed: apt-get install {_PACKAGES[program]}"
+    return ""
+
+
+async def _finding(*argv: str, stdin: str = "") -> str:
+    try:
+        done = await run(*argv, stdin=stdin)
+    except CommandFailed as error:
+        return str(error)
+    return complaint(done.stderr) if done.status else OK
