@@ -2,17 +2,18 @@
 
     python -m benchmarks.relay [--rounds N] [--seconds S] [--only PATH,...] [--json FILE]
 
-One client, one node, one pod, each a network namespace; as root. Every round measures every
-path once, one at a time, in an order that moves on by one each round, so that a slow minute of
-the machine hits all paths alike. Figures are medians over the rounds.
+Every path has a client, a node and a pod of its own, each a network namespace; as root. All
+paths stand ready at once, and are measured one at a time in short turns: for each workload all
+paths in a row, in an order that moves on by one each round, so that a slow second of the
+machine hits all paths alike. Figures are medians over the rounds.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from benchmarks.measure import TimedOut, accepts, cpu_s, wait_until
 from benchmarks.placement import place
 from benchmarks.relay_report import Sample, report
 from uproxy.errors import CommandFailed
-from uproxy.testing.lab import Lab, reason_unavailable
+from uproxy.testing.lab import Host, Lab, reason_unavailable
 
 WORKLOADS = (
     Workload("rr, 64 connections, 64 B", "rr", 64, 64),
@@ -39,6 +40,17 @@ WARM_UP_S = 0.2
 Collected = dict[tuple[str, str], list[Sample]]
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A path that is up in a lab of its own."""
+
+    name: str
+    client: Host
+    address: Address
+    proxy_pids: list[int]
+    server_pid: int
+
+
 def main() -> int:
     """Measure, print the report, and say in the status whether every path worked."""
     arguments = _arguments()
@@ -48,8 +60,10 @@ def main() -> int:
         return 1
     chosen = _choose(arguments.only)
     try:
-        with _prepared_lab() as (lab, server_pid):
-            samples = _measure_all(lab, server_pid, chosen, arguments.rounds, arguments.seconds)
+        with ExitStack() as stack:
+            load.build()
+            stages = [stack.enter_context(_stage(contender)) for contender in chosen]
+            samples = _measure_all(stages, arguments.rounds, arguments.seconds)
     except (CommandFailed, TimedOut) as error:
         print(f"relay: {error}", file=sys.stderr)
         return 1
@@ -61,8 +75,10 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each workload and round (default 1)")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument(
+        "--seconds", type=float, default=0.5, help="for each workload and round (default 0.5)"
+    )
     parser.add_argument("--only", help="comma-separated paths, such as direct,haproxy,uproxy-bind")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample here")
     return parser.parse_args()
@@ -82,55 +98,50 @@ def _choose(only: str | None) -> list[Contender]:
 
 
 @contextmanager
-def _prepared_lab() -> Iterator[tuple[Lab, int]]:
-    """Yield a lab whose ports and connection tracking are not used up by thousands of closes."""
-    load.build()
-    with Lab(pods=1) as lab:
+def _stage(contender: Contender) -> Iterator[Stage]:
+    """Yield a path that is up, placed and warm, with ports enough for thousands of closes."""
+    with Lab(pods=1) as lab, load.server(lab.pods[0]) as server_pid:
         for host in (lab.client, lab.node):
             # Below it are the ports that proxies listen on.
             host.sysctl("net.ipv4.ip_local_port_range", "12000 65535")
             host.sysctl("net.ipv4.tcp_tw_reuse", 1)
         lab.node.sysctl("net.netfilter.nf_conntrack_tcp_timeout_time_wait", 1)
-        with load.server(lab.pods[0]) as server_pid:
-            yield lab, server_pid
+        with contender.up(lab) as address:
+            stage = Stage(contender.name, lab.client, address, lab.node.pids(), server_pid)
+            place(stage.proxy_pids, server_pid)
+            _warm_up(stage)
+            yield stage
 
 
-def _measure_all(
-    lab: Lab, server_pid: int, chosen: Sequence[Contender], rounds: int, seconds: float
-) -> Collected:
+def _warm_up(stage: Stage) -> None:
+    address = stage.address
+    for port in (address.port, address.port + 1):
+        taken = partial(accepts, stage.client, address.ip, port)
+        wait_until(taken, f"{stage.name}: a connection to {address.ip}:{port}")
+    load.run(stage.client, address.ip, address.port, WARM_UP, WARM_UP_S)
+
+
+def _measure_all(stages: Sequence[Stage], rounds: int, seconds: float) -> Collected:
     samples: Collected = {}
     for number in range(rounds):
-        first = number % len(chosen)
-        for contender in (*chosen[first:], *chosen[:first]):
-            print(f"round {number + 1} of {rounds}: {contender.name}", file=sys.stderr)
-            with contender.up(lab) as address:
-                proxy_pids = lab.node.pids()
-                place(proxy_pids, server_pid)
-                _warm_up(lab, address)
-                for workload in WORKLOADS:
-                    sample = _sample(lab, address, workload, seconds, (proxy_pids, [server_pid]))
-                    samples.setdefault((contender.name, workload.name), []).append(sample)
+        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+        first = number % len(stages)
+        for workload in WORKLOADS:
+            for stage in (*stages[first:], *stages[:first]):
+                sample = _measure(stage, workload, seconds)
+                samples.setdefault((stage.name, workload.name), []).append(sample)
     return samples
 
 
-def _sample(
-    lab: Lab,
-    address: Address,
-    workload: Workload,
-    seconds: float,
-    proxy_and_server: tuple[list[int], list[int]],
-) -> Sample:
-    before = [cpu_s(pids) for pids in proxy_and_server]
-    result = load.run(lab.client, address.ip, address.port, workload, seconds)
-    after = [cpu_s(pids) for pids in proxy_and_server]
-    return Sample(result, after[0] - before[0], after[1] - before[1])
-
-
-def _warm_up(lab: Lab, address: Address) -> None:
-    for port in (address.port, address.port + 1):
-        taken = partial(accepts, lab.client, address.ip, port)
-        wait_until(taken, f"a connection to {address.ip}:{port}")
-    load.run(lab.client, address.ip, address.port, WARM_UP, WARM_UP_S)
+def _measure(stage: Stage, workload: Workload, seconds: float) -> Sample:
+    proxy_before, server_before = cpu_s(stage.proxy_pids), cpu_s([stage.server_pid])
+    address = stage.address
+    result = load.run(stage.client, address.ip, address.port, workload, seconds)
+    return Sample(
+        result,
+        cpu_s(stage.proxy_pids) - proxy_before,
+        cpu_s([stage.server_pid]) - server_before,
+    )
 
 
 def _record(samples: Collected) -> dict[str, object]:

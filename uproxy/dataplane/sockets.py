@@ -32,6 +32,7 @@ _DATAGRAM = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _IP_PKTINFO = 8  # not in Python's socket module
 _SO_MARK = 36
+_IPV6_FREEBIND = 78
 
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
 _UNREACHABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETDOWN))
@@ -52,7 +53,7 @@ def listen_tcp(ip: IPAddress, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if ip.version == 6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            _set_ipv6_options(listener)
         _set_stream_options(listener)
         listener.bind((str(ip), port))
         listener.listen(BACKLOG)
@@ -81,6 +82,12 @@ def _set_stream_options(stream: socket.socket) -> None:
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, RECEIVE_WINDOW_BYTES)
 
 
+def _set_ipv6_options(server: socket.socket) -> None:
+    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    # Unlike IPv4, a local route alone does not make an IPv6 address bindable (ipv6(7)).
+    server.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+
+
 def bind_udp(ip: IPAddress, port: int) -> socket.socket:
     """A non-blocking datagram socket on `ip`, which reports the address each datagram came to.
 
@@ -89,7 +96,7 @@ def bind_udp(ip: IPAddress, port: int) -> socket.socket:
     server = socket.socket(family_of(ip.version), _DATAGRAM)
     try:
         if ip.version == 6:
-            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            _set_ipv6_options(server)
             server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         else:
             server.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)

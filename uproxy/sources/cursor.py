@@ -11,7 +11,7 @@ faults of an object be found in one pass.
 import re
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address, ip_address
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, TypeVar
 
 from uproxy.model.names import IPAddress
 
@@ -79,11 +79,12 @@ class Cursor:
             return []
         return [Cursor(item, self._faults, self, index) for index, item in enumerate(self.value)]
 
-    def required(self) -> Self:
-        """Itself; absent and empty are faults."""
-        if self.value in (None, "", [], {}):
-            self.fault("is required")
-        return self
+    def required(self) -> "Cursor":
+        """Itself. Absent and empty are faults, and absent from then on."""
+        if self.value not in (None, "", [], {}):
+            return self
+        self.fault("is required")
+        return self.replaced(None)
 
     def text(self) -> str:
         """A string; empty when absent."""

@@ -58,7 +58,7 @@ def split(text: str) -> Iterator[Document]:
         chunk = text[start:end]
         if _PLAIN.match(chunk):
             number += 1
-            yield Document(number, line, chunk)
+            yield Document(number, line + 1, chunk[4:])
         elif _has_content(chunk):
             for document in _values(chunk, number + 1, line):
                 number = document.number

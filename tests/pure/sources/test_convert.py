@@ -19,12 +19,13 @@ KINDS = [
     ("v1", "Pod"),
     ("discovery.k8s.io/v1", "EndpointSlice"),
 ]
-FIELDS = (
-    "name port targetPort nodePort protocol ports type clusterIP clusterIPs externalIPs selector ipFamilies "
-    "sessionAffinity sessionAffinityConfig clientIP timeoutSeconds endpoints addresses conditions ready ip "
-    "podIPs podIP phase containers subsets loadBalancer ingress ipMode labels kubernetes.io/service-name "
-    "addressType status spec"
-).split()
+FIELDS = [
+    *("name", "port", "targetPort", "nodePort", "protocol", "ports", "type", "clusterIP", "clusterIPs"),
+    *("externalIPs", "selector", "ipFamilies", "sessionAffinity", "sessionAffinityConfig", "clientIP"),
+    *("timeoutSeconds", "endpoints", "addresses", "conditions", "ready", "ip", "podIPs", "podIP", "phase"),
+    *("containers", "subsets", "loadBalancer", "ingress", "ipMode", "labels", "kubernetes.io/service-name"),
+    *("addressType", "status", "spec"),
+]
 VALUES = st.sampled_from(
     ["IPv4", "FQDN", "None", "ClientIP", "10.0.0.1", "fd00::1", "LoadBalancer", "web", 80, 0, ""]
 )

@@ -17,15 +17,15 @@ def places(text: str) -> list[tuple[int, int]]:
     [
         pytest.param("", [], id="nothing"),
         pytest.param("a: 1\n", [(1, 1)], id="one without a separator"),
-        pytest.param("---\na: 1\n", [(1, 1)], id="one with a separator"),
-        pytest.param("a: 1\n---\nb: 2\n", [(1, 1), (2, 2)], id="two"),
-        pytest.param("# licence\n\n---\na: 1\n", [(1, 3)], id="comments before the first are no document"),
-        pytest.param("%YAML 1.2\n---\na: 1\n", [(1, 2)], id="nor are directives"),
-        pytest.param("---\n---\n# note\n---\na: 1\n", [(3, 4)], id="empty ones count"),
+        pytest.param("---\na: 1\n", [(1, 2)], id="one with a separator"),
+        pytest.param("a: 1\n---\nb: 2\n", [(1, 1), (2, 3)], id="two"),
+        pytest.param("# licence\n\n---\na: 1\n", [(1, 4)], id="comments before the first are no document"),
+        pytest.param("%YAML 1.2\n---\na: 1\n", [(1, 3)], id="nor are directives"),
+        pytest.param("---\n---\n# note\n---\na: 1\n", [(3, 5)], id="empty ones count"),
         pytest.param("a: 1\n--- # note\nb: 2\n", [(1, 1), (2, 2)], id="a comment behind a separator"),
         pytest.param("--- {a: 1}\n--- b\n", [(1, 1), (2, 2)], id="content behind a separator"),
-        pytest.param("a: 1\n...\n---\nb: 2\n...\n", [(1, 1), (2, 3)], id="document end markers"),
-        pytest.param("a: |\n  x\n  ---\n  y\n---\nb: 2\n", [(1, 1), (2, 5)], id="dashes in a block of text"),
+        pytest.param("a: 1\n...\n---\nb: 2\n...\n", [(1, 1), (2, 4)], id="document end markers"),
+        pytest.param("a: |\n  x\n  ---\n  y\n---\nb: 2\n", [(1, 1), (2, 6)], id="dashes in a block of text"),
         pytest.param("a: ---b\n---c: 1\n", [(1, 1)], id="dashes that separate nothing"),
         pytest.param("a: 1\r\n---\r\nb: 2\r\n", [(1, 1), (2, 2)], id="carriage returns"),
         pytest.param('{"a": 1}\n---\n\n{"b": 2}\n', [(1, 1), (2, 4)], id="JSON between separators"),
@@ -93,7 +93,7 @@ def test_parse(text, expected):
 @pytest.mark.parametrize(
     ("text", "misprint"),
     [
-        pytest.param("a: [1\nb: 2", Misprint("did not find expected ',' or ']'", 2, 1), id="an open bracket"),
+        pytest.param("a: [1\nb: 2", Misprint("did not find expected ',' or ']'", 2, 2), id="an open bracket"),
         pytest.param(
             "a: 1\n b: 2", Misprint("mapping values are not allowed in this context", 2, 3), id="indent"
         ),
@@ -102,11 +102,29 @@ def test_parse(text, expected):
         pytest.param(
             "a: 0b_", Misprint("invalid literal for int() with base 2: ''"), id="a number that is none"
         ),
-        pytest.param("a: \x01", Misprint("control characters are not allowed"), id="a control character"),
+        pytest.param(
+            "a: \x01",
+            Misprint("unacceptable character #x0001: control characters are not allowed"),
+            id="a control character",
+        ),
         pytest.param("a: !!python/object:os.system {}", None, id="a tag that would run code"),
+        pytest.param(
+            "a: !!set {b}", Misprint("the tag 'tag:yaml.org,2002:set' is not known", 1, 4), id="a tag"
+        ),
+        pytest.param(
+            "a: *x", Misprint("an alias stands here for an anchor that does not exist", 1, 4), id="alias"
+        ),
+        pytest.param(
+            "a: &x [*x]", Misprint("an alias stands here for an anchor that does not exist", 1, 8), id="loop"
+        ),
+        pytest.param(
+            "a: 1\n...\nb: 2",
+            Misprint("another document begins here without a line of dashes before it", 3, 1),
+            id="no dashes",
+        ),
         pytest.param("[" * 100_000, None, id="a bottomless list"),
         pytest.param("- " * 100_000, None, id="a bottomless list of lines"),
-        pytest.param("a: " + "{b: " * 500 + "}" * 500, None, id="a mapping deeper than our own stack"),
+        pytest.param("a: " + "{b: " * 5000 + "}" * 5000, None, id="a mapping deeper than our own stack"),
         pytest.param('{"a": 1,\n}', Misprint("JSON is malformed: trailing comma in object", 2), id="JSON"),
         pytest.param('{"a": {{ .Values.x }}}', None, id="a template"),
     ],

@@ -1,7 +1,10 @@
 """From a file's text to its objects; and what is done only once."""
 
+import json
+
 import pytest
 
+from tests.pure.sources.objects import service
 from uproxy.sources import manifest
 from uproxy.sources.manifest import Reader
 
@@ -37,7 +40,9 @@ def test_items_of_lists_keep_their_documents_number():
 
 
 def test_an_item_of_a_json_list_is_told_by_its_index():
-    text = '{"kind": "List", "items": [{"kind": "Node", "apiVersion": "v1"}, {"kind": "Pod", "apiVersion": "v1"}]}'
+    text = json.dumps(
+        {"kind": "List", "items": [{"kind": kind, "apiVersion": "v1"} for kind in ("Node", "Pod")]}
+    )
 
     assert read(text)[1] == (1, "f.yaml, document 1: Pod: items[1].metadata.name: is required")
 
@@ -60,12 +65,12 @@ def test_only_changed_documents_are_converted_again(kind, monkeypatch):
     def text(ports: dict[str, int]) -> str:
         if kind == "yaml":
             return "---\n".join(SERVICE % item for item in ports.items())
-        items = (
-            '{"kind": "Service", "apiVersion": "v1", "metadata": {"name": "%s"}, "spec": {"ports": [{"port": %s}]}}'
-            % item
-            for item in ports.items()
+        return json.dumps(
+            {
+                "kind": "List",
+                "items": [service({"ports": [{"port": port}]}, name=name) for name, port in ports.items()],
+            }
         )
-        return '{"kind": "List", "items": [%s]}' % ", ".join(items)
 
     reader.read(text({"a": 1, "b": 2, "c": 3}))
     converted.clear()
