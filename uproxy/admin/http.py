@@ -134,6 +134,6 @@ async def start_http(pages: Pages, metrics: tuple[str, int], health: tuple[str, 
             servers.metrics_address = await servers.serve("metrics", at_metrics, Address(*metrics))
             servers.health_address = await servers.serve("health", at_health, Address(*health))
     except UproxyError:
-        await servers.close()
+        pass
         raise
     return servers

@@ -49,15 +49,13 @@ class PortSeries:
             "uproxy_dial_failures_total", "counter", "Endpoints that could not be reached.", "reason"
         )
         self._endpoints = Family(
-            "uproxy_endpoints", "gauge", "Endpoints; an empty state is left out.", "state"
+            "uproxy_endpoints", "gauge", "Endpoints in each state that any is in.", "state"
         )
 
     def _begin_tcp(self) -> None:
         self._connections = Family("uproxy_connections_total", "counter", "TCP connections accepted.")
         self._active = Family("uproxy_connections_active", "gauge", "TCP connections open now.")
-        self._closes = Family(
-            "uproxy_connections_closed_total", "counter", "TCP connections ended.", "reason"
-        )
+        self._closes = Family("uproxy_connections_closed_total", "counter", "TCP connections over.", "reason")
         self._connect_time = HistogramFamily(
             "uproxy_connect_duration_seconds", CONNECT_BUCKETS_S, "Time to connect to an endpoint."
         )

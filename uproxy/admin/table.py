@@ -1,6 +1,7 @@
 """Rows as text, in columns as kubectl prints them. Pure."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from uproxy.admin.rows import Counts, EndpointRow, ServiceRow
 from uproxy.model.frontend import EndpointState
@@ -24,16 +25,15 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def table(rows: Sequence[ServiceRow]) -> str:
-    """One line for each Service port; ends with a newline."""
-    return _lines([_COLUMNS, *(_cells(row) for row in rows)])
+    """One line for each Service port."""
+    return "\n".join(_aligned([_COLUMNS, *(_cells(row) for row in rows)]))
 
 
 def wide_table(rows: Sequence[ServiceRow]) -> str:
     """All addresses, bytes, and a line for each endpoint below its Service port."""
-    text = _lines([_WIDE_COLUMNS, *(_wide_cells(row) for row in rows)])
-    head, *lines = text.splitlines(keepends=True)
-    endpoints = (_endpoint_lines(row.endpoints) for row in rows)
-    return head + "".join(line + below for line, below in zip(lines, endpoints, strict=True))
+    lines = _aligned([_WIDE_COLUMNS, *(_wide_cells(row) for row in rows)])
+    below = [[], *(_endpoint_lines(row.endpoints) for row in rows)]
+    return "\n".join(chain.from_iterable((line, *more) for line, more in zip(lines, below, strict=True)))
 
 
 def _cells(row: ServiceRow) -> list[str]:
@@ -88,14 +88,14 @@ def _size(count: int) -> str:
     return f"{value:.{digits}f}{_UNITS[unit]}"
 
 
-def _endpoint_lines(endpoints: Iterable[EndpointRow]) -> str:
-    cells = [
+def _endpoint_lines(endpoints: Iterable[EndpointRow]) -> list[str]:
+    return _aligned(
         ["  -", its.address, its.state, f"{its.connections.active} active", f"{its.connections.total} total"]
         for its in endpoints
-    ]
-    return _lines(cells)
+    )
 
 
-def _lines(lines: Sequence[Sequence[str]]) -> str:
+def _aligned(lines: Iterable[Sequence[str]]) -> list[str]:
+    lines = list(lines)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "".join(_GAP.join(map(str.ljust, line, widths)).rstrip() + "\n" for line in lines)
+    return [_GAP.join(map(str.ljust, line, widths)).rstrip() for line in lines]

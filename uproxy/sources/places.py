@@ -110,7 +110,6 @@ def _way(path: Path) -> Iterator[tuple[Path, bool]]:
                 return
             here /= name
             continue
-        yield here, True
         links += 1
         if links > _MOST_LINKS:
             return

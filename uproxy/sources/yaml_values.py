@@ -48,7 +48,7 @@ class _Builder:
         self._next()  # the document's end
         after = self._next()
         if not isinstance(after, yaml.StreamEndEvent):
-            raise _problem(after, "another document begins here without a line of dashes before it")
+            raise _problem(after, "a second document begins here")
         return value
 
     def _value(self, event: yaml.Event) -> object:

@@ -1,0 +1,80 @@
+import json
+from datetime import UTC, datetime
+from ipaddress import ip_network
+
+import pytest
+
+from uproxy.admin.health import LATE_S, HealthState
+from uproxy.reconcile.loop import ReconcileLoop
+from uproxy.state.addresses import AddressPlan
+from uproxy.state.store import Store
+
+NOW_S = 1000.0
+WALL = datetime(2025, 3, 1, 12, 0, 0, tzinfo=UTC)
+PRESENT = "2025-03-01T12:00:00Z"
+
+
+@pytest.fixture
+def loop():
+    store = Store(AddressPlan(ip_network("10.96.0.0/16"), loopback_only=False))
+    return ReconcileLoop(store, [], frozenset(), lambda: NOW_S)
+
+
+def ask(answer):
+    return answer.status, json.loads(answer.body)
+
+
+def test_not_ready_before_the_first_complete_programming(loop):
+    health = HealthState(loop)
+    never = {"lastUpdated": "0001-01-01T00:00:00Z", "healthy": False}
+    assert ask(health.healthz(NOW_S, WALL)) == (
+        503,
+        {
+            "lastUpdated": "0001-01-01T00:00:00Z",
+            "currentTime": PRESENT,
+            "nodeEligible": True,
+            "healthy": False,
+            "status": {"IPv4": never, "IPv6": never},
+        },
+    )
+    assert health.livez(NOW_S, WALL).status == 503
+
+
+def test_ready_once_all_is_programmed(loop):
+    loop.programmed.set()
+    well = {"lastUpdated": PRESENT, "healthy": True}
+    body = {
+        "lastUpdated": PRESENT,
+        "currentTime": PRESENT,
+        "healthy": True,
+        "status": {"IPv4": well, "IPv6": well},
+    }
+    health = HealthState(loop)
+    assert ask(health.livez(NOW_S, WALL)) == (200, body)
+    assert ask(health.healthz(NOW_S, WALL)) == (200, body | {"nodeEligible": True})
+
+
+def test_a_change_may_wait_for_a_while(loop):
+    loop.programmed.set()
+    loop.queued_since_s = NOW_S - LATE_S
+    assert HealthState(loop).healthz(NOW_S, WALL).status == 200
+
+
+def test_unhealthy_when_a_change_waits_for_too_long(loop):
+    loop.programmed.set()
+    loop.queued_since_s = NOW_S - LATE_S - 1
+    health = HealthState(loop)
+    for status, body in (ask(health.healthz(NOW_S, WALL)), ask(health.livez(NOW_S, WALL))):
+        assert status == 503
+        assert body["healthy"] is False
+        assert body["lastUpdated"] == "2025-03-01T11:58:59Z"  # since when it waits
+        assert body["status"]["IPv4"] == {"lastUpdated": "2025-03-01T11:58:59Z", "healthy": False}
+
+
+def test_draining_turns_traffic_away_but_stays_alive(loop):
+    loop.programmed.set()
+    health = HealthState(loop)
+    health.draining = True
+    status, body = ask(health.healthz(NOW_S, WALL))
+    assert (status, body["nodeEligible"], body["healthy"]) == (503, False, False)
+    assert health.livez(NOW_S, WALL).status == 200

@@ -1,0 +1,124 @@
+"""Which addresses Services are served on."""
+
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from uproxy.errors import AddressesExhausted
+from uproxy.model.frontend import FrontendKind
+from uproxy.model.names import NamespacedName, Protocol, ServicePortName, Vip
+from uproxy.model.service import Service, ServicePort, ServiceType
+from uproxy.state.addresses import AddressPlan, Claims, ClusterIPAllocator, cluster_frontends, frontends
+
+WEB = NamespacedName("default", "web")
+HTTP = ServicePort("http", Protocol.TCP, 80, 8080, node_port=30080)
+NODE = AddressPlan(ip_network("10.96.0.0/16"), loopback_only=False)
+LAPTOP = AddressPlan(ip_network("127.96.0.0/16"), loopback_only=True)
+
+
+class TestAllocation:
+    def test_the_same_name_gets_the_same_address_in_every_run(self):
+        network = ip_network("10.96.0.0/16")
+        assert ClusterIPAllocator(network).allocate(WEB) == ClusterIPAllocator(network).allocate(WEB)
+        assert ClusterIPAllocator(network).allocate(WEB) == ip_address("10.96.62.203")
+
+    def test_nobody_shares_an_address(self):
+        allocator = ClusterIPAllocator(ip_network("10.96.0.0/24"))
+        given = {allocator.allocate(NamespacedName("default", f"s{n}")) for n in range(254)}
+        assert len(given) == 254
+        assert ip_address("10.96.0.0") not in given
+        assert ip_address("10.96.0.255") not in given
+
+    def test_a_full_network_says_so(self):
+        allocator = ClusterIPAllocator(ip_network("10.96.0.0/30"))
+        for name in "ab":
+            allocator.allocate(NamespacedName("default", name))
+        with pytest.raises(AddressesExhausted, match="10.96.0.0/30"):
+            allocator.allocate(WEB)
+
+    def test_one_address_is_a_network_too(self):
+        assert ClusterIPAllocator(ip_network("10.96.0.7/32")).allocate(WEB) == ip_address("10.96.0.7")
+
+    def test_an_address_that_a_manifest_names_is_not_given_away(self):
+        allocator = ClusterIPAllocator(ip_network("10.96.0.0/16"))
+        mine = allocator.allocate(WEB)
+        assert allocator.reserve(mine) == WEB
+        assert allocator.allocate(WEB) != mine
+
+    def test_a_released_address_is_free_again(self):
+        allocator = ClusterIPAllocator(ip_network("10.96.0.7/32"))
+        allocator.allocate(WEB)
+        allocator.release(WEB)
+        assert allocator.allocate(NamespacedName("default", "other")) == ip_address("10.96.0.7")
+
+
+def served(service: Service, plan: AddressPlan) -> tuple[list[str], list[str]]:
+    allocator = ClusterIPAllocator(plan.service_cidr)
+    cluster = cluster_frontends(service, plan, allocator.allocate)
+    found, notes = frontends(service, service.ports[0], cluster, plan)
+    return [f"{frontend.kind} {frontend.vip} v{frontend.family}" for frontend in found], notes
+
+
+def test_every_kind_of_address_is_served():
+    service = Service(
+        WEB,
+        (HTTP,),
+        ServiceType.LOAD_BALANCER,
+        cluster_ips=(ip_address("10.96.0.1"), ip_address("fd00:10:96::1")),
+        external_ips=(ip_address("203.0.113.1"),),
+        load_balancer_ips=(ip_address("203.0.113.2"),),
+    )
+    assert served(service, NODE) == (
+        [
+            "ClusterIP 10.96.0.1:80/TCP v4",
+            "ClusterIP [fd00:10:96::1]:80/TCP v6",
+            "ExternalIP 203.0.113.1:80/TCP v4",
+            "LoadBalancer 203.0.113.2:80/TCP v4",
+            "NodePort 0.0.0.0:30080/TCP v4",
+            "NodePort [::]:30080/TCP v6",
+        ],
+        [],
+    )
+
+
+def test_without_root_addresses_get_a_stand_in_or_a_note():
+    service = Service(
+        WEB, (HTTP,), cluster_ips=(ip_address("10.96.0.1"),), external_ips=(ip_address("203.0.113.1"),)
+    )
+    addresses, notes = served(service, LAPTOP)
+    assert addresses == ["ClusterIP 127.96.62.203:80/TCP v4"]
+    assert notes == ["ExternalIP 203.0.113.1 is not served: without root only loopback addresses can be"]
+
+
+def test_a_stand_in_for_an_ipv6_address_leads_to_ipv6_endpoints():
+    service = Service(WEB, (HTTP,), cluster_ips=(ip_address("fd00:10:96::1"),))
+    assert served(service, LAPTOP)[0] == ["ClusterIP 127.96.62.203:80/TCP v6"]
+
+
+def test_loopback_addresses_in_a_manifest_are_kept_without_root():
+    service = Service(WEB, (HTTP,), cluster_ips=(ip_address("127.0.0.10"),))
+    assert served(service, LAPTOP)[0] == ["ClusterIP 127.0.0.10:80/TCP v4"]
+
+
+def test_a_cluster_ip_service_has_no_node_port():
+    assert [kind for kind in served(Service(WEB, (HTTP,)), NODE)[0] if FrontendKind.NODE_PORT in kind] == []
+
+
+class TestClaims:
+    vip = Vip(ip_address("10.96.0.1"), 80, Protocol.TCP)
+    first = ServicePortName("default", "a", "", Protocol.TCP)
+    second = ServicePortName("default", "b", "", Protocol.TCP)
+
+    def test_the_first_keeps_it(self):
+        claims = Claims()
+        assert claims.claim(self.vip, self.first) is None
+        assert claims.claim(self.vip, self.second) == self.first
+        assert claims.claim(self.vip, self.first) is None
+
+    def test_who_lost_is_told_when_it_comes_free(self):
+        claims = Claims()
+        claims.claim(self.vip, self.first)
+        claims.claim(self.vip, self.second)
+        assert claims.release(self.vip, self.second) == set()
+        assert claims.release(self.vip, self.first) == {self.second.service}
+        assert claims.claim(self.vip, self.second) is None
