@@ -107,18 +107,18 @@ def _stage(contender: Contender) -> Iterator[Stage]:
             host.sysctl("net.ipv4.tcp_tw_reuse", 1)
         lab.node.sysctl("net.netfilter.nf_conntrack_tcp_timeout_time_wait", 1)
         with contender.up(lab) as address:
-            stage = Stage(contender.name, lab.client, address, lab.node.pids(), server_pid)
-            place(stage.proxy_pids, server_pid)
-            _warm_up(stage)
-            yield stage
+            _warm_up(contender.name, lab.client, address)
+            # Only now: a program that is still starting is not yet in its namespace.
+            proxy_pids = lab.node.pids()
+            place(proxy_pids, server_pid)
+            yield Stage(contender.name, lab.client, address, proxy_pids, server_pid)
 
 
-def _warm_up(stage: Stage) -> None:
-    address = stage.address
+def _warm_up(name: str, client: Host, address: Address) -> None:
     for port in (address.port, address.port + 1):
-        taken = partial(accepts, stage.client, address.ip, port)
-        wait_until(taken, f"{stage.name}: a connection to {address.ip}:{port}")
-    load.run(stage.client, address.ip, address.port, WARM_UP, WARM_UP_S)
+        taken = partial(accepts, client, address.ip, port)
+        wait_until(taken, f"{name}: a connection to {address.ip}:{port}")
+    load.run(client, address.ip, address.port, WARM_UP, WARM_UP_S)
 
 
 def _measure_all(stages: Sequence[Stage], rounds: int, seconds: float) -> Collected:

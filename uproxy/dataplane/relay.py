@@ -275,12 +275,13 @@ class Direction:
 
     def _finish(self) -> None:
         self.eof = True
-        try:
-            self.sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._sink_failed()
-        else:
-            self.pair.end_of(self)
+        if not self.reverse.eof:  # else closing the pair ends both ways at once
+            try:
+                self.sink.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._sink_failed()
+                return
+        self.pair.end_of(self)
 
     def _sink_failed(self) -> None:
         """The sink takes no more: pass on what it said before it was reset, then the reset."""

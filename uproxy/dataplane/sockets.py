@@ -15,17 +15,15 @@ from uproxy.model.names import Family, IPAddress
 BACKLOG = 4096
 
 KEEPALIVE_IDLE_S = 60
-KEEPALIVE_INTERVAL_S = 15
-KEEPALIVE_PROBES = 4
-"""A peer that vanished is noticed after two minutes, well within any idle timeout."""
+"""How long a connection may be silent before its peer is asked whether it is still there."""
 
-RECEIVE_WINDOW_BYTES = 512 * 1024
+RECEIVE_WINDOW_BYTES = 1024 * 1024
 """Most that a sender may have on its way to us unread: the larger part of what a stopped
-reader can make the kernel hold. 512 KiB carry 20 Gb/s at a round trip of 0.2 ms."""
+reader can make the kernel hold. 1 MiB carries 40 Gb/s at a round trip of 0.2 ms."""
 
-UNSENT_BYTES = 128 * 1024
+UNSENT_BYTES = 512 * 1024
 """Most that we leave with the kernel beyond what the peer's window takes (tcp(7),
-TCP_NOTSENT_LOWAT)."""
+TCP_NOTSENT_LOWAT). Less costs CPU in bulk: 128 KiB a quarter more, measured."""
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _DATAGRAM = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -76,8 +74,6 @@ def _set_stream_options(stream: socket.socket) -> None:
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, RECEIVE_WINDOW_BYTES)
 

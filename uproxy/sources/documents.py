@@ -21,8 +21,8 @@ from uproxy.sources.yaml_values import load_yaml
 
 _SEPARATOR = re.compile(r"\n---(?=\s|\Z)")
 _PLAIN = re.compile(r"---\n\w")
-"""How nearly every document begins, which then needs no closer look; worth half of `split`."""
-_SPACE = re.compile(r"\s*")
+"""How nearly every document begins, which then needs no closer look."""
+_NOT_SPACE = re.compile(r"\S")
 _BYTE = re.compile(r" \(byte (\d+)\)")
 
 
@@ -96,14 +96,10 @@ def _json_values(text: str) -> Iterator[str]:
             _, end = json.JSONDecoder().raw_decode(text, start)
         except (ValueError, RecursionError):
             end = len(text)
-        end = _end_of(_SPACE, text, end)
+        after = _NOT_SPACE.search(text, end)
+        end = after.start() if after else len(text)
         yield text[start:end]
         start = end
-
-
-def _end_of(pattern: re.Pattern[str], text: str, start: int) -> int:
-    match = pattern.match(text, start)
-    return match.end() if match else start
 
 
 def _is_json(text: str) -> bool:
@@ -157,9 +153,9 @@ def _json_misprint(text: str, message: str) -> Misprint:
 
 def _flattened(value: object) -> list[object]:
     """Items of typed lists (`ServiceList`) come without a kind of their own; it is the list's."""
-    if not (isinstance(value, dict) and str(value.get("kind")).endswith("List")):
+    if not (isinstance(value, dict) and "items" in value and str(value.get("kind")).endswith("List")):
         return [value]
-    items = value.get("items") or []
+    items = value["items"] or []
     if not isinstance(items, list):
         return [value]
     kind = str(value["kind"]).removesuffix("List")

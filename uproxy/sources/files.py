@@ -16,11 +16,13 @@ from uproxy.model.events import Delete, Event, Faulted, KubernetesObject, Synced
 from uproxy.model.faults import Fault
 from uproxy.sources.catalog import Catalog, ObjectId, merged
 from uproxy.sources.manifest import Manifest, Reader
-from uproxy.sources.places import STDIN, directories, listed, unreadable
+from uproxy.sources.places import STDIN, directories, files_at, identity, is_missing, unreadable
 from uproxy.sources.watcher import Watcher
 
 NAME = "files"
 _MOST_LOOKS = 10
+_RETRY_S = 5.0
+"""What is out of reach for now (no descriptors left, a network disk) makes no event when it is back."""
 
 _Version = tuple[int, ...]
 
@@ -35,7 +37,9 @@ class FileSource:
     def __init__(self, paths: Sequence[str], emit: Callable[[Event], None]) -> None:
         self._paths = tuple(paths)
         self._emit = emit
+        self._listings: dict[str, list[str]] = {}
         self._files: dict[str, _File] = {}
+        self._retry = False
         self._catalog = Catalog()
         self._sent: dict[ObjectId, KubernetesObject] = {}
 
@@ -64,7 +68,7 @@ class FileSource:
             self._send(await asyncio.to_thread(self._watch_and_look, watcher), first=True)
             self._emit(Synced(NAME))
             while True:
-                await watcher.changed()
+                await watcher.changed(_RETRY_S if self._retry else None)
                 self._send(await asyncio.to_thread(self._watch_and_look, watcher), first=False)
 
     def _send(self, catalog: Catalog, first: bool) -> None:
@@ -91,20 +95,34 @@ class FileSource:
                 break
         return self._look(watcher.unfinished, faults)
 
-    def _look(self, unfinished: frozenset[Path], also: tuple[Fault, ...] = ()) -> Catalog:
-        listing = listed(self._paths)
-        faults = [*also, *listing.faults]
+    def _look(self, unfinished: frozenset[Path], watch_faults: tuple[Fault, ...] = ()) -> Catalog:
+        self._retry = bool(watch_faults)
+        faults = list(watch_faults)
         files: dict[str, _File] = {}
         manifests: list[Manifest] = []
-        for name in listing.files:
+        for name in self._names(faults):
             files[name] = self._files.get(name) or _File(name)
             try:
                 manifests.append(files[name].read(unfinished))
+                self._retry |= files[name].out_of_reach
             except FileNotFoundError as error:
                 faults.append(unreadable(name, error))
         self._files = files
         catalog = merged(manifests, self._catalog.entries)
         return Catalog(catalog.entries, (*faults, *catalog.faults), catalog.skipped)
+
+    def _names(self, faults: list[Fault]) -> list[str]:
+        """Every file once. A directory that is out of reach keeps the files that it had."""
+        for path in self._paths:
+            try:
+                self._listings[path] = files_at(path)
+            except OSError as error:
+                faults.append(unreadable(path, error))
+                self._retry |= not is_missing(error)
+                if is_missing(error):
+                    self._listings[path] = []
+        names = [name for path in self._paths for name in self._listings.get(path, [])]
+        return list({identity(name): name for name in reversed(names)}.values())[::-1]
 
 
 class _File:
@@ -115,12 +133,15 @@ class _File:
         self._reader = Reader(name)
         self._version: _Version | None = None
         self._manifest = Manifest(name, ())
+        self.out_of_reach = False
+        """Whether the last `read` failed in a way that may pass by itself."""
 
     def read(self, unfinished: frozenset[Path]) -> Manifest:
         """What the file says now, or said before if it is being written.
 
         Raises FileNotFoundError; every other trouble is the manifest's fault.
         """
+        self.out_of_reach = False
         try:
             version = _version(self._name)
             if version != self._version and not (self._version and _is_in(self._name, unfinished)):
@@ -133,6 +154,7 @@ class _File:
             fault = Fault(self._name, 0, "", None, "", f"is not UTF-8 text (byte {error.start})")
         except OSError as error:
             fault = unreadable(self._name, error)
+            self.out_of_reach = True
         self._version = None
         return Manifest(self._name, (), fault)
 

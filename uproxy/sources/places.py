@@ -6,9 +6,8 @@ Owns directory listings and symbolic links. Reads no manifest.
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from uproxy.model.faults import Fault
 
@@ -18,49 +17,40 @@ _MOST_LINKS = 40
 """As the kernel follows at most (path_resolution(7))."""
 
 
-class Listing(NamedTuple):
-    """The files that the given paths mean now, in order, each once; `-` is standard input."""
+def files_at(path: str) -> list[str]:
+    """The manifests that a path means now: itself, or those directly in a directory, by name.
 
-    files: tuple[str, ...]
-    faults: tuple[Fault, ...]
-
-
-def listed(paths: Sequence[str]) -> Listing:
-    """Look at every path. Directories stand for the manifests directly in them, by name."""
-    files: dict[str, str] = {}
-    faults: list[Fault] = []
-    for path in paths:
-        try:
-            for file in _files(path):
-                files.setdefault(file if file == STDIN else os.path.abspath(file), file)  # noqa: PTH100
-        except OSError as error:
-            faults.append(unreadable(path, error))
-    return Listing(tuple(files.values()), tuple(faults))
-
-
-def unreadable(path: str, error: OSError) -> Fault:
-    """The fault of a path that cannot be used."""
-    if error.errno == errno.ENOENT:
-        return Fault(path, 0, "", None, "", "no such file or directory")
-    return Fault(path, 0, "", None, "", f"cannot be read: {error.strerror}")
-
-
-def _files(path: str) -> list[str]:
+    Raises OSError.
+    """
     if path == STDIN:
         return [STDIN]
     if not stat.S_ISDIR(Path(path).stat().st_mode):
         return [path]
-    return [str(entry) for entry in _manifests(Path(path))]
+    return [str(file) for file in _manifests(Path(path))]
 
 
 def _manifests(directory: Path) -> list[Path]:
-    with os.scandir(directory) as entries:
-        names = [
-            entry.name
-            for entry in entries
-            if entry.name.endswith(_SUFFIXES) and not entry.name.startswith(".") and not entry.is_dir()
-        ]
-    return [directory / name for name in sorted(names)]
+    """Files whose name says so; hidden ones are left out, as kubectl does."""
+    names = [entry.name for entry in directory.iterdir()]
+    wanted = [name for name in names if name.endswith(_SUFFIXES) and not name.startswith(".")]
+    files = (directory / name for name in sorted(wanted))
+    return [file for file in files if not file.is_dir()]
+
+
+def identity(file: str) -> str:
+    """Equal for two ways to write one path. Symbolic links are names of their own."""
+    return file if file == STDIN else os.path.abspath(file)  # noqa: PTH100 - resolve() follows links
+
+
+def is_missing(error: OSError) -> bool:
+    """Whether a path is not there, as opposed to out of reach for now."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR)
+
+
+def unreadable(path: str, error: OSError) -> Fault:
+    """The fault of a path that cannot be used."""
+    reason = "no such file or directory" if is_missing(error) else f"cannot be read: {error.strerror}"
+    return Fault(path, 0, "", None, "", reason)
 
 
 def directories(paths: Sequence[str]) -> dict[Path, bool]:
@@ -104,12 +94,13 @@ def _way(path: Path) -> Iterator[tuple[Path, bool]]:
         try:
             target = (here / name).readlink()
         except OSError as error:
-            is_missing = error.errno != errno.EINVAL  # EINVAL: it is there, and no link
-            yield here, is_missing or not parts
-            if is_missing:
+            is_there = error.errno == errno.EINVAL  # and no link
+            yield here, not is_there or not parts
+            if not is_there:
                 return
             here /= name
             continue
+        yield here, True
         links += 1
         if links > _MOST_LINKS:
             return
@@ -118,5 +109,5 @@ def _way(path: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def _reversed_parts(path: Path) -> list[str]:
-    parts: Iterable[str] = path.parts[1:] if path.is_absolute() else path.parts
-    return list(parts)[::-1]
+    parts = path.parts[1:] if path.is_absolute() else path.parts
+    return list(reversed(parts))

@@ -81,20 +81,27 @@ class Watcher:
                     continue  # the directory is gone, and the kernel has dropped the watch
         self._watches = watches
 
-    async def changed(self) -> None:
-        """Wait until something has happened, and then nothing more for a moment."""
+    async def changed(self, at_most_s: float | None) -> None:
+        """Wait until something has happened, and then nothing more for a moment.
+
+        Returns early when a writer has run out of patience, or after `at_most_s`.
+        """
         now = asyncio.get_running_loop().time
+        deadlines = [*self._writing.values(), *([now() + at_most_s] if at_most_s else [])]
         try:
-            async with asyncio.timeout_at(min(self._writing.values(), default=None)):
+            async with asyncio.timeout_at(min(deadlines, default=None)):
                 self._note(await self._inotify.get(), now())
         except TimeoutError:
             self._writing = {path: until for path, until in self._writing.items() if until > now()}
-            return
+        else:
+            await self._settled()
+
+    async def _settled(self) -> None:
         for _ in range(_MOST_ROUNDS):
             await asyncio.sleep(_QUIET_S)
             events = list(self._inotify)
             for event in events:
-                self._note(event, now())
+                self._note(event, asyncio.get_running_loop().time())
             if not events:
                 return
 

@@ -5,7 +5,7 @@ towards what an API server makes of the same text: timestamps stay text, keys ar
 key that is given twice is an error.
 
 It is written on events because PyYAML's own composer, in C, recurses without limit, and a
-file of dashes would end the process; and because it takes half as long as safe_load.
+file of dashes would end the process; and because it takes half as long as CSafeLoader.
 """
 
 from collections.abc import Callable

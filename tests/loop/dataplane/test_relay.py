@@ -6,6 +6,7 @@ import socket
 import struct
 
 import pytest
+from uproxy.dataplane.pipes import PIPE_BYTES
 from uproxy.model.closing import CloseReason
 
 from tests.exchange import Ending, Script, Server, random_script, run_client
@@ -163,7 +164,7 @@ async def test_a_stopped_reader_stops_the_sender_within_bounds(rig):
     up = connection.joined.up
     assert up.blocked
     assert len(up._unsent) <= 64 * 1024
-    assert up._in_pipe <= 256 * 1024
+    assert up._in_pipe <= PIPE_BYTES
     client.close()
     server.close()
 

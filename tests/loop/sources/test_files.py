@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def replace(path: Path, text: str) -> None:
     new = path.with_name(".new")
     new.write_text(text)
     new.rename(path)
+
+
+@contextlib.contextmanager
+def no_free_descriptor():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as taken:
+        lowest_free = taken.enter_context(Path("/dev/null").open()).fileno()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture
@@ -269,6 +282,11 @@ def test_watches_that_are_no_longer_needed_are_given_back(tmp_path):
         assert fdinfo.count("inotify wd:") == 1
 
 
+async def test_a_watcher_looks_again_by_itself_when_asked_to():
+    with Watcher() as watcher:
+        await watcher.changed(at_most_s=0.001)
+
+
 class TestLoad:
     def load(self, *paths: Path | str) -> tuple[FileSource, list[str]]:
         source = FileSource([str(path) for path in paths], lambda event: pytest.fail(f"emitted {event}"))
@@ -305,7 +323,7 @@ class TestLoad:
 
         assert faults == [
             f"{tmp_path}/nowhere: no such file or directory",
-            f"{file}/beneath: cannot be read: Not a directory",
+            f"{file}/beneath: no such file or directory",
             f"{tmp_path}/g.yaml, document 1: Service default/a: is defined twice; "
             f"the one in {file}, document 1, is used",
             f"{tmp_path}/g.yaml, document 2: Service default/c: spec.ports[0].port: "
@@ -333,6 +351,27 @@ class TestLoad:
 
         assert not faults
         assert self.names(source) == ["a"]
+
+    def test_a_link_to_itself_is_a_fault_and_harms_no_other_file(self, tmp_path, file):
+        (file.parent / "g.yaml").symlink_to("g.yaml")
+
+        source, faults = self.load(file.parent)
+
+        assert faults == [f"{file.parent}/g.yaml: cannot be read: Too many levels of symbolic links"]
+        assert self.names(source) == ["a", "b"]
+
+    @pytest.mark.parametrize("given", ["file", "directory"])
+    def test_what_was_there_stays_while_no_descriptor_is_free(self, file, given):
+        path = file if given == "file" else file.parent
+        source, _ = self.load(path)
+        file.write_text(services(a=1, b=1, c=3))
+        with no_free_descriptor():
+            (fault, *_) = source.load()
+
+        assert str(fault) == f"{path}: cannot be read: Too many open files"
+        assert self.names(source) == ["a", "b"]
+        assert source.load() == ()
+        assert self.names(source) == ["a", "b", "c"]
 
     def test_a_link_that_leads_nowhere_is_a_fault(self, tmp_path):
         (tmp_path / "f.yaml").symlink_to("nowhere")

@@ -1,0 +1,141 @@
+"""What clients do: ask who answers, one at a time, many, or all the time."""
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+from tests.netns.e2e.servers import WHO
+from tests.proxy_process import PATIENCE_S, Address, connected, nonblocking
+from uproxy.testing.lab import Host
+
+_AT_ONCE = 20
+_WORKERS = 4
+REFUSED_WITHIN_S = 1.0
+LARGEST = 65_507
+
+
+async def ask(host: Host, address: Address) -> str:
+    """Connect, and return the name of the pod that answers. OSError when none does."""
+    async with connected(host, address) as (reader, _):
+        return await name_from(reader)
+
+
+async def name_from(reader: asyncio.StreamReader) -> str:
+    """The name that a pod sends first."""
+    line = await asyncio.wait_for(reader.readline(), PATIENCE_S)
+    if not line.endswith(b"\n"):
+        raise ConnectionError("closed before anybody answered")
+    return line.decode().strip()
+
+
+async def ask_often(host: Host, address: Address, count: int) -> Counter[str]:
+    """Ask `count` times, several at once; how often each pod answered."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one() -> str:
+        async with gate:
+            return await ask(host, address)
+
+    return Counter(await asyncio.gather(*(one() for _ in range(count))))
+
+
+async def echoes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes = b"x") -> bool:
+    """Whether an open connection still brings back what is sent."""
+    writer.write(data)
+    return await asyncio.wait_for(reader.readexactly(len(data)), PATIENCE_S) == data
+
+
+async def is_refused(host: Host, address: Address) -> bool:
+    """Whether a connection is refused, within a second."""
+    with nonblocking(host, address, socket.SOCK_STREAM) as stream:
+        try:
+            async with asyncio.timeout(REFUSED_WITHIN_S):
+                await asyncio.get_running_loop().sock_connect(stream, address)
+        except ConnectionRefusedError:
+            return True
+    return False
+
+
+@contextmanager
+def datagrams(host: Host, address: Address) -> Iterator[socket.socket]:
+    """A datagram socket connected to `address`: it takes answers from nowhere else."""
+    with nonblocking(host, address, socket.SOCK_DGRAM) as sock:
+        sock.connect(address)
+        yield sock
+
+
+async def answer(sock: socket.socket, question: bytes = WHO) -> bytes:
+    """Send a datagram; returns the answer. OSError when it is refused."""
+    sock.send(question)
+    return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, LARGEST + 1), PATIENCE_S)
+
+
+async def datagram_is_refused(host: Host, address: Address) -> bool:
+    """Whether a datagram meets "port unreachable", within a second."""
+    with datagrams(host, address) as sock:
+        try:
+            async with asyncio.timeout(REFUSED_WITHIN_S):
+                await answer(sock)
+        except ConnectionRefusedError:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one connection went: who answered, or the error."""
+
+    begun_s: float
+    pod: str | None
+    error: Exception | None
+
+
+@dataclass
+class Load:
+    """Clients that connect, ask and close without a pause, from `async with` to its end."""
+
+    host: Host
+    address: Address
+    outcomes: list[Outcome] = field(default_factory=list)
+    _workers: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._workers = [loop.create_task(self._work()) for _ in range(_WORKERS)]
+        await self.answered_since(monotonic(), 20)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while True:
+            begun_s = monotonic()
+            try:
+                self.outcomes.append(Outcome(begun_s, await ask(self.host, self.address), None))
+            except (OSError, TimeoutError) as error:
+                self.outcomes.append(Outcome(begun_s, None, error))
+
+    def since(self, moment_s: float) -> list[Outcome]:
+        """The connections begun after a moment that are over."""
+        return [outcome for outcome in self.outcomes if outcome.begun_s > moment_s]
+
+    def errors_since(self, moment_s: float = 0.0) -> list[Exception]:
+        return [outcome.error for outcome in self.since(moment_s) if outcome.error is not None]
+
+    async def answered_since(self, moment_s: float, count: int) -> Counter[str | None]:
+        """Wait until `count` connections begun after a moment are over; who answered them."""
+        async with asyncio.timeout(PATIENCE_S):
+            while len(outcomes := self.since(moment_s)) < count:
+                await asyncio.sleep(0.01)
+        return Counter(outcome.pod for outcome in outcomes)

@@ -1,0 +1,120 @@
+"""A lab with pods that answer, one Service in front of them, and a proxy on the node."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.manifests import Manifest, endpoint_slice, replace_file, service, text_of
+from tests.netns.e2e.servers import TCP_PORT, UDP_PORT, Greeter
+from tests.proxy_process import CHECKOUT, UPROXY, Address, ProxyProcess
+from uproxy.testing.lab import Host, Lab
+
+CLUSTER_IPS = ("172.30.0.1", "fd00:172:30::1")
+WEB = tuple((ip, 80) for ip in CLUSTER_IPS)
+DNS = tuple((ip, 53) for ip in CLUSTER_IPS)
+"""The Service's VIPs, for TCP and for UDP: IPv4 first, then IPv6."""
+
+_SERVICE_PORTS: tuple[Manifest, ...] = (
+    {"name": "web", "port": 80, "protocol": "TCP"},
+    {"name": "dns", "port": 53, "protocol": "UDP"},
+)
+_SLICE_PORTS: tuple[Manifest, ...] = (
+    {"name": "web", "port": TCP_PORT, "protocol": "TCP"},
+    {"name": "dns", "port": UDP_PORT, "protocol": "UDP"},
+)
+# Anything that uproxy may program, as the kernel's own tools print it.
+_KERNEL_STATE = (
+    "nft --stateless list ruleset",
+    "iptables-save",
+    "ip6tables-save",
+    "ipset save",
+    "ip -4 route show table local",
+    "ip -6 route show table local",
+)
+_NOISE = re.compile(r"^#.*\n|\[\d+:\d+\]", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """How the proxy under test captures traffic."""
+
+    name: str
+    flags: tuple[str, ...]
+
+    @property
+    def redirects(self) -> bool:
+        return self is not BIND
+
+
+BIND = Capture("bind", ("--capture", "bind"))
+REDIRECT_NFT = Capture("redirect-nft", ("--capture", "redirect", "--redirect-mechanism", "nft"))
+REDIRECT_IPTABLES = Capture("redirect-iptables", ("--capture", "redirect", "--redirect-mechanism", "iptables"))
+CAPTURES = (BIND, REDIRECT_NFT, REDIRECT_IPTABLES)
+
+
+def web(pods: Sequence[Greeter], name: str = "web", **spec: Any) -> list[Manifest]:
+    """The dual-stack Service `web`, of type ClusterIP unless `spec` says otherwise, and its slices."""
+    ips = spec.pop("clusterIPs", CLUSTER_IPS)
+    return [
+        service(name, spec.pop("ports", _SERVICE_PORTS), clusterIPs=list(ips), **spec),
+        endpoint_slice(name, [pod.host.ip4 for pod in pods], _SLICE_PORTS, "IPv4"),
+        endpoint_slice(name, [pod.host.ip6 for pod in pods], _SLICE_PORTS, "IPv6"),
+    ]
+
+
+def node_ports(tcp: int, udp: int) -> list[Manifest]:
+    """The ports of `web`, with NodePorts."""
+    return [dict(port, nodePort=number) for port, number in zip(_SERVICE_PORTS, (tcp, udp), strict=True)]
+
+
+class Stage:
+    """Where one test plays."""
+
+    def __init__(self, lab: Lab, capture: Capture, folder: Path) -> None:
+        self.lab = lab
+        self.client = lab.client
+        self.node = lab.node
+        self.capture = capture
+        self.folder = folder
+        self.pods = tuple(Greeter(f"pod{number}", host) for number, host in enumerate(lab.pods, 1))
+        self._runs = 0
+
+    @property
+    def callers(self) -> tuple[Host, Host]:
+        """Where clients are: another machine, and the node itself."""
+        return self.client, self.node
+
+    @property
+    def manifest(self) -> Path:
+        """The file that the proxy reads."""
+        return self.folder / "manifests.yaml"
+
+    def write(self, objects: Iterable[Manifest] | str) -> None:
+        """Put objects, or any text, in the place of what the manifest says now."""
+        replace_file(self.manifest, objects if isinstance(objects, str) else text_of(objects))
+
+    def proxy(self, objects: Iterable[Manifest], *flags: str, **process: Any) -> ProxyProcess:
+        """A proxy for these objects, on the node."""
+        self.write(objects)
+        self._runs += 1
+        log = self.folder / f"uproxy-{self._runs}.log"
+        arguments = ("-f", str(self.manifest), *self.capture.flags, *flags)
+        return ProxyProcess(self.node, *arguments, log=log, **process)
+
+    def cleanup(self) -> str:
+        """Run `uproxy cleanup` on the node; what it prints. CommandFailed when it does not exit 0."""
+        argv = ("env", f"PYTHONPATH={CHECKOUT}", *UPROXY, "cleanup")
+        return self.node.run(*argv).stdout
+
+    def kernel_state(self) -> str:
+        """All rules, sets and local routes of the node, without counters and times."""
+        printed = "".join(self.node.run(*command.split()).stdout for command in _KERNEL_STATE)
+        return _NOISE.sub("", printed)
+
+
+def addresses(address: Address) -> str:
+    """An address as `/services` has it."""
+    ip, port = address
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
