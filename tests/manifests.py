@@ -10,10 +10,17 @@ Manifest = dict[str, Any]
 
 def service(name: str, ports: Sequence[Manifest], **spec: Any) -> Manifest:
     """A Service (v1) in namespace `default`; `spec` is whatever else its spec has."""
-    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": list(ports), **spec}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"ports": list(ports), **spec},
+    }
 
 
-def endpoint_slice(service_name: str, addresses: Iterable[str], ports: Sequence[Manifest], kind: str) -> Manifest:
+def endpoint_slice(
+    service_name: str, addresses: Iterable[str], ports: Sequence[Manifest], kind: str
+) -> Manifest:
     """An EndpointSlice of ready endpoints; `kind` is its addressType."""
     return {
         "apiVersion": "discovery.k8s.io/v1",

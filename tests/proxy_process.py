@@ -18,8 +18,9 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-import uproxy
 from prometheus_client.parser import text_string_to_metric_families
+
+import uproxy
 
 PATIENCE_S = 20.0
 UPROXY = (sys.executable, "-m", "uproxy")
@@ -43,9 +44,7 @@ class ThisMachine:
     def exec(self, *argv: str, **popen: Any) -> subprocess.Popen[Any]:
         return subprocess.Popen(argv, **popen)
 
-    def socket(
-        self, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM
-    ) -> socket.socket:
+    def socket(self, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM) -> socket.socket:
         return socket.socket(family, type)
 
 
@@ -77,7 +76,11 @@ def nonblocking(place: Place, address: Address, kind: int) -> socket.socket:
 
 
 async def eventually(
-    condition: Callable[[], Awaitable[object]], what: str, *, within_s: float = PATIENCE_S, every_s: float = 0.02
+    condition: Callable[[], Awaitable[object]],
+    what: str,
+    *,
+    within_s: float = PATIENCE_S,
+    every_s: float = 0.02,
 ) -> None:
     """Ask for a condition until it holds, and fail when it does not come."""
     deadline_s = monotonic() + within_s

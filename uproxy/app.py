@@ -4,6 +4,7 @@ The only module that introduces sources, data plane and steering to each other.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Mapping
@@ -50,10 +51,12 @@ log = logging.getLogger("uproxy")
 access = logging.getLogger("uproxy.access")
 
 
-def address_plan(cidr: IPNetwork | None, choice: Choice) -> AddressPlan:
-    """Where Services without a cluster IP get one, under the capture chosen."""
-    default = LOOPBACK_SERVICE_CIDR if choice.capture is Capture.BIND else SERVICE_CIDR
-    return AddressPlan(cidr or ip_network(default), loopback_only=choice.mechanism is Mechanism.LOOPBACK)
+def address_plan(cidr: IPNetwork | None, choice: Choice, first_port: int) -> AddressPlan:
+    """Where and on which ports Services are served, under the capture chosen."""
+    binds = choice.capture is Capture.BIND
+    network = cidr or ip_network(LOOPBACK_SERVICE_CIDR if binds else SERVICE_CIDR)
+    loopback_only = choice.mechanism is Mechanism.LOOPBACK
+    return AddressPlan(network, loopback_only, first_port if binds else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +132,14 @@ class HostLookups:
 class Proxy:
     """One running proxy."""
 
-    def __init__(self, settings: Settings, choice: Choice, manifests: Manifests, emit: Emit) -> None:
+    def __init__(
+        self, settings: Settings, choice: Choice, plan: AddressPlan, manifests: Manifests, emit: Emit
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.settings = settings
         self.choice = choice
-        self.store = Store(address_plan(settings.service_cidr, choice))
+        self.plan = plan
+        self.store = Store(plan)
         self.stop = asyncio.Event()
         """Set it to end `run` in good order."""
         self._manifests = manifests
@@ -207,9 +213,19 @@ class Proxy:
             sum(1 for desired in ports if not any(desired.usable.values())),
             skipped,
         )
+        if any(desired.port < self.plan.first_port for desired in ports):
+            log.info(
+                "ports below %d need root or the sysctl net.ipv4.ip_unprivileged_port_start: "
+                "80 is served as %d, and so on",
+                self.plan.first_port,
+                self.plan.port(80),
+            )
         for desired in ports:
             for note in desired.notes:
                 log.warning("%s: %s", desired.name, note)
+        # What the first list made stays: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
 
     async def _drain(self) -> None:
         """Stop accepting, and let open connections end; a second signal cuts them short."""

@@ -80,15 +80,17 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 async def _serve(settings: Settings) -> int:
-    from uproxy.app import Emit, Proxy, load_manifests
+    from uproxy.app import Emit, Proxy, address_plan, load_manifests
     from uproxy.kit.logs import set_up_logging
     from uproxy.steering.probe import choose, probe
 
     set_up_logging(settings.log_format)
     emit = Emit()
     manifests = load_manifests(settings, emit)
-    choice = choose(settings.capture, await probe(), settings.redirect_mechanism)
-    await Proxy(settings, choice, manifests, emit).run()
+    found = await probe()
+    choice = choose(settings.capture, found, settings.redirect_mechanism)
+    plan = address_plan(settings.service_cidr, choice, found.first_port)
+    await Proxy(settings, choice, plan, manifests, emit).run()
     return 0
 
 
@@ -107,7 +109,7 @@ async def _check_all(settings: Settings) -> int:
     choice = choose(settings.capture, found, settings.redirect_mechanism)
     print(f"capture: {choice.capture} by {choice.mechanism}: {choice.reason}")
     manifests = load_manifests(settings, Emit())
-    store = Store(address_plan(settings.service_cidr, choice))
+    store = Store(address_plan(settings.service_cidr, choice, found.first_port))
     store.apply(Upsert(known) for known in manifests.files.objects)
     notes = [f"{port.name}: {note}" for port in store.desired.values() for note in port.notes]
     for note in notes:

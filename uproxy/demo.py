@@ -11,7 +11,7 @@ from collections import Counter
 from ipaddress import ip_network
 from pathlib import Path
 
-from uproxy.app import Emit, Proxy, load_manifests
+from uproxy.app import Emit, Proxy, address_plan, load_manifests
 from uproxy.errors import UproxyError
 from uproxy.kit.logs import set_up_logging
 from uproxy.model.names import address_text
@@ -76,7 +76,8 @@ async def _proxied(manifest: Path, backends: list[Backend], *, once: bool) -> in
     emit = Emit()
     settings = _settings(manifest)
     choice = Choice(Capture.BIND, Mechanism.LOOPBACK, "the demo needs no root")
-    proxy = Proxy(settings, choice, load_manifests(settings, emit), emit)
+    plan = address_plan(settings.service_cidr, choice, first_port=0)
+    proxy = Proxy(settings, choice, plan, load_manifests(settings, emit), emit)
     running = asyncio.ensure_future(proxy.run())
     ready = asyncio.ensure_future(proxy.reconcile.programmed.wait())
     await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)

@@ -98,7 +98,7 @@ class HttpServers:
     async def serve(self, what: str, handlers: Mapping[str, Handler], address: Address) -> Address:
         """Serve on `address`; returns where that is when the port was 0.
 
-        Raises UproxyError when it cannot be bound; `what` is served says the message.
+        Raises UproxyError when it cannot be bound, which says `what` cannot be served.
         """
         app = web.Application()
         app.on_response_prepare.append(_forbid_sniffing)
@@ -134,6 +134,6 @@ async def start_http(pages: Pages, metrics: tuple[str, int], health: tuple[str, 
             servers.metrics_address = await servers.serve("metrics", at_metrics, Address(*metrics))
             servers.health_address = await servers.serve("health", at_health, Address(*health))
     except UproxyError:
-        pass
+        await servers.close()
         raise
     return servers

@@ -70,4 +70,5 @@ class Pod:
     ips: tuple[IPAddress, ...]
     ports: tuple[ContainerPort, ...]
     ready: bool
+    """Its Ready condition: a terminating Pod that still has it serves, but is not ready."""
     terminating: bool = False

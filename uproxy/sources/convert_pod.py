@@ -22,7 +22,7 @@ def pod(root: Cursor, key: NamespacedName) -> tuple[Pod] | None:
     if not ips or status.at("phase").text() in _ENDED:
         return None
     terminating = root.at("metadata", "deletionTimestamp").value is not None
-    return (Pod(key, labels, ips, ports, ready=is_ready and not terminating, terminating=terminating),)
+    return (Pod(key, labels, ips, ports, is_ready, terminating),)
 
 
 def _ips(status: Cursor) -> tuple[IPAddress, ...]:

@@ -57,7 +57,7 @@ def _cluster_ips(spec: Cursor, kind: ServiceType) -> tuple[bool, tuple[IPAddress
         _check_headless(given, kind)
         return True, ()
     addresses = _addresses(given)
-    if len({address.version for address in addresses}) < len(given):
+    if len(given) > len({address.version for address in addresses}) > 0:
         several.fault("may have one IPv4 and one IPv6 address at most")
     return False, addresses
 

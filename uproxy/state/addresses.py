@@ -16,6 +16,7 @@ from uproxy.model.frontend import Frontend, FrontendKind
 from uproxy.model.names import Family, IPAddress, IPNetwork, NamespacedName, ServicePortName, Vip
 from uproxy.model.service import Service, ServicePort, ServiceType
 
+_STAND_IN_PORTS = 8000
 _ANY: dict[Family, IPAddress] = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
 
 
@@ -82,6 +83,12 @@ class AddressPlan:
     service_cidr: IPNetwork
     loopback_only: bool
     """Only loopback addresses can be bound: everything else gets a stand-in or a note."""
+    first_port: int = 0
+    """Lowest port that can be listened on; those below get a stand-in 8000 higher."""
+
+    def port(self, number: int) -> int:
+        """The port on which a Service's port is served: 80 may have to become 8080."""
+        return number if number >= self.first_port else number + _STAND_IN_PORTS
 
 
 def cluster_frontends(
@@ -110,7 +117,8 @@ def frontends(
     service: Service, port: ServicePort, cluster: Iterable[tuple[IPAddress, Family]], plan: AddressPlan
 ) -> tuple[list[Frontend], list[str]]:
     """Every frontend of one Service port, and notes on addresses that are not served."""
-    found = [_frontend(ip, port, FrontendKind.CLUSTER_IP, family) for ip, family in cluster]
+    number = plan.port(port.port)
+    found = [_frontend(ip, port, FrontendKind.CLUSTER_IP, family, number) for ip, family in cluster]
     notes = []
     external = [(ip, FrontendKind.EXTERNAL_IP) for ip in service.external_ips]
     external += [(ip, FrontendKind.LOAD_BALANCER) for ip in service.load_balancer_ips]
@@ -118,7 +126,7 @@ def frontends(
         if plan.loopback_only and not ip.is_loopback:
             notes.append(f"{kind} {ip} is not served: without root only loopback addresses can be")
         else:
-            found.append(_frontend(ip, port, kind, ip.version))
+            found.append(_frontend(ip, port, kind, ip.version, number))
     if port.node_port is not None and service.type is not ServiceType.CLUSTER_IP:
         found += [
             _frontend(_ANY[family], port, FrontendKind.NODE_PORT, family, port.node_port)
@@ -132,10 +140,8 @@ def _node_port_families(service: Service, found: Iterable[Frontend]) -> list[Fam
     return sorted(set(named or [frontend.family for frontend in found]))
 
 
-def _frontend(
-    ip: IPAddress, port: ServicePort, kind: FrontendKind, family: Family, number: int | None = None
-) -> Frontend:
-    return Frontend(Vip(ip, number or port.port, port.protocol), kind, family)
+def _frontend(ip: IPAddress, port: ServicePort, kind: FrontendKind, family: Family, number: int) -> Frontend:
+    return Frontend(Vip(ip, number, port.protocol), kind, family)
 
 
 class Claims:

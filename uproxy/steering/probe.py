@@ -22,6 +22,7 @@ from uproxy.steering.rules import RedirectPorts, Verdict
 
 OK = "ok"
 
+_CAP_NET_BIND_SERVICE = 1 << 10
 _CAP_NET_ADMIN = 1 << 12
 _PACKAGES = {"nft": "nftables", "iptables-restore": "iptables", "ipset": "ipset", "ip": "iproute2"}
 _PORTS = RedirectPorts(10256, 10257)
@@ -65,6 +66,8 @@ class Probe:
     ip6tables: str
     """Only tells whether `iptables` serves IPv6 too."""
     ip: str
+    first_port: int = 0
+    """The lowest port that may be listened on; 0 when none is barred."""
 
     def lines(self) -> list[str]:
         """One line for each finding, for `uproxy check`."""
@@ -74,6 +77,7 @@ class Probe:
             f"iptables and ipset: {self.iptables}",
             f"ip6tables: {self.ip6tables}",
             f"local routes: {self.ip}",
+            f"ports below 1024: {OK if not self.first_port else f'from {self.first_port} on only'}",
         ]
 
 
@@ -97,6 +101,7 @@ async def probe() -> Probe:
         iptables=iptables_finding,
         ip6tables=ip6tables_finding,
         ip=ip_finding,
+        first_port=_first_port(),
     )
 
 
@@ -106,6 +111,8 @@ def choose(requested: str, probe: Probe, mechanism: str = "auto") -> Choice:
     Raises UproxyError, with every reason in its one line, when `redirect` is asked for and
     cannot be had.
     """
+    if probe.net_admin != OK:
+        return _without_net_admin(requested, probe)
     obstacles = _obstacles(probe, mechanism)
     if requested != Capture.BIND:
         for candidate, obstacle in obstacles.items():
@@ -118,23 +125,39 @@ def choose(requested: str, probe: Probe, mechanism: str = "auto") -> Choice:
     return _choose_bind(probe, prefix)
 
 
+def _without_net_admin(requested: str, probe: Probe) -> Choice:
+    because = f"CAP_NET_ADMIN is {probe.net_admin}"
+    if requested == Capture.REDIRECT:
+        raise UproxyError(f"--capture redirect is not possible here: {because}")
+    return Choice(Capture.BIND, Mechanism.LOOPBACK, f"on loopback only, {because}")
+
+
 def has_net_admin() -> bool:
     """Whether this process may change the network: CAP_NET_ADMIN in its effective set."""
-    return parse_net_admin(Path("/proc/self/status").read_text())
+    return bool(_capabilities() & _CAP_NET_ADMIN)
 
 
-def parse_net_admin(status: str) -> bool:
-    """The same, from the text of /proc/PID/status (proc(5), capabilities(7))."""
+def _first_port() -> int:
+    if _capabilities() & _CAP_NET_BIND_SERVICE:
+        return 0
+    return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+
+
+def _capabilities() -> int:
+    return parse_capabilities(Path("/proc/self/status").read_text())
+
+
+def parse_capabilities(status: str) -> int:
+    """The effective set, from the text of /proc/PID/status (proc(5), capabilities(7))."""
     line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    return bool(int(line.split()[1], 16) & _CAP_NET_ADMIN)
+    return int(line.split()[1], 16)
 
 
 def _obstacles(probe: Probe, mechanism: str) -> dict[Mechanism, str]:
     """The mechanisms that may redirect, best first, each with what stands against it."""
     findings = {Mechanism.NFT: probe.nft, Mechanism.IPTABLES: probe.iptables}
-    needs = "" if probe.net_admin == OK else f"CAP_NET_ADMIN {probe.net_admin}"
     return {
-        candidate: needs or ("" if finding == OK else finding)
+        candidate: "" if finding == OK else finding
         for candidate, finding in findings.items()
         if mechanism in ("auto", candidate)
     }
@@ -148,9 +171,6 @@ def _why_redirect(mechanism: Mechanism, probe: Probe) -> str:
 
 
 def _choose_bind(probe: Probe, prefix: str) -> Choice:
-    if probe.net_admin != OK:
-        reason = f"{prefix}; on loopback, CAP_NET_ADMIN {probe.net_admin}"
-        return Choice(Capture.BIND, Mechanism.LOOPBACK, reason)
     if probe.ip != OK:
         return Choice(Capture.BIND, Mechanism.LOOPBACK, f"{prefix}; on loopback, {probe.ip}")
     return Choice(Capture.BIND, Mechanism.LOCAL_ROUTES, f"{prefix}; local routes lead VIPs here")

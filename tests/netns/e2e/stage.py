@@ -50,7 +50,9 @@ class Capture:
 
 BIND = Capture("bind", ("--capture", "bind"))
 REDIRECT_NFT = Capture("redirect-nft", ("--capture", "redirect", "--redirect-mechanism", "nft"))
-REDIRECT_IPTABLES = Capture("redirect-iptables", ("--capture", "redirect", "--redirect-mechanism", "iptables"))
+REDIRECT_IPTABLES = Capture(
+    "redirect-iptables", ("--capture", "redirect", "--redirect-mechanism", "iptables")
+)
 CAPTURES = (BIND, REDIRECT_NFT, REDIRECT_IPTABLES)
 
 

@@ -54,10 +54,10 @@ def test_readiness_is_the_ready_condition(conditions, ready):
     assert converted(pod({"conditions": conditions})).ready is ready
 
 
-def test_a_pod_that_is_being_deleted_is_terminating_and_not_ready():
+def test_a_pod_that_is_being_deleted_is_terminating_and_may_still_serve():
     made = converted(pod(deletionTimestamp="2026-01-01T00:00:00Z"))
 
-    assert (made.terminating, made.ready) == (True, False)
+    assert (made.terminating, made.ready) == (True, True)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class TestAllocation:
         allocator = ClusterIPAllocator(ip_network("10.96.0.0/30"))
         for name in "ab":
             allocator.allocate(NamespacedName("default", name))
-        with pytest.raises(AddressesExhausted, match="10.96.0.0/30"):
+        with pytest.raises(AddressesExhausted, match=r"10\.96\.0\.0/30"):
             allocator.allocate(WEB)
 
     def test_one_address_is_a_network_too(self):
@@ -98,6 +98,15 @@ def test_a_stand_in_for_an_ipv6_address_leads_to_ipv6_endpoints():
 def test_loopback_addresses_in_a_manifest_are_kept_without_root():
     service = Service(WEB, (HTTP,), cluster_ips=(ip_address("127.0.0.10"),))
     assert served(service, LAPTOP)[0] == ["ClusterIP 127.0.0.10:80/TCP v4"]
+
+
+def test_ports_that_may_not_be_listened_on_get_a_stand_in():
+    plan = AddressPlan(ip_network("127.96.0.0/16"), loopback_only=True, first_port=1024)
+    service = Service(WEB, (HTTP,), ServiceType.NODE_PORT)
+    assert served(service, plan)[0] == [
+        "ClusterIP 127.96.62.203:8080/TCP v4",
+        "NodePort 0.0.0.0:30080/TCP v4",
+    ]
 
 
 def test_a_cluster_ip_service_has_no_node_port():

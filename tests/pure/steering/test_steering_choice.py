@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from uproxy.errors import UproxyError
-from uproxy.steering.probe import OK, Capture, Choice, Mechanism, Probe, choose, parse_net_admin
+from uproxy.steering.probe import OK, Capture, Choice, Mechanism, Probe, choose, parse_capabilities
 from uproxy.steering.programs import complaint
 
 ABLE = Probe(net_admin=OK, nft=OK, iptables=OK, ip6tables=OK, ip=OK)
@@ -65,14 +65,14 @@ def test_choice_for_less_than_asked_says_why() -> None:
 
 def test_findings_are_printed_one_a_line() -> None:
     assert ABLE.lines()[1] == "nftables: ok"
-    assert len(ABLE.lines()) == 5
+    assert len(ABLE.lines()) == 6
 
 
 def test_capability_is_read_from_the_effective_set() -> None:
     status = "Name:\tuproxy\nCapInh:\t{0}\nCapPrm:\t{1}\nCapEff:\t{0}\n"
     none, net_admin = "0000000000000000", "0000000000001000"
-    assert parse_net_admin(status.format(net_admin, none))
-    assert not parse_net_admin(status.format(none, net_admin))
+    assert parse_capabilities(status.format(net_admin, none)) == 1 << 12
+    assert parse_capabilities(status.format(none, net_admin)) == 0
 
 
 def test_complaint_is_the_line_that_says_what_is_wrong() -> None:

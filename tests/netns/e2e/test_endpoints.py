@@ -1,0 +1,99 @@
+"""Endpoints that come, go, die and vanish, with and without clients who are at work."""
+
+from contextlib import AsyncExitStack
+from time import monotonic
+
+from tests.netns.e2e.callers import (
+    Load,
+    answer,
+    ask,
+    connected,
+    datagram_is_refused,
+    datagrams,
+    echoes,
+    is_refused,
+    name_from,
+)
+from tests.netns.e2e.stage import DNS, WEB, Stage, web
+from tests.proxy_process import eventually
+
+LIVE_WITHIN_S = 1.0
+ENOUGH = 60
+"""Connections from which it can be seen who gets them."""
+
+
+async def everybody_is_refused(stage: Stage) -> bool:
+    """Whether all callers are refused at once at all VIPs."""
+    for caller in stage.callers:
+        for web_vip, dns_vip in zip(WEB, DNS, strict=True):
+            if not (await is_refused(caller, web_vip) and await datagram_is_refused(caller, dns_vip)):
+                return False
+    return True
+
+
+async def everybody_is_answered(stage: Stage) -> bool:
+    """Whether all callers get an answer at all VIPs."""
+    try:
+        for caller in stage.callers:
+            for web_vip, dns_vip in zip(WEB, DNS, strict=True):
+                await ask(caller, web_vip)
+                with datagrams(caller, dns_vip) as sock:
+                    await answer(sock)
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+async def test_service_without_endpoints_refuses_until_one_comes(stage: Stage) -> None:
+    async with stage.proxy(web([])) as proxy:
+        assert await everybody_is_refused(stage)
+        assert (await proxy.row("web"))["status"] == "no-endpoints"
+        stage.write(web(stage.pods[:1]))
+        await eventually(lambda: everybody_is_answered(stage), "answers")
+        stage.write(web([]))
+        await eventually(lambda: everybody_is_refused(stage), "refusals")
+
+
+async def test_killed_pod_costs_no_new_connection(stage: Stage) -> None:
+    async with stage.proxy(web(stage.pods)), Load(stage.client, WEB[0]) as load:
+        stage.pods[2].kill()
+        killed_s = monotonic()
+        answers = await load.answered_since(killed_s, ENOUGH)
+        assert load.errors_since(killed_s) == []
+        assert answers.keys() == {"pod1", "pod2"}
+
+
+async def test_pod_that_vanishes_from_the_network_costs_no_new_connection(stage: Stage) -> None:
+    flags = ("--connect-timeout", "300ms")
+    async with stage.proxy(web(stage.pods), *flags) as proxy, Load(stage.client, WEB[0]) as load:
+        stage.node.run("ip", "link", "set", "pod3", "down")
+        vanished_s = monotonic()
+        answers = await load.answered_since(vanished_s, ENOUGH)
+
+        async def was_dialled() -> bool:
+            return await proxy.metric("uproxy_dial_failures_total", reason="timeout") > 0
+
+        await eventually(was_dialled, "a dial that timed out")
+        assert load.errors_since(vanished_s) == []
+        assert answers.keys() == {"pod1", "pod2"}
+
+
+async def test_edits_under_load_are_live_within_a_second_and_cost_nobody_anything(stage: Stage) -> None:
+    stays, goes, comes = stage.pods
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(stage.proxy(web([stays, goes])))
+        long_lived = [await stack.enter_async_context(connected(stage.client, WEB[0])) for _ in range(4)]
+        assert {await name_from(reader) for reader, _ in long_lived} == {stays.name, goes.name}
+        load = await stack.enter_async_context(Load(stage.client, WEB[0]))
+
+        stage.write(web([stays, goes, comes]))
+        live_s = monotonic() + LIVE_WITHIN_S
+        assert comes.name in await load.answered_since(live_s, ENOUGH)
+
+        stage.write(web([stays, comes]))
+        live_s = monotonic() + LIVE_WITHIN_S
+        assert goes.name not in await load.answered_since(live_s, ENOUGH)
+
+        assert load.errors_since() == []
+        for reader, writer in long_lived:
+            assert await echoes(reader, writer)

@@ -1,0 +1,115 @@
+"""Beginnings and ends of a proxy, orderly and not."""
+
+import os
+import shutil
+
+import pytest
+
+from tests.netns.e2e.callers import answer, ask, connected, datagrams, echoes, is_refused, name_from
+from tests.netns.e2e.stage import BIND, DNS, WEB, Stage, node_ports, web
+from tests.proxy_process import eventually
+
+SERVED = {"type": "NodePort", "ports": node_ports(tcp=30080, udp=30053), "externalIPs": ["203.0.113.7"]}
+UNSERVED_IPS = ("172.30.0.9", "fd00:172:30::9")
+
+# An empty table of iptables-nft is left when its last rule is gone, whoever made it.
+_EMPTY_TABLES = "*nat\nCOMMIT\n*filter\nCOMMIT\n"
+
+
+@pytest.fixture
+def before(stage: Stage) -> str:
+    """What the kernel has before any proxy ran."""
+    for program in ("iptables-restore", "ip6tables-restore"):
+        stage.node.run(program, "--noflush", input=_EMPTY_TABLES)
+    return stage.kernel_state()
+
+
+def everything(stage: Stage) -> list[dict]:
+    """Services that between them need something of every kind."""
+    return web(stage.pods, **SERVED) + web([], name="unserved", clusterIPs=UNSERVED_IPS)
+
+
+async def works(stage: Stage) -> bool:
+    """Whether TCP and UDP are answered, or at least refused where they should be."""
+    with datagrams(stage.client, DNS[0]) as sock:
+        names = {await ask(stage.client, WEB[0]), (await answer(sock)).decode()}
+    return names <= {pod.name for pod in stage.pods} and await is_refused(stage.client, (UNSERVED_IPS[0], 80))
+
+
+async def test_sigterm_lets_connections_finish_and_leaves_nothing(stage: Stage, before: str) -> None:
+    async with stage.proxy(everything(stage)) as proxy:
+        assert await works(stage)
+        assert stage.kernel_state() != before
+        async with connected(stage.client, WEB[0]) as (reader, writer):
+            await name_from(reader)
+            proxy.terminate()
+            await eventually(lambda: is_refused(stage.client, WEB[0]), "refusals")
+            assert await proxy.health() == 503
+            assert await echoes(reader, writer, b"still here" * 10_000)
+            writer.write_eof()
+            assert await reader.read() == b""
+        assert await proxy.status() == 0
+    assert stage.kernel_state() == before
+
+
+async def test_connection_that_never_ends_is_cut_after_the_drain_timeout(stage: Stage, before: str) -> None:
+    async with stage.proxy(everything(stage), "--drain-timeout", "200ms") as proxy:
+        async with connected(stage.client, WEB[0]) as (reader, _):
+            await name_from(reader)
+            proxy.terminate()
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+        assert await proxy.status() == 0
+    assert stage.kernel_state() == before
+
+
+async def test_restart_after_a_kill_works_and_leaves_nothing(stage: Stage, before: str) -> None:
+    async with stage.proxy(everything(stage)) as killed:
+        killed.kill9()
+    async with stage.proxy(everything(stage)) as proxy:
+        assert await works(stage)
+        proxy.terminate()
+        assert await proxy.status() == 0
+    assert stage.kernel_state() == before
+
+
+async def test_restart_with_fewer_services_leaves_none_of_the_others(stage: Stage, before: str) -> None:
+    async with stage.proxy(everything(stage)) as killed:
+        killed.kill9()
+    async with stage.proxy(web(stage.pods)):
+        assert await is_refused(stage.node, (UNSERVED_IPS[0], 80)) is False
+        assert "172.30.0.9" not in stage.kernel_state()
+        assert "30080" not in stage.kernel_state()
+
+
+async def test_cleanup_removes_all_and_the_second_time_finds_nothing(stage: Stage, before: str) -> None:
+    async with stage.proxy(everything(stage)) as proxy:
+        proxy.kill9()
+    assert stage.kernel_state() != before
+    removed = stage.cleanup().splitlines()
+    assert removed
+    assert all(line.startswith("removed ") for line in removed)
+    assert stage.kernel_state() == before
+    assert stage.cleanup() == "nothing to remove\n"
+
+
+@pytest.mark.parametrize("capture", [BIND], indirect=True, ids=["bind"])
+async def test_healthy_only_once_everything_is_programmed(stage: Stage) -> None:
+    """An `ip` that waits for a word from the test stands for a slow machine."""
+    real, go = shutil.which("ip"), stage.folder / "go"
+    os.mkfifo(go)
+    slow = stage.folder / "ip"
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *-batch*) read word < {go};; esac\nexec {real} "$@"\n')
+    slow.chmod(0o755)
+    path = f"PATH={stage.folder}:{os.environ['PATH']}"
+    async with stage.proxy(web(stage.pods), prefix=("env", path), wait_for=503) as proxy:
+        go.write_text("go\n")
+
+        async def is_healthy() -> bool:
+            return await proxy.health() == 200
+
+        await eventually(is_healthy, "health")
+        assert (await ask(stage.client, WEB[0])).startswith("pod")
+        slow.write_text(f'#!/bin/sh\nexec {real} "$@"\n')  # the end is not slow
+        proxy.terminate()
+        assert await proxy.status() == 0
