@@ -99,19 +99,26 @@ def _choose(only: str | None) -> list[Contender]:
 
 @contextmanager
 def _stage(contender: Contender) -> Iterator[Stage]:
-    """Yield a path that is up, placed and warm, with ports enough for thousands of closes."""
-    with Lab(pods=1) as lab, load.server(lab.pods[0]) as server_pid:
-        for host in (lab.client, lab.node):
-            # Below it are the ports that proxies listen on.
-            host.sysctl("net.ipv4.ip_local_port_range", "12000 65535")
-            host.sysctl("net.ipv4.tcp_tw_reuse", 1)
-        lab.node.sysctl("net.netfilter.nf_conntrack_tcp_timeout_time_wait", 1)
-        with contender.up(lab) as address:
+    """Yield a path that is up, warm and placed."""
+    with Lab(pods=1) as lab:
+        _prepare(lab)
+        with load.server(lab.pods[0]) as server_pid, contender.up(lab) as address:
             _warm_up(contender.name, lab.client, address)
             # Only now: a program that is still starting is not yet in its namespace.
             proxy_pids = lab.node.pids()
             place(proxy_pids, server_pid)
             yield Stage(contender.name, lab.client, address, proxy_pids, server_pid)
+
+
+def _prepare(lab: Lab) -> None:
+    for host in lab.hosts:
+        # BBR, where it is the machine's default, paces each stream by its own estimate: bulk
+        # would measure that. Reno is in every kernel, and only the receiver holds it back here.
+        host.sysctl("net.ipv4.tcp_congestion_control", "reno")
+        # Ports enough for thousands of closes; below them are those that proxies listen on.
+        host.sysctl("net.ipv4.ip_local_port_range", "12000 65535")
+        host.sysctl("net.ipv4.tcp_tw_reuse", 1)
+    lab.node.sysctl("net.netfilter.nf_conntrack_tcp_timeout_time_wait", 1)
 
 
 def _warm_up(name: str, client: Host, address: Address) -> None:

@@ -55,7 +55,8 @@ async def connected(
     """A connection from `place`; it is closed at the end."""
     stream = nonblocking(place, address, socket.SOCK_STREAM)
     try:
-        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(stream, address), PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.get_running_loop().sock_connect(stream, address)
         reader, writer = await asyncio.open_connection(sock=stream)
     except BaseException:
         stream.close()

@@ -37,6 +37,7 @@ from uproxy.sources.resolve import Resolver
 from uproxy.state.addresses import AddressPlan
 from uproxy.state.store import Store
 from uproxy.steering.cleanup import remove_rules
+from uproxy.steering.lock import SteeringLock
 from uproxy.steering.probe import Capture, Choice, Mechanism, has_net_admin
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.rules import PROXY_MARK, RedirectPorts
@@ -45,7 +46,8 @@ from uproxy.steering.target import steering_rules
 _DIALS_A_CONNECTION = 4
 """How many endpoints may time out before a connection is given up; refusals cost no time."""
 _FLOWS_SHARE = 4
-"""One in so many descriptors may be a UDP flow's."""
+_FLOWS_MAX = 16_384
+"""UDP flows may take a quarter of the descriptors, and no more than this many."""
 
 log = logging.getLogger("uproxy")
 access = logging.getLogger("uproxy.access")
@@ -177,13 +179,21 @@ class Proxy:
 
         Raises UproxyError when it cannot start, and whatever escaped as a bug.
         """
+        lock = SteeringLock() if has_net_admin() else None
         try:
-            log.info("uproxy %s, capture %s by %s: %s", __version__, *_words(self.choice))
+            await self._run()
+        finally:
+            if lock is not None:
+                lock.release()
+
+    async def _run(self) -> None:
+        log.info("uproxy %s, capture %s by %s: %s", __version__, *_words(self.choice))
+        self._servers = await start_http(
+            self.pages, self.settings.metrics_address, self.settings.healthz_address
+        )
+        try:
             if self.choice.capture is Capture.BIND and has_net_admin():
                 await remove_rules()  # an earlier run may have redirected
-            self._servers = await start_http(
-                self.pages, self.settings.metrics_address, self.settings.healthz_address
-            )
             self._tasks.start("reconcile", self.reconcile.run())
             self._tasks.start("files", self._manifests.files.run())
             self._tasks.start("announce", self._announce())
@@ -283,7 +293,7 @@ def _dataplane(loop: asyncio.AbstractEventLoop, settings: Settings, choice: Choi
         monotonic,
         _log_access if settings.access_log else None,
     )
-    return Dataplane(context, budget // _FLOWS_SHARE, settings.udp_idle_timeout_s)
+    return Dataplane(context, min(budget // _FLOWS_SHARE, _FLOWS_MAX), settings.udp_idle_timeout_s)
 
 
 def _redirect_ports(dataplane: Dataplane) -> RedirectPorts:

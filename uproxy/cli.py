@@ -139,8 +139,11 @@ def _services(arguments: argparse.Namespace) -> int:
 
 def _cleanup(_arguments: argparse.Namespace) -> int:
     from uproxy.steering.cleanup import cleanup
+    from uproxy.steering.lock import SteeringLock
 
+    lock = SteeringLock()  # a running proxy's rules are not leftovers
     removed = asyncio.run(cleanup())
+    lock.release()
     for what in removed:
         print(f"removed {what}")
     if not removed:

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 
 from uproxy.errors import AddressesExhausted
 from uproxy.model.frontend import Frontend, FrontendKind
-from uproxy.model.names import Family, IPAddress, IPNetwork, NamespacedName, ServicePortName, Vip
+from uproxy.model.names import Family, IPAddress, IPNetwork, NamespacedName, Protocol, ServicePortName, Vip
 from uproxy.model.service import Service, ServicePort, ServiceType
 
 _STAND_IN_PORTS = 8000
@@ -158,6 +158,12 @@ class Claims:
             return None
         self._losers.setdefault(vip, set()).add(name.service)
         return owner
+
+    def holds(self, ip: IPAddress, port: int, protocol: Protocol) -> bool:
+        """Whether a connection to this address would come back to the proxy itself."""
+        if Vip(ip, port, protocol) in self._owners:
+            return True
+        return ip.is_loopback and Vip(_ANY[ip.version], port, protocol) in self._owners
 
     def release(self, vip: Vip, name: ServicePortName) -> set[NamespacedName]:
         """Give `vip` up; returns the Services that wanted it and should claim again."""

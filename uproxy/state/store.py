@@ -12,7 +12,7 @@ from uproxy.errors import AddressesExhausted
 from uproxy.model.endpoint import EndpointSlice, Origin, Pod
 from uproxy.model.events import Delete, Event, Faulted, KubernetesObject, Resolved, Synced, Upsert
 from uproxy.model.faults import Fault
-from uproxy.model.frontend import Changes, DesiredServicePort, Frontend
+from uproxy.model.frontend import Backend, Changes, DesiredServicePort, EndpointState, Frontend
 from uproxy.model.names import Family, IPAddress, NamespacedName, Protocol, ServicePortName
 from uproxy.model.service import Service, ServicePort
 from uproxy.state.addresses import (
@@ -189,7 +189,7 @@ class Store:
             return self._unserved(service, port, "SCTP is not relayed")
         wanted, notes = frontends(service, port, cluster, self._plan)
         held, conflicts = self._claim(name, wanted)
-        endpoints = endpoints_of(port, slices, self._resolutions)
+        endpoints, loops = self._without_loops(endpoints_of(port, slices, self._resolutions), port.protocol)
         return DesiredServicePort(
             name,
             port.port,
@@ -197,7 +197,7 @@ class Store:
             endpoints,
             usable(endpoints),
             service.affinity_timeout_s,
-            (*notes, *conflicts),
+            (*notes, *conflicts, *loops),
         )
 
     def _claim(self, name: ServicePortName, wanted: list[Frontend]) -> tuple[list[Frontend], list[str]]:
@@ -213,6 +213,19 @@ class Store:
             else:
                 conflicts.append(f"{frontend.vip} belongs to {owner} already")
         return held, conflicts
+
+    def _without_loops(
+        self, endpoints: dict[Backend, EndpointState], protocol: Protocol
+    ) -> tuple[dict[Backend, EndpointState], list[str]]:
+        """Leave out endpoints that are Services' own addresses: dialling them would go in circles.
+
+        Every circle has an edge to an address that was claimed before that edge came, so
+        looking at the claims of the moment is enough.
+        """
+        loops = [backend for backend in endpoints if self._claims.holds(*backend, protocol)]
+        for backend in loops:
+            del endpoints[backend]
+        return endpoints, [f"{backend} is a Service's address and no endpoint" for backend in loops]
 
     def _release(self, name: ServicePortName, frontends_: Iterable[Frontend]) -> None:
         for frontend in frontends_:

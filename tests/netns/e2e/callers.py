@@ -28,7 +28,8 @@ async def ask(host: Host, address: Address) -> str:
 
 async def name_from(reader: asyncio.StreamReader) -> str:
     """The name that a pod sends first."""
-    line = await asyncio.wait_for(reader.readline(), PATIENCE_S)
+    async with asyncio.timeout(PATIENCE_S):
+        line = await reader.readline()
     if not line.endswith(b"\n"):
         raise ConnectionError("closed before anybody answered")
     return line.decode().strip()
@@ -48,7 +49,8 @@ async def ask_often(host: Host, address: Address, count: int) -> Counter[str]:
 async def echoes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes = b"x") -> bool:
     """Whether an open connection still brings back what is sent."""
     writer.write(data)
-    return await asyncio.wait_for(reader.readexactly(len(data)), PATIENCE_S) == data
+    async with asyncio.timeout(PATIENCE_S):
+        return await reader.readexactly(len(data)) == data
 
 
 async def is_refused(host: Host, address: Address) -> bool:
@@ -73,7 +75,8 @@ def datagrams(host: Host, address: Address) -> Iterator[socket.socket]:
 async def answer(sock: socket.socket, question: bytes = WHO) -> bytes:
     """Send a datagram; returns the answer. OSError when it is refused."""
     sock.send(question)
-    return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, LARGEST + 1), PATIENCE_S)
+    async with asyncio.timeout(PATIENCE_S):
+        return await asyncio.get_running_loop().sock_recv(sock, LARGEST + 1)
 
 
 async def datagram_is_refused(host: Host, address: Address) -> bool:

@@ -159,6 +159,34 @@ class TestAddresses:
         assert desired.notes == ("SCTP is not relayed",)
 
 
+class TestLoops:
+    def test_a_service_is_not_its_own_endpoint(self):
+        made = store()
+        own = EndpointSlice(
+            NamespacedName("default", "web-1"),
+            NamespacedName("default", "web"),
+            (SlicePort("", TCP, 80),),
+            (Endpoint(ip_address("10.96.0.1")), Endpoint(ip_address("10.244.0.1"))),
+        )
+        made.apply([Upsert(service()), Upsert(own)])
+        assert backends(made) == ["10.244.0.1:80"]
+        assert made.desired[name()].notes == ("10.96.0.1:80 is a Service's address and no endpoint",)
+
+    @pytest.mark.parametrize("first", ["a", "b"])
+    def test_two_services_do_not_send_each_other_in_circles(self, first):
+        def towards(of: str, ip: str) -> list[Upsert]:
+            owner = NamespacedName("default", of)
+            ports, endpoints = (SlicePort("", TCP, 80),), (Endpoint(ip_address(ip)),)
+            mine = service(of, {"a": "10.96.0.1", "b": "10.96.0.2"}[of])
+            return [Upsert(mine), Upsert(EndpointSlice(owner, owner, ports, endpoints))]
+
+        made = store()
+        events = {"a": towards("a", "10.96.0.2"), "b": towards("b", "10.96.0.1")}
+        made.apply(events[first])
+        made.apply(events["b" if first == "a" else "a"])
+        assert [] in (backends(made, "a"), backends(made, "b"))
+
+
 class TestHosts:
     def test_host_names_are_wanted_while_they_are_used(self):
         made = store()
