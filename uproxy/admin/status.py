@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from uproxy.model.faults import Fault
 from uproxy.model.frontend import DesiredServicePort
 from uproxy.model.names import NamespacedName, Vip
+from uproxy.state.store import Store
 
 OK = "ok"
 NO_ENDPOINTS = "no-endpoints"
@@ -33,18 +34,28 @@ def status_of(desired: DesiredServicePort, problems: Mapping[Vip, str], faults: 
 def faulty(faults: Sequence[Fault]) -> str:
     """The status of an object with mistakes: the first of them, and how many more there are."""
     first = faults[0]
-    what = ": ".join(part for part in (first.field, first.message) if part)
+    whose = "" if first.kind == "Service" else f"{first.kind} {first.key}"
+    what = ": ".join(part for part in (whose, first.field, first.message) if part)
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return f"faulty: {what}{more}"
 
 
-def faults_by_service(faults: Iterable[Fault]) -> dict[NamespacedName, list[Fault]]:
-    """The mistakes in Services, and in Endpoints, which have their Service's name."""
+def faults_by_service(faults: Iterable[Fault], store: Store) -> dict[NamespacedName, list[Fault]]:
+    """The mistakes in Services, and in the endpoints that a Service goes on using."""
     found: dict[NamespacedName, list[Fault]] = {}
     for fault in faults:
-        if fault.key is not None and fault.kind in _NAMED_AFTER_SERVICE:
-            found.setdefault(fault.key, []).append(fault)
+        service = _service_of(fault, store)
+        if service is not None:
+            found.setdefault(service, []).append(fault)
     return found
+
+
+def _service_of(fault: Fault, store: Store) -> NamespacedName | None:
+    if fault.key is None:
+        return None
+    if fault.kind == "EndpointSlice":
+        return store.service_of_slice(fault.key)
+    return fault.key if fault.kind in _NAMED_AFTER_SERVICE else None
 
 
 def _partial(reasons: Sequence[str]) -> str:

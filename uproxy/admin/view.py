@@ -23,7 +23,7 @@ def service_rows(store: Store, dataplane: Dataplane, loop: ReconcileLoop) -> Ite
     """The rows of `services_view`, one at a time, so that traffic may pass in between."""
     context = dataplane.context
     relayed = RelayedBytes(context.live)
-    faults = faults_by_service(chain.from_iterable(store.faults.values()))
+    faults = faults_by_service(chain.from_iterable(store.faults.values()), store)
     wanted = sorted(store.desired.values(), key=lambda desired: (desired.name.service, desired.port))
     for key in sorted(faults.keys() - store.services.keys()):
         yield ServiceRow(key.namespace, key.name, faulty(faults[key]))

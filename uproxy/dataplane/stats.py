@@ -7,7 +7,9 @@ the path of every connection. `admin/metrics.py` turns them into Prometheus text
 from uproxy.kit.histogram import Histogram
 from uproxy.model.closing import CloseReason, DialFailure
 
-CONNECT_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+CONNECT_BUCKETS_S = (0.0005, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 2.5)
+"""From one host to across the world, then retransmitted handshakes. Few, because every Service
+port has them all."""
 
 
 class PortStats:

@@ -35,8 +35,8 @@ class ReconcileLoop:
         self.problems: dict[ServicePortName, dict[Vip, str]] = {}
         """Addresses that could not be programmed, with the reason; asked for again later."""
         self.duration = Histogram(PROGRAMMING_BUCKETS_S)
-        self.queued_since_s: float | None = None
-        """When the oldest event that is not programmed yet came in."""
+        self._inbox_since_s: float | None = None
+        self._programming_since_s: float | None = None
         self._targets = targets
         self._awaited = set(sources)
         self._now = now
@@ -44,10 +44,15 @@ class ReconcileLoop:
         self._wake = asyncio.Event()
         self._retry_s = RETRY_FIRST_S
 
+    @property
+    def queued_since_s(self) -> float | None:
+        """When the oldest event that is not programmed yet came in; None when all are."""
+        return self._inbox_since_s if self._programming_since_s is None else self._programming_since_s
+
     def emit(self, event: Event) -> None:
         """Take an event from a source."""
-        if self.queued_since_s is None:
-            self.queued_since_s = self._now()
+        if self._inbox_since_s is None:
+            self._inbox_since_s = self._now()
         self._inbox.append(event)
         if isinstance(event, Synced):
             self._awaited.discard(event.source)
@@ -59,14 +64,14 @@ class ReconcileLoop:
         while True:
             await self._wait()
             events, self._inbox = self._inbox, []
+            self._programming_since_s, self._inbox_since_s = self._inbox_since_s, None
             self._wake.clear()
             started_s = self._now()
             changes = self._with_retries(self.store.apply(events))
             await self._program(changes)
             if events:
                 self.duration.record(self._now() - started_s)
-            if not self._inbox:
-                self.queued_since_s = None
+            self._programming_since_s = None
             if not self.programmed.is_set():
                 for target in self._targets:
                     await target.prune()

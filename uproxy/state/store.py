@@ -54,6 +54,10 @@ class Store:
         """Host names among the endpoints, whose addresses somebody should look up."""
         return frozenset(host for host, users in self._host_users.items() if users)
 
+    def service_of_slice(self, key: NamespacedName) -> NamespacedName | None:
+        """The Service that an EndpointSlice belongs to, if the slice is known."""
+        return self._slice_homes.get((Origin.ENDPOINT_SLICE, key))
+
     def apply(self, events: Iterable[Event]) -> Changes:
         """Fold events in; returns what became different, and nothing that did not."""
         for event in events:

@@ -56,13 +56,13 @@ def test_ready_once_all_is_programmed(loop):
 
 def test_a_change_may_wait_for_a_while(loop):
     loop.programmed.set()
-    loop.queued_since_s = NOW_S - LATE_S
+    loop._inbox_since_s = NOW_S - LATE_S
     assert HealthState(loop).healthz(NOW_S, WALL).status == 200
 
 
 def test_unhealthy_when_a_change_waits_for_too_long(loop):
     loop.programmed.set()
-    loop.queued_since_s = NOW_S - LATE_S - 1
+    loop._inbox_since_s = NOW_S - LATE_S - 1
     health = HealthState(loop)
     for status, body in (ask(health.healthz(NOW_S, WALL)), ask(health.livez(NOW_S, WALL))):
         assert status == 503

@@ -56,7 +56,7 @@ def test_every_count_of_a_tcp_port_is_there():
             ("uproxy_dial_failures_total", "refused"): 1,
             ("uproxy_connections_closed_total", "client-eof"): 2,
             ("uproxy_connections_closed_total", "dial-failed"): 1,
-            ("uproxy_connect_duration_seconds_bucket", "0.25"): 0,
+            ("uproxy_connect_duration_seconds_bucket", "0.1"): 0,
             ("uproxy_connect_duration_seconds_bucket", "0.5"): 1,
             ("uproxy_connect_duration_seconds_count",): 1,
             ("uproxy_connect_duration_seconds_sum",): 0.3,

@@ -1,8 +1,14 @@
+from ipaddress import ip_network
+
 import pytest
 
 from tests.pure.admin.build import NOT_READY, READY, desired, fault
 from uproxy.admin.status import faults_by_service, status_of
+from uproxy.model.endpoint import EndpointSlice
+from uproxy.model.events import Upsert
 from uproxy.model.names import NamespacedName
+from uproxy.state.addresses import AddressPlan
+from uproxy.state.store import Store
 
 DUAL = ("172.30.0.1", "fd00::1")
 TAKEN = "172.30.0.9:80/TCP belongs to default/other/TCP already"
@@ -58,6 +64,20 @@ def test_several_mistakes_are_counted():
 
 def test_mistakes_belong_to_the_service_of_their_name():
     service, endpoints = fault(), fault("bad address", kind="Endpoints")
-    found = faults_by_service([service, endpoints, fault(name="other"), fault(kind="Pod")])
+    found = faults_by_service([service, endpoints, fault(name="other"), fault(kind="Pod")], empty_store())
     assert found[NamespacedName("default", "web")] == [service, endpoints]
     assert set(found) == {NamespacedName("default", "web"), NamespacedName("default", "other")}
+
+
+def test_mistakes_in_a_slice_belong_to_the_service_that_uses_it():
+    store = empty_store()
+    web = NamespacedName("default", "web")
+    store.apply([Upsert(EndpointSlice(NamespacedName("default", "web-1"), web, (), ()))])
+    mistake = fault("must be 1 to 65535", name="web-1", kind="EndpointSlice", field="ports[0].port")
+    assert faults_by_service([mistake, fault(name="new", kind="EndpointSlice")], store) == {web: [mistake]}
+    expected = "faulty: EndpointSlice default/web-1: ports[0].port: must be 1 to 65535"
+    assert status_of(desired(), {}, [mistake]) == expected
+
+
+def empty_store() -> Store:
+    return Store(AddressPlan(ip_network("10.96.0.0/16"), loopback_only=False))
