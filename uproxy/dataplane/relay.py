@@ -18,7 +18,7 @@ from typing import Protocol
 
 from uproxy.dataplane.pipes import PIPE_BYTES, Pipe, Pipes
 from uproxy.dataplane.reactor import FAILED, HUNG_UP, PEER_DONE, WRITABLE, Reactor
-from uproxy.dataplane.sockets import close_with_reset
+from uproxy.dataplane.sockets import bound_kernel_memory, close_with_reset
 from uproxy.model.closing import CloseReason
 
 CHUNK_BYTES = 64 * 1024
@@ -125,8 +125,7 @@ class Pair:
     def reset(self, reason: CloseReason) -> None:
         """End at once with a reset to both sides."""
         if not self.closed:
-            self._close(close_with_reset)
-            self._ended(reason)
+            self._close(close_with_reset, reason)
 
     def reset_by(self, direction: "Direction") -> None:
         """The source of `direction` was reset: so is the other side."""
@@ -137,17 +136,24 @@ class Pair:
         if self.first_eof is None:
             self.first_eof = direction
             return
-        self._close(socket.socket.close)
-        self._ended(CloseReason.CLIENT_EOF if self.first_eof is self.up else CloseReason.BACKEND_EOF)
+        reason = CloseReason.CLIENT_EOF if self.first_eof is self.up else CloseReason.BACKEND_EOF
+        self._close(socket.socket.close, reason)
 
-    def _close(self, close: Callable[[socket.socket], None]) -> None:
+    def _close(self, close: Callable[[socket.socket], None], reason: CloseReason) -> None:
         self.closed = True
         for direction in (self.up, self.down):
             self._reactor.forget(direction.source_fd)
             direction.eof = True
             direction.blocked = False
+            del direction.pair, direction.reverse  # circles would wait for the garbage collector
             direction.leave_splice()
             close(direction.source)
+        ended, self._ended = self._ended, _already_ended
+        ended(reason)
+
+
+def _already_ended(_reason: CloseReason) -> None:
+    """Stands where the callback was, so that a closed pair does not hold its owner."""
 
 
 class Direction:
@@ -158,6 +164,7 @@ class Direction:
     """
 
     __slots__ = (
+        "_bounded",
         "_full_chunks",
         "_in_pipe",
         "_pipe",
@@ -203,6 +210,7 @@ class Direction:
         self._in_pipe = 0
         self._full_chunks = 0
         self._small_fills = 0
+        self._bounded = False
 
     def on_events(self, events: int) -> None:
         """Edges of the source's descriptor; writable ones concern the way back."""
@@ -211,16 +219,18 @@ class Direction:
             if events & FAILED and (self.eof or self.blocked):
                 self.pair.reset_by(self)  # what waits has nobody left to vouch for it
                 return
-        if events & ~WRITABLE and not self.blocked:
-            self.pump()
         if events & WRITABLE and self.reverse.blocked:
             self.reverse.pump()
+        if events & ~WRITABLE and not self.blocked:
+            self.pump()
 
     def pump(self) -> None:  # noqa: PLR0912 - see the class
         """Move bytes until the source has none, the sink has no room, or it is others' turn."""
         if self.blocked and not self._flush():
             return
-        for _ in range(_STEPS_A_TURN):
+        steps = _STEPS_A_TURN
+        while steps:
+            steps -= 1
             if self.eof:
                 return
             if self._pipe is not None:
@@ -260,8 +270,9 @@ class Direction:
     def _flush(self) -> bool:
         """Send what was kept; True when nothing is left."""
         if self._in_pipe and self._pipe is not None:
-            self.blocked = not self._drain(self._pipe)
-            return not self.blocked
+            drained = self._drain(self._pipe)
+            self.blocked = not (drained or self.eof)
+            return drained
         try:
             sent = self._send(self._unsent)
         except BlockingIOError:
@@ -285,22 +296,26 @@ class Direction:
 
     def _sink_failed(self) -> None:
         """The sink takes no more: pass on what it said before it was reset, then the reset."""
+        pair, reverse = self.pair, self.reverse
         self.eof = True
-        if not self.reverse.eof:
-            self.reverse.pump()
-        self.pair.reset_by(self.reverse)
+        if not reverse.eof:
+            reverse.pump()
+        pair.reset_by(reverse)
 
     # ---- bulk ----
 
     def _chunk_was_full(self) -> None:
         self._full_chunks += 1
+        if not self._bounded:
+            self._bounded = True
+            bound_kernel_memory(self.source, self.sink)
         if self._full_chunks == _FULL_CHUNKS_BEFORE_SPLICE:
             self._pipe = self._pipes.take()
 
     def leave_splice(self) -> None:
         """Give the pipe back; one that still holds bytes is thrown away once the pair is closed."""
         pipe = self._pipe
-        if pipe is None or (self._in_pipe and not self.pair.closed):
+        if pipe is None or (self._in_pipe and not self.eof):
             return
         self._pipe = None
         self._full_chunks = self._small_fills = 0

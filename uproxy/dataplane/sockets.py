@@ -17,9 +17,10 @@ BACKLOG = 4096
 KEEPALIVE_IDLE_S = 60
 """How long a connection may be silent before its peer is asked whether it is still there."""
 
-RECEIVE_WINDOW_BYTES = 1024 * 1024
-"""Most that a sender may have on its way to us unread: the larger part of what a stopped
-reader can make the kernel hold. 1 MiB carries 40 Gb/s at a round trip of 0.2 ms."""
+RECEIVE_BUFFER_BYTES = 1024 * 1024
+"""What the kernel may hold of a fast sender's bytes, unread. Left to itself it would go up to
+net.ipv4.tcp_rmem, 32 MiB on some machines, for each stopped reader. 1 MiB carries 40 Gb/s at a
+round trip of 0.2 ms."""
 
 UNSENT_BYTES = 512 * 1024
 """Most that we leave with the kernel beyond what the peer's window takes (tcp(7),
@@ -30,6 +31,7 @@ _DATAGRAM = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _IP_PKTINFO = 8  # not in Python's socket module
 _SO_MARK = 36
+_SO_RCVBUFFORCE = 33
 _IPV6_FREEBIND = 78
 
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
@@ -74,8 +76,19 @@ def _set_stream_options(stream: socket.socket) -> None:
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, RECEIVE_WINDOW_BYTES)
+
+
+def bound_kernel_memory(source: socket.socket, sink: socket.socket) -> None:
+    """Bound what a direction in full flow can make the kernel hold when its reader stops.
+
+    Not done at the start, because most connections never send that much, and each option
+    is a system call. TCP_WINDOW_CLAMP would not do: the kernel's tuning moves it along.
+    """
+    try:
+        source.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+    except PermissionError:  # without CAP_NET_ADMIN, net.core.rmem_max is the limit
+        source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 def _set_ipv6_options(server: socket.socket) -> None:
