@@ -1,0 +1,127 @@
+"""Events become programming: in order, not too early, and again when it failed."""
+
+import asyncio
+from ipaddress import ip_address, ip_network
+from time import monotonic
+
+import pytest_asyncio
+
+from tests.loop.rig import until
+from uproxy.model.events import Delete, Synced, Upsert
+from uproxy.model.frontend import Changes
+from uproxy.model.names import NamespacedName, Protocol, Vip
+from uproxy.model.service import Service, ServicePort
+from uproxy.reconcile import loop as reconcile_loop
+from uproxy.reconcile.loop import ReconcileLoop
+from uproxy.state.addresses import AddressPlan
+from uproxy.state.store import Store
+
+VIP = Vip(ip_address("10.96.0.1"), 80, Protocol.TCP)
+
+
+def service(name: str = "web") -> Service:
+    port = ServicePort("", Protocol.TCP, 80, 80)
+    return Service(NamespacedName("default", name), (port,), cluster_ips=(VIP.ip,))
+
+
+class FakeTarget:
+    """Notes what it is asked, in a list that targets share, and fails where it is told to."""
+
+    def __init__(self, name: str, calls: list) -> None:
+        self.name = name
+        self.calls = calls
+        self.fails: set = set()
+
+    async def make(self, changes: Changes):
+        self.calls.append((self.name, "make", changes))
+        vips = [frontend.vip for desired in changes.updated for frontend in desired.frontends]
+        return {vip: "no luck" for vip in vips if vip in self.fails}
+
+    async def retire(self, changes: Changes) -> None:
+        self.calls.append((self.name, "retire", changes))
+
+    async def prune(self) -> None:
+        self.calls.append((self.name, "prune", None))
+
+    async def close(self) -> None:
+        pass
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.calls: list = []
+        self.first, self.second = FakeTarget("first", self.calls), FakeTarget("second", self.calls)
+        store = Store(AddressPlan(ip_network("10.96.0.0/16"), loopback_only=False))
+        sources = frozenset(("files", "flags"))
+        self.loop = ReconcileLoop(store, [self.first, self.second], sources, monotonic)
+        self.task = asyncio.ensure_future(self.loop.run())
+
+    def sync(self) -> None:
+        self.loop.emit(Synced("files"))
+        self.loop.emit(Synced("flags"))
+
+    def steps(self) -> list[tuple[str, str]]:
+        return [(name, verb) for name, verb, _ in self.calls]
+
+
+@pytest_asyncio.fixture
+async def bench():
+    made = Bench()
+    yield made
+    made.task.cancel()
+    await asyncio.gather(made.task, return_exceptions=True)
+
+
+async def test_nothing_is_programmed_before_every_source_has_synced(bench):
+    bench.loop.emit(Upsert(service()))
+    bench.loop.emit(Synced("files"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert bench.calls == []
+    assert not bench.loop.programmed.is_set()
+    bench.loop.emit(Synced("flags"))
+    await until(bench.loop.programmed.is_set)
+
+
+async def test_made_in_order_retired_in_reverse_and_pruned_once_after_the_first(bench):
+    bench.loop.emit(Upsert(service()))
+    bench.sync()
+    await until(bench.loop.programmed.is_set)
+    once = [("first", "make"), ("second", "make"), ("second", "retire"), ("first", "retire")]
+    assert bench.steps() == [*once, ("first", "prune"), ("second", "prune")]
+    bench.calls.clear()
+    bench.loop.emit(Delete(service()))
+    await until(lambda: len(bench.calls) == 4)
+    assert bench.steps() == once
+
+
+async def test_events_of_one_moment_are_programmed_together(bench):
+    bench.sync()
+    await until(bench.loop.programmed.is_set)
+    bench.calls.clear()
+    for _ in range(100):
+        bench.loop.emit(Upsert(service()))
+    await until(lambda: len(bench.calls) == 4)
+    assert bench.loop.queued_since_s is None
+
+
+async def test_what_failed_is_shown_and_tried_again_until_it_works(bench, monkeypatch):
+    monkeypatch.setattr(reconcile_loop, "RETRY_FIRST_S", 0.01)
+    bench.loop._retry_s = 0.01
+    bench.loop.emit(Upsert(service()))
+    bench.second.fails = {VIP}
+    bench.sync()
+    await until(bench.loop.programmed.is_set)
+    [(name, reasons)] = bench.loop.problems.items()
+    assert (name.name, list(reasons.values())) == ("web", ["no luck"])
+    bench.second.fails = set()
+    await until(lambda: not bench.loop.problems)
+
+
+async def test_a_deleted_service_takes_its_problem_along(bench):
+    bench.loop.emit(Upsert(service()))
+    bench.second.fails = {VIP}
+    bench.sync()
+    await until(lambda: bench.loop.problems)
+    bench.loop.emit(Delete(service()))
+    await until(lambda: not bench.loop.problems)
