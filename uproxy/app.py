@@ -230,9 +230,6 @@ class Proxy:
                 self.plan.first_port,
                 self.plan.port(80),
             )
-        for desired in ports:
-            for note in desired.notes:
-                log.warning("%s: %s", desired.name, note)
         # What the first list made stays: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()

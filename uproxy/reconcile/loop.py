@@ -5,13 +5,13 @@ every source has delivered its first complete list. Refuses to know what targets
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 
 from uproxy.kit.histogram import Histogram
 from uproxy.model.events import Event, Synced
 from uproxy.model.frontend import Changes, DesiredServicePort
 from uproxy.model.names import ServicePortName, Vip
+from uproxy.reconcile.news import News
 from uproxy.reconcile.target import Target
 from uproxy.state.store import Store
 
@@ -19,8 +19,6 @@ RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 30.0
 # kube-proxy's sync_proxy_rules_duration_seconds buckets: 1 ms doubled 15 times.
 PROGRAMMING_BUCKETS_S = tuple(0.001 * 2**power for power in range(15))
-
-log = logging.getLogger("uproxy")
 
 
 class ReconcileLoop:
@@ -43,6 +41,7 @@ class ReconcileLoop:
         self._inbox: list[Event] = []
         self._wake = asyncio.Event()
         self._retry_s = RETRY_FIRST_S
+        self._news = News()
 
     @property
     def queued_since_s(self) -> float | None:
@@ -68,6 +67,8 @@ class ReconcileLoop:
             self._wake.clear()
             started_s = self._now()
             changes = self._with_retries(self.store.apply(events))
+            self._news.of_faults(self.store.faults)
+            self._news.of_changes(changes)
             await self._program(changes)
             if events:
                 self.duration.record(self._now() - started_s)
@@ -106,15 +107,11 @@ class ReconcileLoop:
         self._note(changes, found)
 
     def _note(self, changes: Changes, found: dict[Vip, str]) -> None:
-        known = self.problems
-        self.problems = {}
-        for desired in changes.updated:
-            mine = {f.vip: found[f.vip] for f in desired.frontends if f.vip in found}
-            if not mine:
-                continue
-            self.problems[desired.name] = mine
-            if known.get(desired.name) != mine:
-                for vip, reason in mine.items():
-                    log.warning("%s at %s: %s", desired.name, vip, reason)
+        self.problems = {
+            desired.name: mine
+            for desired in changes.updated
+            if (mine := {f.vip: found[f.vip] for f in desired.frontends if f.vip in found})
+        }
+        self._news.of_problems(self.problems)
         if not self.problems:
             self._retry_s = RETRY_FIRST_S
