@@ -23,9 +23,11 @@ from prometheus_client.parser import text_string_to_metric_families
 import uproxy
 
 PATIENCE_S = 20.0
-UPROXY = (sys.executable, "-m", "uproxy")
-CHECKOUT = Path(uproxy.__file__).parents[1]
-"""Where `python -m uproxy` finds the package, installed or not."""
+UPROXY = ("env", f"PYTHONPATH={Path(uproxy.__file__).parents[1]}", sys.executable, "-m", "uproxy")
+"""The command line of the very package that pytest sees, installed or not."""
+
+_DIES_WITH_PYTEST = ("setpriv", "--pdeathsig=KILL")
+"""pytest-timeout ends pytest on the spot, without a chance to tidy up."""
 
 Address = tuple[str, int]
 
@@ -110,6 +112,7 @@ class ProxyProcess:
         self._healthz = healthz
         self._wait_for = wait_for
         self._argv = (
+            *_DIES_WITH_PYTEST,
             *prefix,
             *UPROXY,
             "run",
@@ -122,7 +125,7 @@ class ProxyProcess:
 
     async def __aenter__(self) -> Self:
         with self._log.open("wb") as log:
-            self._process = self._place.exec(*self._argv, stdout=log, stderr=log, cwd=CHECKOUT)
+            self._process = self._place.exec(*self._argv, stdout=log, stderr=log)
         try:
             await eventually(self._is_up, f"health {self._wait_for}")
         except BaseException:
@@ -183,6 +186,8 @@ class ProxyProcess:
         async with connected(self._place, address) as (reader, writer):
             writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
             head, _, body = (await reader.read(-1)).decode().partition("\r\n\r\n")
+        if not head:
+            raise ConnectionError("closed without an answer")
         return int(head.split()[1]), body
 
     def open_sockets(self) -> int:

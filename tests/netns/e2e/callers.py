@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.netns.e2e.servers import WHO
-from tests.proxy_process import PATIENCE_S, Address, connected, nonblocking
+from tests.proxy_process import PATIENCE_S, Address, connected, eventually, nonblocking
 from uproxy.testing.lab import Host
 
 _AT_ONCE = 20
@@ -51,6 +51,12 @@ async def echoes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dat
     writer.write(data)
     async with asyncio.timeout(PATIENCE_S):
         return await reader.readexactly(len(data)) == data
+
+
+async def rest_of(reader: asyncio.StreamReader) -> bytes:
+    """What an open connection still brings, until its end."""
+    async with asyncio.timeout(PATIENCE_S):
+        return await reader.read()
 
 
 async def is_refused(host: Host, address: Address) -> bool:
@@ -138,7 +144,9 @@ class Load:
 
     async def answered_since(self, moment_s: float, count: int) -> Counter[str | None]:
         """Wait until `count` connections begun after a moment are over; who answered them."""
-        async with asyncio.timeout(PATIENCE_S):
-            while len(outcomes := self.since(moment_s)) < count:
-                await asyncio.sleep(0.01)
-        return Counter(outcome.pod for outcome in outcomes)
+
+        async def are_over() -> bool:
+            return len(self.since(moment_s)) >= count
+
+        await eventually(are_over, f"{count} connections")
+        return Counter(outcome.pod for outcome in self.since(moment_s))

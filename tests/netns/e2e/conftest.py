@@ -29,7 +29,7 @@ async def stage(lab: Lab, capture: Capture, tmp_path: Path) -> AsyncIterator[Sta
     stage = Stage(lab, capture, tmp_path)
     for pod in stage.pods:
         await pod.listen_tcp()
-        await pod.listen_udp()
+        pod.listen_udp()
     yield stage
     for pod in stage.pods:
         pod.kill()

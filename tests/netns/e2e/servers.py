@@ -21,18 +21,26 @@ class Greeter:
         self.host = host
         self.sessions: set[asyncio.Transport] = set()
         self._listeners: list[asyncio.Server] = []
-        self._datagrams: list[asyncio.DatagramTransport] = []
+        self._datagrams: list[socket.socket] = []
 
     async def listen_tcp(self) -> None:
         loop = asyncio.get_running_loop()
         for sock in self._bound(socket.SOCK_STREAM, TCP_PORT):
             self._listeners.append(await loop.create_server(lambda: _Session(self), sock=sock))
 
-    async def listen_udp(self) -> None:
+    def listen_udp(self) -> None:
         loop = asyncio.get_running_loop()
         for sock in self._bound(socket.SOCK_DGRAM, UDP_PORT):
-            transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=sock)
-            self._datagrams.append(transport)
+            # Not a datagram endpoint: asyncio's sends no empty datagrams.
+            loop.add_reader(sock, self._answer, sock)
+            self._datagrams.append(sock)
+
+    def _answer(self, sock: socket.socket) -> None:
+        try:
+            data, peer = sock.recvfrom(65536)
+        except BlockingIOError:
+            return
+        sock.sendto(self.name.encode() if data == WHO else data, peer)
 
     def _bound(self, kind: int, port: int) -> list[socket.socket]:
         made = []
@@ -52,8 +60,9 @@ class Greeter:
 
     def refuse_udp(self) -> None:
         """Datagrams are refused with ICMP."""
-        for transport in self._datagrams:
-            transport.abort()
+        for sock in self._datagrams:
+            asyncio.get_running_loop().remove_reader(sock)
+            sock.close()
         self._datagrams.clear()
 
     def kill(self) -> None:
@@ -78,14 +87,3 @@ class _Session(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._greeter.sessions.discard(self._transport)
-
-
-class _Datagrams(asyncio.DatagramProtocol):
-    def __init__(self, greeter: Greeter) -> None:
-        self._greeter = greeter
-
-    def connection_made(self, transport: asyncio.DatagramTransport) -> None:
-        self._transport = transport
-
-    def datagram_received(self, data: bytes, peer: tuple) -> None:
-        self._transport.sendto(self._greeter.name.encode() if data == WHO else data, peer)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.manifests import Manifest, endpoint_slice, replace_file, service, text_of
 from tests.netns.e2e.servers import TCP_PORT, UDP_PORT, Greeter
-from tests.proxy_process import CHECKOUT, UPROXY, Address, ProxyProcess
+from tests.proxy_process import UPROXY, Address, ProxyProcess
 from uproxy.testing.lab import Host, Lab
 
 CLUSTER_IPS = ("172.30.0.1", "fd00:172:30::1")
@@ -107,8 +107,7 @@ class Stage:
 
     def cleanup(self) -> str:
         """Run `uproxy cleanup` on the node; what it prints. CommandFailed when it does not exit 0."""
-        argv = ("env", f"PYTHONPATH={CHECKOUT}", *UPROXY, "cleanup")
-        return self.node.run(*argv).stdout
+        return self.node.run(*UPROXY, "cleanup").stdout
 
     def kernel_state(self) -> str:
         """All rules, sets and local routes of the node, without counters and times."""

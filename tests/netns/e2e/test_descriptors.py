@@ -6,7 +6,7 @@ from time import monotonic
 
 import pytest
 
-from tests.netns.e2e.callers import echoes, name_from
+from tests.netns.e2e.callers import ask, echoes, name_from
 from tests.netns.e2e.stage import BIND, REDIRECT_NFT, WEB, Stage, web
 from tests.proxy_process import connected, eventually
 
@@ -42,6 +42,43 @@ async def test_clients_wait_for_descriptors_and_are_served_when_others_end(stage
             held[place][1].close()
         assert all(name.startswith("pod") for name in await asyncio.gather(*greetings))
         assert await echoes(*held[first[0]])
+
+
+BULKY = 100
+MORE_THAN_BUFFERS_HOLD = bytes(8 * 1024 * 1024)
+
+
+@pytest.mark.parametrize("capture", [REDIRECT_NFT], indirect=True, ids=["redirect-nft"])
+async def test_bulk_that_uses_up_all_descriptors_costs_no_new_connection(stage: Stage) -> None:
+    """The relay's pipes take descriptors too; clients that send an echo and do not read hold them."""
+    async with AsyncExitStack() as stack:
+        limited = stage.proxy(web(stage.pods), prefix=("prlimit", f"--nofile={LIMIT}:{LIMIT}"))
+        proxy = await stack.enter_async_context(limited)
+        held = [await stack.enter_async_context(connected(stage.client, WEB[0])) for _ in range(BULKY)]
+        for _, writer in held:
+            writer.write(MORE_THAN_BUFFERS_HOLD)
+
+        await until_stuck([writer for _, writer in held])
+        assert await proxy.health() == 200
+        asked = [asyncio.ensure_future(ask(stage.client, WEB[0])) for _ in range(20)]
+        await asyncio.wait(asked, timeout=0.5, return_when=asyncio.FIRST_EXCEPTION)
+        for _, writer in held:
+            writer.transport.abort()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert {str(answer) for answer in answers} <= {"pod1", "pod2", "pod3"}
+
+
+async def until_stuck(writers: list[asyncio.StreamWriter]) -> None:
+    """Wait until no writer's bytes move any more."""
+    before: list[int] = []
+
+    async def are_stuck() -> bool:
+        nonlocal before
+        sizes = [writer.transport.get_write_buffer_size() for writer in writers]
+        before, same = sizes, sizes == before
+        return same
+
+    await eventually(are_stuck, "writers that wait", every_s=0.3)
 
 
 async def cpu_share(proxy) -> float:

@@ -5,22 +5,26 @@ import shutil
 
 import pytest
 
-from tests.netns.e2e.callers import answer, ask, connected, datagrams, echoes, is_refused, name_from
+from tests.netns.e2e.callers import answer, ask, connected, datagrams, echoes, is_refused, name_from, rest_of
 from tests.netns.e2e.stage import BIND, DNS, WEB, Stage, node_ports, web
 from tests.proxy_process import eventually
 
 SERVED = {"type": "NodePort", "ports": node_ports(tcp=30080, udp=30053), "externalIPs": ["203.0.113.7"]}
 UNSERVED_IPS = ("172.30.0.9", "fd00:172:30::9")
 
-# An empty table of iptables-nft is left when its last rule is gone, whoever made it.
-_EMPTY_TABLES = "*nat\nCOMMIT\n*filter\nCOMMIT\n"
+# The first rule that anybody adds makes iptables-nft add its built-in chains, which then stay.
+_BUILT_IN_CHAINS = {"nat": ("PREROUTING", "OUTPUT"), "filter": ("INPUT", "FORWARD", "OUTPUT")}
+_ADD_AND_DELETE = "".join(
+    f"*{table}\n" + "".join(f"-A {chain} -j RETURN\n-D {chain} -j RETURN\n" for chain in chains) + "COMMIT\n"
+    for table, chains in _BUILT_IN_CHAINS.items()
+)
 
 
 @pytest.fixture
 def before(stage: Stage) -> str:
     """What the kernel has before any proxy ran."""
     for program in ("iptables-restore", "ip6tables-restore"):
-        stage.node.run(program, "--noflush", input=_EMPTY_TABLES)
+        stage.node.run(program, "--noflush", input=_ADD_AND_DELETE)
     return stage.kernel_state()
 
 
@@ -47,7 +51,7 @@ async def test_sigterm_lets_connections_finish_and_leaves_nothing(stage: Stage, 
             assert await proxy.health() == 503
             assert await echoes(reader, writer, b"still here" * 10_000)
             writer.write_eof()
-            assert await reader.read() == b""
+            assert await rest_of(reader) == b""
         assert await proxy.status() == 0
     assert stage.kernel_state() == before
 
@@ -58,7 +62,7 @@ async def test_connection_that_never_ends_is_cut_after_the_drain_timeout(stage: 
             await name_from(reader)
             proxy.terminate()
             with pytest.raises(ConnectionResetError):
-                await reader.read()
+                await rest_of(reader)
         assert await proxy.status() == 0
     assert stage.kernel_state() == before
 
@@ -77,7 +81,6 @@ async def test_restart_with_fewer_services_leaves_none_of_the_others(stage: Stag
     async with stage.proxy(everything(stage)) as killed:
         killed.kill9()
     async with stage.proxy(web(stage.pods)):
-        assert await is_refused(stage.node, (UNSERVED_IPS[0], 80)) is False
         assert "172.30.0.9" not in stage.kernel_state()
         assert "30080" not in stage.kernel_state()
 

@@ -1,0 +1,39 @@
+# The image of uproxy.
+#
+#   docker build -t uproxy .
+#
+# Without privileges, Services on loopback addresses of the container's own network. In a
+# Kubernetes Pod that is a sidecar: the Pod's other containers reach 127.96.x.y.
+#
+#   docker run --rm -v "$PWD/examples:/manifests:ro" uproxy run -f /manifests/echo.yaml
+#
+# For the node: as root, because only root's processes get added capabilities, with these two
+# and no others. The manifests must be readable by everybody: root without CAP_DAC_OVERRIDE
+# has no more right to them.
+# This takes nftables: iptables cannot be tried without CAP_SYS_ADMIN, and so is not chosen.
+#
+#   docker run --rm --network host --user 0 \
+#       --cap-drop ALL --cap-add NET_ADMIN --cap-add NET_BIND_SERVICE \
+#       -v "$PWD/examples:/manifests:ro" uproxy run -f /manifests/echo.yaml
+#
+# What a killed container has left: the same, with `cleanup` in the place of `run ...`.
+
+ARG PYTHON_IMAGE=python:3.13-slim
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY uproxy ./uproxy
+RUN python -m venv /opt/uproxy \
+    && /opt/uproxy/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt . \
+    && /opt/uproxy/bin/pip uninstall --yes --quiet pip
+
+FROM ${PYTHON_IMAGE}
+# What the steering runs: ip, nft (and its library, used in the process), iptables, ipset.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends iproute2 iptables ipset nftables \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /opt/uproxy /opt/uproxy
+ENV PATH=/opt/uproxy/bin:$PATH
+USER 65532:65532
+ENTRYPOINT ["uproxy"]
