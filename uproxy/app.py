@@ -7,7 +7,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from time import monotonic
@@ -38,7 +38,7 @@ from uproxy.state.addresses import AddressPlan
 from uproxy.state.store import Store
 from uproxy.steering.cleanup import remove_rules
 from uproxy.steering.lock import SteeringLock
-from uproxy.steering.probe import Capture, Choice, Mechanism, has_net_admin
+from uproxy.steering.probe import Capture, Choice, Mechanism
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.rules import PROXY_MARK, RedirectPorts
 from uproxy.steering.target import steering_rules
@@ -69,7 +69,7 @@ class Manifests:
     flags: flags.FlagSource
 
 
-def load_manifests(settings: Settings, emit: "Emit") -> Manifests:
+def load_manifests(settings: Settings, emit: Callable[[Event], None]) -> Manifests:
     """Read every manifest and flag once.
 
     Raises BadInput with all mistakes of all of them.
@@ -179,7 +179,7 @@ class Proxy:
 
         Raises UproxyError when it cannot start, and whatever escaped as a bug.
         """
-        lock = SteeringLock() if has_net_admin() else None
+        lock = SteeringLock() if self.choice.mechanism is not Mechanism.LOOPBACK else None
         try:
             await self._run()
         finally:
@@ -192,7 +192,7 @@ class Proxy:
             self.pages, self.settings.metrics_address, self.settings.healthz_address
         )
         try:
-            if self.choice.capture is Capture.BIND and has_net_admin():
+            if self.choice.mechanism is Mechanism.LOCAL_ROUTES:
                 await remove_rules()  # an earlier run may have redirected
             self._tasks.start("reconcile", self.reconcile.run())
             self._tasks.start("files", self._manifests.files.run())
@@ -252,6 +252,7 @@ class Proxy:
     async def _take_down(self) -> None:
         """Undo everything, in the reverse order, whatever fails on the way."""
         await self._tasks.stop()
+        self.dataplane.cut_connections()
         for target in reversed(self.targets):
             try:
                 await target.close()
@@ -287,6 +288,7 @@ def _dataplane(loop: asyncio.AbstractEventLoop, settings: Settings, choice: Choi
             half_closed_s=settings.half_closed_timeout_s,
         ),
         PROXY_MARK if choice.capture is Capture.REDIRECT else 0,
+        choice.capture is Capture.BIND,
         monotonic,
         _log_access if settings.access_log else None,
     )

@@ -99,8 +99,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 async def _check_all(settings: Settings) -> int:
-    from uproxy.app import Emit, address_plan, load_manifests
-    from uproxy.model.events import Upsert
+    from uproxy.app import address_plan, load_manifests
+    from uproxy.model.events import Event, Upsert
     from uproxy.state.store import Store
     from uproxy.steering.probe import choose, probe
 
@@ -108,9 +108,13 @@ async def _check_all(settings: Settings) -> int:
     print("\n".join(found.lines()))
     choice = choose(settings.capture, found, settings.redirect_mechanism)
     print(f"capture: {choice.capture} by {choice.mechanism}: {choice.reason}")
-    manifests = load_manifests(settings, Emit())
+    events: list[Event] = []
+    manifests = load_manifests(settings, events.append)
+    for known in manifests.files.objects:
+        events.append(Upsert(known))
+        manifests.flags.observe(events[-1])
     store = Store(address_plan(settings.service_cidr, choice, found.first_port))
-    store.apply(Upsert(known) for known in manifests.files.objects)
+    store.apply(events)
     notes = [f"{port.name}: {note}" for port in store.desired.values() for note in port.notes]
     for note in notes:
         print(f"note: {note}")

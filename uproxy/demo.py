@@ -183,8 +183,10 @@ async def _show(proxy: Proxy, backends: list[Backend]) -> int:
     _print_counts(second)
     [programmed] = proxy.dataplane.ports.values()
     refused = sum(programmed.stats.dial_failures.values())
-    print(f"\nRefused dials: {refused}. The proxy went on to another backend, and no client noticed.\n")
-    return 1 if first["failed"] or second["failed"] else 0
+    failed = first["failed"] + second["failed"]
+    noticed = f"{failed} clients noticed" if failed else "no client noticed"
+    print(f"\nRefused dials: {refused}. The proxy went on to another backend, and {noticed}.\n")
+    return 1 if failed else 0
 
 
 async def _requests(host: str, port: int) -> Counter[str]:

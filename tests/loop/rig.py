@@ -44,6 +44,7 @@ class Rig:
             self.descriptors,
             timeouts,
             0,
+            True,
             time.monotonic,
             lambda _connection, reason: self.ended.append(reason),
         )

@@ -41,7 +41,7 @@ class About:
     capture: str
     """How traffic comes here: `bind` or `redirect`."""
     mechanism: str
-    """What programs the kernel to that end: `iptables`, `nft`, `anyip`..."""
+    """What programs the kernel to that end: `nft`, `iptables`, `local-routes` or `loopback`."""
 
 
 class Metrics:

@@ -45,6 +45,8 @@ class Context:
     timeouts: Timeouts
     mark: int
     """SO_MARK of dials; 0 sets none."""
+    node_ports_on_loopback: bool
+    """Whether UDP NodePorts answer on loopback addresses too. TCP ones are the kernel's to steer."""
     now: Callable[[], float]
     access: "Callable[[Connection, CloseReason], None] | None" = None
     """Told of every ended connection, when somebody wants an access log."""
@@ -106,7 +108,7 @@ class Connection:
             self.dial_started_s = now_s
             error = self._connect(state)
             if error == 0:
-                return self._connected(now_s)
+                return self._connected(context.now())
             if error == errno.EALREADY:
                 self._timer = context.loop.call_later(context.timeouts.connect_s, self._timed_out)
                 return context.reactor.watch(self.server.fileno(), self)

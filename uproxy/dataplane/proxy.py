@@ -78,10 +78,9 @@ class Dataplane:
         """Sockets do not outlive a process: there is nothing to prune."""
 
     async def close(self) -> None:
-        """Close every listener, and reset what is still open."""
+        """Close every listener, and cut what is still open."""
         self.stop_accepting()
-        for connection in list(self.context.live):
-            connection.reset(CloseReason.SHUTDOWN)
+        self.cut_connections()
         self._sweeper.close()
 
     # ---- the end ----
@@ -92,6 +91,12 @@ class Dataplane:
             listener.close()
         self._listeners.clear()
         self.redirects.clear()
+
+    def cut_connections(self) -> None:
+        """Reset everything that is open. The rules that lead clients here must still stand:
+        without them a reset would not find its way back."""
+        for connection in list(self.context.live):
+            connection.reset(CloseReason.SHUTDOWN)
 
     async def drain(self, timeout_s: float) -> int:
         """Wait until all connections have ended; returns how many are left at the timeout."""

@@ -3,9 +3,9 @@
 Owns one epoll descriptor, which the event loop watches as a single reader. Refuses to
 know what the descriptors are for.
 
-Why not the loop's own transports: measured beside them, this relays a connection at two
-thirds of the cost, keeps no bytes in user memory that a stopped reader could pile up, and
-leaves plain sockets that another relay can take over (docs/decisions/0002-relay.md).
+Why not the loop's own transports: connections cost less, no bytes pile up in user memory
+behind a stopped reader, and plain sockets can be handed to another relay
+(docs/decisions/0002-relay.md has the figures).
 Edge-triggered, so a socket is registered once: back-pressure needs no system call.
 """
 

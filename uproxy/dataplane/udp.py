@@ -25,6 +25,7 @@ _HELD_BYTES = 4096
 
 _IP_PKTINFO = 8
 _ANCILLARY_BYTES = socket.CMSG_SPACE(20)
+_IPV6_LOOPBACK = bytes(15) + b"\x01"
 _SCRATCH = bytearray(65536)  # the largest datagram is 65,507 bytes
 _VIEW = memoryview(_SCRATCH)
 
@@ -182,7 +183,8 @@ class UdpListener:
                 count, client, local = self._receive()
             except BlockingIOError:
                 return
-            self._pass_on(_VIEW[:count], client, local)
+            if self._welcome(local):
+                self._pass_on(_VIEW[:count], client, local)
         self._flows.context.reactor.later(self)
 
     def _receive(self) -> tuple[int, Client, bytes]:
@@ -191,6 +193,10 @@ class UdpListener:
             return count, client, b""
         count, ancillary, _flags, client = self._socket.recvmsg_into([_SCRATCH], _ANCILLARY_BYTES)
         return count, client, _local_address(ancillary)
+
+    def _welcome(self, local: bytes) -> bool:
+        """Whether datagrams to this address of the node are ours to answer."""
+        return not local or self._flows.context.node_ports_on_loopback or not _is_loopback(local)
 
     def _pass_on(self, data: memoryview, client: Client, local: bytes) -> None:
         key = (self, client, local)
@@ -273,6 +279,10 @@ class UdpListener:
         self._flows.context.reactor.forget(self._socket.fileno())
         self._flows.context.descriptors.released(1)
         self._socket.close()
+
+
+def _is_loopback(local: bytes) -> bool:
+    return local[0] == 127 if len(local) == 4 else local == _IPV6_LOOPBACK
 
 
 def _local_address(ancillary: list[tuple[int, int, bytes]]) -> bytes:

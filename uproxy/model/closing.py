@@ -15,8 +15,6 @@ class CloseReason(StrEnum):
     NO_ENDPOINTS = "no-endpoints"
     DIAL_FAILED = "dial-failed"
     """Every endpoint refused, timed out or was unreachable, or the dial budget ran out."""
-    NOT_A_SERVICE = "not-a-service"
-    """Sent to an address that is no Service's (any more)."""
     IDLE_TIMEOUT = "idle-timeout"
     HALF_CLOSED_TIMEOUT = "half-closed-timeout"
     SHUTDOWN = "shutdown"

@@ -2,7 +2,8 @@
 
 Pure. Owns folding events in, and rebuilding only the Services that an event touches: the
 cost of a change does not depend on how many Services there are. Service-first and
-slice-first deliveries end in the same state.
+slice-first deliveries end in the same state, except that of two Services which claim one
+address the first to come keeps it.
 """
 
 from collections import defaultdict
