@@ -22,12 +22,17 @@ from uproxy.sources.yaml_values import load_yaml
 _SEPARATOR = re.compile(r"\n---(?=\s|\Z)")
 _PLAIN = re.compile(r"---\n\w")
 """How nearly every document begins, which then needs no closer look."""
+_KUBECTL_LIST = re.compile(r"(?:---\n)?apiVersion: v1\nitems:\n(?=- )")
+"""How `kubectl get -o yaml` begins: every item at column 0, and nothing else there but keys."""
+_LIST_END = re.compile(r"^kind: List$", re.MULTILINE)
+_ITEM = re.compile(r"^- ", re.MULTILINE)
+_ANCHOR = re.compile(r"(?:^|[\s:-])[&*]\w", re.MULTILINE)
 _NOT_SPACE = re.compile(r"\S")
 _BYTE = re.compile(r" \(byte (\d+)\)")
 
 
 class Document(NamedTuple):
-    """The text of one document, or of one item of a JSON `List`."""
+    """The text of one document, or of one item of a `List`."""
 
     number: int
     """Counted from 1 through the file; empty documents count."""
@@ -58,7 +63,7 @@ def split(text: str) -> Iterator[Document]:
         chunk = text[start:end]
         if _PLAIN.match(chunk):
             number += 1
-            yield Document(number, line + 1, chunk[4:])
+            yield from _yaml_items(Document(number, line + 1, chunk[4:]))
         elif _has_content(chunk):
             for document in _values(chunk, number + 1, line):
                 number = document.number
@@ -77,12 +82,31 @@ def _values(chunk: str, number: int, line: int) -> Iterator[Document]:
     """A chunk is one YAML document, or some JSON values: `kubectl get -o json` twice gives two."""
     body = chunk.removeprefix("---").lstrip()
     if not body.startswith(("{", "[")):
-        yield Document(number, line, chunk)
+        yield from _yaml_items(Document(number, line, chunk))
         return
     line += chunk.count("\n", 0, len(chunk) - len(body))
     for offset, value in enumerate(_json_values(body)):
         yield from _json_items(Document(number + offset, line, value))
         line += value.count("\n")
+
+
+def _yaml_items(document: Document) -> Iterator[Document]:
+    """The items of a `List` as kubectl prints it, each with its own text; else the document.
+
+    Cut by text, so that one item's mistake harms no other and only a changed item is parsed
+    again. Anchors could reach from item to item: a list that may have some is left whole.
+    """
+    head = _KUBECTL_LIST.match(document.text)
+    end = _LIST_END.search(document.text, head.end()) if head else None
+    if not head or not end or _ANCHOR.search(document.text):
+        yield document
+        return
+    starts = [match.start() for match in _ITEM.finditer(document.text, head.end(), end.start())]
+    line = document.line + document.text.count("\n", 0, head.end())
+    for index, (start, stop) in enumerate(zip(starts, [*starts[1:], end.start()], strict=True)):
+        text = document.text[start:stop]
+        yield Document(document.number, line, f"  {text[2:]}", index)
+        line += text.count("\n")
 
 
 def _json_values(text: str) -> Iterator[str]:

@@ -131,3 +131,52 @@ def test_what_cannot_be_parsed_says_where_and_why(text, misprint):
     assert isinstance(result, Misprint)
     if misprint:
         assert result == misprint
+
+
+KUBECTL_LIST = """\
+apiVersion: v1
+items:
+- apiVersion: v1
+  kind: Service
+  metadata:
+    name: web
+- apiVersion: v1
+  kind: Service
+  metadata:
+    name: text
+    annotations:
+      note: |
+        - not an item
+kind: List
+metadata:
+  resourceVersion: ""
+"""
+
+
+@pytest.mark.parametrize("head", ["", "---\n", "a: 1\n---\n"])
+def test_items_of_a_kubectl_list_have_texts_of_their_own(head):
+    documents = [document for document in split(head + KUBECTL_LIST) if document.item is not None]
+    whole = yaml.safe_load(KUBECTL_LIST)
+    assert [parse(document.text) for document in documents] == [[item] for item in whole["items"]]
+    first = head.count("\n") + 3
+    assert [(document.line, document.item) for document in documents] == [(first, 0), (first + 4, 1)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(("name: web", "name: &x web"), id="an anchor"),
+        pytest.param(("kind: List\n", "kind: ServiceList\n"), id="another kind"),
+        pytest.param(
+            ("- apiVersion: v1\n  kind: Service", "  - apiVersion: v1\n    kind: Service"), id="indented"
+        ),
+    ],
+)
+def test_a_list_that_is_not_as_kubectl_prints_it_is_left_whole(change):
+    assert [document.item for document in split(KUBECTL_LIST.replace(*change))] == [None]
+
+
+def test_a_broken_item_of_a_kubectl_list_harms_no_other():
+    [broken, good] = split(KUBECTL_LIST.replace("name: web", "name: [web"))
+    assert isinstance(parse(broken.text), Misprint)
+    assert isinstance(parse(good.text), list)
