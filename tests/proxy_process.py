@@ -145,7 +145,7 @@ class ProxyProcess:
         sys.stderr.write(f"{' '.join(self._argv)}\n{self.log}")  # pytest shows it with a failure
 
     async def _is_up(self) -> bool:
-        assert self._process.poll() is None, f"ended with {self._process.returncode}: {self.log}"
+        assert self._process.poll() is None, f"ended with {self._process.returncode}"
         return await self.health() == self._wait_for
 
     # ---- what it tells ----

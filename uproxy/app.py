@@ -17,7 +17,7 @@ from uproxy import __version__
 from uproxy.admin.http import HttpServers, Pages, start_http
 from uproxy.admin.metrics import About
 from uproxy.dataplane.connection import Connection, Context, Timeouts
-from uproxy.dataplane.descriptors import RESERVED, Descriptors, raise_descriptor_limit
+from uproxy.dataplane.descriptors import Descriptors, descriptor_budget
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.dataplane.reactor import Reactor
 from uproxy.dataplane.relay import PythonRelay
@@ -275,12 +275,13 @@ def _words(choice: Choice) -> tuple[str, str, str]:
 
 def _dataplane(loop: asyncio.AbstractEventLoop, settings: Settings, choice: Choice) -> Dataplane:
     reactor = Reactor(loop)
-    budget = max(raise_descriptor_limit() - RESERVED, RESERVED)
+    budget = descriptor_budget()
+    descriptors = Descriptors(loop, budget)
     context = Context(
         loop,
         reactor,
-        PythonRelay(reactor),
-        Descriptors(loop, budget),
+        PythonRelay(reactor, descriptors),
+        descriptors,
         Timeouts(
             connect_s=settings.connect_timeout_s,
             dial_budget_s=settings.connect_timeout_s * _DIALS_A_CONNECTION,

@@ -37,10 +37,11 @@ class Rig:
         self.ended: list = []
         self._cleanups: list = []
         self.descriptors = Descriptors(loop, limit)
+        relay = PythonRelay(reactor, self.descriptors)
         self.context = Context(
             loop,
             reactor,
-            PythonRelay(reactor),
+            relay,
             self.descriptors,
             timeouts,
             0,

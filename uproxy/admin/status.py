@@ -34,8 +34,8 @@ def status_of(desired: DesiredServicePort, problems: Mapping[Vip, str], faults: 
 def faulty(faults: Sequence[Fault]) -> str:
     """The status of an object with mistakes: the first of them, and how many more there are."""
     first = faults[0]
-    whose = "" if first.kind == "Service" else f"{first.kind} {first.key}"
-    what = ": ".join(part for part in (whose, first.field, first.message) if part)
+    mine = first.kind == "Service"
+    what = ": ".join(part for part in (first.field, first.message) if part) if mine else str(first)
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return f"faulty: {what}{more}"
 
@@ -45,8 +45,8 @@ def faults_by_service(faults: Iterable[Fault], store: Store) -> dict[NamespacedN
     found: dict[NamespacedName, list[Fault]] = {}
     for fault in faults:
         service = _service_of(fault, store)
-        if service is not None:
-            found.setdefault(service, []).append(fault)
+        for key in (service,) if service is not None else fault.stale:
+            found.setdefault(key, []).append(fault)
     return found
 
 

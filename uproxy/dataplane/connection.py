@@ -19,6 +19,8 @@ from uproxy.dataplane.routes import Route
 from uproxy.dataplane.sockets import close_with_reset, dial_failure, stream_to
 from uproxy.model.closing import CloseReason, DialFailure
 
+_RESOURCES_RETRY_S = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
@@ -74,7 +76,6 @@ class Connection:
         "started_s",
     )
 
-    server: socket.socket
     backend: BackendState
 
     def __init__(self, context: Context, route: Route, client: socket.socket, client_address: str) -> None:
@@ -82,6 +83,8 @@ class Connection:
         self.route = route
         self.client = client
         self.client_address = client_address
+        self.server: socket.socket | None = None
+        """The socket of a dial under way."""
         self.joined: Joined | None = None
         self._tried: list[BackendState] = []
         self._timer: TimerHandle | None = None
@@ -106,55 +109,78 @@ class Connection:
                 break
             self.backend = state
             self.dial_started_s = now_s
-            error = self._connect(state)
-            if error == 0:
-                return self._connected(context.now())
-            if error == errno.EALREADY:
-                self._timer = context.loop.call_later(context.timeouts.connect_s, self._timed_out)
-                return context.reactor.watch(self.server.fileno(), self)
-            self._dial_failed(dial_failure(error), now_s)
+            error, server = self._connect(state)
+            if server is not None:
+                return self._connected(server, context.now()) if error == 0 else self._await_handshake(server)
+            failure = dial_failure(error)
+            if failure is DialFailure.NO_RESOURCES:
+                return self._dial_later()
+            self._dial_failed(failure, now_s)
             now_s = context.now()
         return self.refuse(CloseReason.DIAL_FAILED if self._tried else CloseReason.NO_ENDPOINTS)
 
-    def _connect(self, state: BackendState) -> int:
-        """Begin to connect: 0 when that is done already, EALREADY when it goes on, or an errno."""
+    def _connect(self, state: BackendState) -> tuple[int, socket.socket | None]:
+        """Begin to connect: a socket, with 0 when it is connected already; or an errno alone."""
         try:
-            self.server = server = stream_to(state.family, self._context.mark)
+            server = stream_to(state.family, self._context.mark)
         except OSError as error:
-            return error.errno or errno.EIO
+            return error.errno or errno.EIO, None
         code = server.connect_ex(state.address)
         if code == errno.EINPROGRESS:
             # Within one host the handshake is over by now, though connect(2) could not say
             # so. Asking again tells, and saves a round through the event loop.
             code = server.connect_ex(state.address)
-        if code not in (0, errno.EALREADY):
-            server.close()
-        return code
+        if code in (0, errno.EALREADY):
+            return code, server
+        server.close()
+        return code, None
+
+    def _await_handshake(self, server: socket.socket) -> None:
+        context = self._context
+        self.server = server
+        self._timer = context.loop.call_later(context.timeouts.connect_s, self._timed_out)
+        context.reactor.watch(server.fileno(), self)
 
     def on_events(self, _events: int) -> None:
         """The dial's socket is ready: connected, or failed."""
-        error = self.server.connect_ex(self.backend.address)
+        server = self.server
+        error = server.connect_ex(self.backend.address) if server is not None else errno.EALREADY
         if error == errno.EALREADY:
             return  # a stale event
-        self._end_dial()
         now_s = self._context.now()
-        if error in (0, errno.EISCONN):
-            self._connected(now_s)
+        if server is not None and error in (0, errno.EISCONN):
+            self._context.reactor.release(server.fileno())
+            self.server = None
+            self._cancel_timer()
+            self._connected(server, now_s)
             return
-        self.server.close()
+        self._abandon_dial()
         self._dial_failed(dial_failure(error), now_s)
         self._dial(now_s)
 
     def _timed_out(self) -> None:
-        self._timer = None
-        self._end_dial()
-        self.server.close()
+        self._abandon_dial()
         now_s = self._context.now()
         self._dial_failed(DialFailure.TIMEOUT, now_s)
         self._dial(now_s)
 
-    def _end_dial(self) -> None:
-        self._context.reactor.release(self.server.fileno())
+    def _dial_later(self) -> None:
+        """This machine lacks something, which is not the endpoint's fault and may come back."""
+        self.route.stats.dial_failed(DialFailure.NO_RESOURCES)
+        self._timer = self._context.loop.call_later(_RESOURCES_RETRY_S, self._dial_again)
+
+    def _dial_again(self) -> None:
+        self._timer = None
+        self._dial(self._context.now())
+
+    def _abandon_dial(self) -> None:
+        self._cancel_timer()
+        if self.server is not None:
+            self._context.reactor.release(self.server.fileno())
+            self.server.close()
+            self.server = None
+
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -162,16 +188,15 @@ class Connection:
     def _dial_failed(self, failure: DialFailure, now_s: float) -> None:
         self._tried.append(self.backend)
         self.route.stats.dial_failed(failure)
-        if failure is not DialFailure.NO_RESOURCES:
-            self.backend.failed(now_s)
+        self.backend.failed(now_s)
 
-    def _connected(self, now_s: float) -> None:
+    def _connected(self, server: socket.socket, now_s: float) -> None:
         state = self.backend
         state.answered()
         state.connections += 1
         state.active += 1
         self.route.stats.connect_time.record(now_s - self.dial_started_s)
-        self.joined = self._context.relay.join(self.client, self.server, self._ended)
+        self.joined = self._context.relay.join(self.client, server, self._ended)
 
     # ---- ending ----
 
@@ -185,8 +210,7 @@ class Connection:
         if self.joined is not None:
             self.joined.reset(reason)
             return
-        self._end_dial()
-        self.server.close()
+        self._abandon_dial()
         self.refuse(reason)
 
     def _ended(self, reason: CloseReason) -> None:

@@ -12,6 +12,7 @@ RESERVED = 256
 """Descriptors kept for files, watches, the API and the admin port."""
 
 _RETRY_S = 0.1
+_FOR_PIPES_UP_TO = 0.75
 
 
 class Paused(Protocol):
@@ -39,6 +40,11 @@ class Descriptors:
     def scarce(self) -> bool:
         """Whether another connection, with its two sockets, would go over the budget."""
         return self.used + 2 > self.limit
+
+    @property
+    def plenty(self) -> bool:
+        """Whether there are enough to spend some on speed alone: pipes, two descriptors each."""
+        return self.used + 2 <= self.limit * _FOR_PIPES_UP_TO
 
     @property
     def paused(self) -> bool:
@@ -70,8 +76,8 @@ class Descriptors:
             listener.accept()  # waits again by itself if it has to
 
 
-def raise_descriptor_limit() -> int:
-    """Raise this process's soft limit of open files to the hard one, and return it."""
+def descriptor_budget() -> int:
+    """How many descriptors traffic may use, once this process's soft limit is raised to the hard."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+    return hard - min(RESERVED, hard // 2)

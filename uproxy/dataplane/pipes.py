@@ -8,6 +8,8 @@ import fcntl
 import os
 from typing import NamedTuple
 
+from uproxy.dataplane.descriptors import Descriptors
+
 PIPE_BYTES = 1024 * 1024
 """Unprivileged users may have 64 such pipes (pipe(7)); whoever comes after copies."""
 _KEPT = 32
@@ -19,36 +21,42 @@ class Pipe(NamedTuple):
     read_fd: int
     write_fd: int
 
-    def close(self) -> None:
-        """Close both ends; bytes inside are lost."""
-        os.close(self.read_fd)
-        os.close(self.write_fd)
-
 
 class Pipes:
     """A small pool of empty pipes."""
 
-    def __init__(self) -> None:
+    def __init__(self, descriptors: Descriptors) -> None:
+        self._descriptors = descriptors
         self._idle: list[Pipe] = []
 
     def take(self) -> Pipe | None:
-        """An empty pipe, or None when the machine has none to spare: copying works too."""
+        """An empty pipe, or None when there are none to spare: copying works too."""
         if self._idle:
             return self._idle.pop()
+        return self._make() if self._descriptors.plenty else None
+
+    def _make(self) -> Pipe | None:
         try:
             pipe = Pipe(*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
         except OSError:
             return None
+        self._descriptors.used += 2
         try:
             fcntl.fcntl(pipe.write_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         except OSError:
-            pipe.close()  # the user's pipe quota is used up; 64 KiB pipes would be slower than copying
+            self.destroy(pipe)  # the user's quota is used up, and a small pipe is slower than copying
             return None
         return pipe
 
     def give(self, pipe: Pipe) -> None:
         """Take back an empty pipe."""
-        if len(self._idle) < _KEPT:
+        if len(self._idle) < _KEPT and self._descriptors.plenty:
             self._idle.append(pipe)
         else:
-            pipe.close()
+            self.destroy(pipe)
+
+    def destroy(self, pipe: Pipe) -> None:
+        """Close both ends; bytes inside are lost."""
+        os.close(pipe.read_fd)
+        os.close(pipe.write_fd)
+        self._descriptors.released(2)

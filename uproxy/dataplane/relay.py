@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from uproxy.dataplane.descriptors import Descriptors
 from uproxy.dataplane.pipes import PIPE_BYTES, Pipe, Pipes
 from uproxy.dataplane.reactor import FAILED, HUNG_UP, PEER_DONE, WRITABLE, Reactor
 from uproxy.dataplane.sockets import bound_kernel_memory, close_with_reset
@@ -74,9 +75,9 @@ class Relay(Protocol):
 class PythonRelay:
     """The relay that needs no compiler."""
 
-    def __init__(self, reactor: Reactor) -> None:
+    def __init__(self, reactor: Reactor, descriptors: Descriptors) -> None:
         self._reactor = reactor
-        self._pipes = Pipes()
+        self._pipes = Pipes(descriptors)
 
     def join(self, client: socket.socket, server: socket.socket, ended: Ended) -> "Pair":
         """Relay between `client` and `server`, neither of them watched yet."""
@@ -320,7 +321,7 @@ class Direction:
         self._pipe = None
         self._full_chunks = self._small_fills = 0
         if self._in_pipe:
-            pipe.close()
+            self._pipes.destroy(pipe)
         else:
             self._pipes.give(pipe)
 

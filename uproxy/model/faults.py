@@ -1,5 +1,6 @@
 """A user's mistake, as a value: collected, so that all are reported at once."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from uproxy.errors import UproxyError
@@ -19,6 +20,8 @@ class Fault:
     field: str
     """Path inside the object, as kubectl prints it: `spec.ports[0].port`."""
     message: str
+    stale: tuple[NamespacedName, ...] = dataclasses.field(default=(), compare=False)
+    """Services that go on in their last good version because nobody can tell what this was."""
 
     def __str__(self) -> str:
         where = f"{self.file}, document {self.document}" if self.document else self.file

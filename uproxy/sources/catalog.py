@@ -8,9 +8,10 @@ every object that it had. No input or output.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from uproxy.model.endpoint import EndpointSlice
 from uproxy.model.events import KubernetesObject
 from uproxy.model.faults import Fault
 from uproxy.model.names import NamespacedName
@@ -66,17 +67,15 @@ class _Merger:
         self.skipped: Counter[str] = Counter()
 
     def add(self, manifest: Manifest) -> None:
-        unidentified = manifest.fault is not None
-        if manifest.fault:
-            self.faults.append(manifest.fault)
+        unidentified = [manifest.fault] if manifest.fault else []
         for found in manifest.found:
             if found.converted.key is None and not found.converted.skipped:
-                unidentified = True
-                self.faults.extend(found.converted.faults)
+                unidentified += found.converted.faults
             else:
                 self._add_object(manifest.file, found)
         if unidentified:
-            self._keep_all(manifest.file)
+            stale = self._keep_all(manifest.file)
+            self.faults += [replace(fault, stale=stale) for fault in unidentified]
 
     def _add_object(self, file: str, found: Found) -> None:
         converted = found.converted
@@ -100,7 +99,12 @@ class _Merger:
             f"is defined twice; the one in {first.file}, document {first.document}, is used",
         )  # fmt: skip
 
-    def _keep_all(self, file: str) -> None:
+    def _keep_all(self, file: str) -> tuple[NamespacedName, ...]:
+        """Keep what the file had; returns the Services that would be missing something now."""
+        kept: list[KubernetesObject] = []
         for name, entry in self._last.items():
-            if entry.file == file:
-                self.entries.setdefault(name, entry)
+            if entry.file == file and name not in self.entries:
+                self.entries[name] = entry
+                kept += entry.objects
+        services = (known.service if isinstance(known, EndpointSlice) else known.key for known in kept)
+        return tuple(dict.fromkeys(services))

@@ -32,12 +32,20 @@ async def test_node_port_is_served_at_the_addresses_of_the_node(stage: Stage) ->
 
 
 async def test_node_port_on_loopback_is_left_alone_by_redirects(stage: Stage) -> None:
-    async with stage.proxy(web(stage.pods, **NODE_PORT)):
+    async with stage.proxy(web(stage.pods, **NODE_PORT)) as proxy:
         for ip in ("127.0.0.1", "::1"):
-            if stage.capture.redirects:
-                assert await is_refused(stage.node, (ip, 30080))
-            else:
-                assert (await ask(stage.node, (ip, 30080))).startswith("pod")
+            with datagrams(stage.node, (ip, 30053)) as sock:
+                if stage.capture.redirects:
+                    assert await is_refused(stage.node, (ip, 30080))
+                    sock.send(WHO)
+                else:
+                    assert (await ask(stage.node, (ip, 30080))).startswith("pod")
+                    assert (await answer(sock)).startswith(b"pod")
+        # One that is answered came after those above, so these have been seen and passed over.
+        for ip in (stage.node.ip4, stage.node.ip6):
+            with datagrams(stage.node, (ip, 30053)) as sock:
+                await answer(sock)
+        assert await proxy.metric("uproxy_udp_flows_total") == (2 if stage.capture.redirects else 4)
 
 
 async def test_external_and_load_balancer_addresses_are_served(stage: Stage) -> None:

@@ -75,7 +75,7 @@ def test_mistakes_in_a_slice_belong_to_the_service_that_uses_it():
     store.apply([Upsert(EndpointSlice(NamespacedName("default", "web-1"), web, (), ()))])
     mistake = fault("must be 1 to 65535", name="web-1", kind="EndpointSlice", field="ports[0].port")
     assert faults_by_service([mistake, fault(name="new", kind="EndpointSlice")], store) == {web: [mistake]}
-    expected = "faulty: EndpointSlice default/web-1: ports[0].port: must be 1 to 65535"
+    expected = "faulty: web.yaml, document 1: EndpointSlice default/web-1: ports[0].port: must be 1 to 65535"
     assert status_of(desired(), {}, [mistake]) == expected
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 
 from uproxy.model.faults import Fault
 from uproxy.model.names import NamespacedName
+from uproxy.model.service import Service
 from uproxy.sources.catalog import Catalog, merged
 from uproxy.sources.manifest import Manifest, Reader
 
@@ -24,7 +25,11 @@ def catalog(last: Catalog | None = None, **files: str) -> Catalog:
 
 
 def ports(made: Catalog) -> dict[str, int]:
-    return {name.key.name: known.ports[0].port for name, known in made.objects().items()}
+    return {
+        name.key.name: known.ports[0].port
+        for name, known in made.objects().items()
+        if isinstance(known, Service)
+    }
 
 
 def faults(made: Catalog) -> list[str]:
@@ -130,3 +135,15 @@ def test_an_endpoints_object_stands_for_several_model_objects():
     names = {name.key for name in catalog(f=text).objects()}
 
     assert names == {NamespacedName("default", "a-0"), NamespacedName("default", "a-1")}
+
+
+def test_a_fault_that_hides_objects_names_the_services_that_are_stale():
+    slice_of_b = (
+        "kind: EndpointSlice\napiVersion: discovery.k8s.io/v1\naddressType: IPv4\n"
+        "metadata: {name: b-1, labels: {kubernetes.io/service-name: b}}\nendpoints: []\n"
+    )
+    before = catalog(f=f"{A1}---\n{B1}---\n{slice_of_b}")
+    after = catalog(before, f=f"{NOT_YAML}---\n{B1}")
+
+    assert ports(after) == {"a": 1, "b": 1}
+    assert [{key.name for key in fault.stale} for fault in after.faults] == [{"a", "b"}]
