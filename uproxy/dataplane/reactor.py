@@ -79,11 +79,13 @@ class Reactor:
         self._epoll.close()
 
     def _ready(self) -> None:
-        find = self._handlers.get
+        handlers = self._handlers
         for fd, events in self._epoll.poll(0, _BATCH):
-            handle = find(fd)
-            if handle is not None:
-                handle(events)
+            try:
+                handle = handlers[fd]
+            except KeyError:
+                continue  # closed by an earlier event of this batch
+            handle(events)
 
     def _run_turns(self) -> None:
         turns, self._turns = self._turns, {}
