@@ -99,14 +99,13 @@ def _choose(only: str | None) -> list[Contender]:
 
 @contextmanager
 def _stage(contender: Contender) -> Iterator[Stage]:
-    """Yield a path that is up, warm and placed."""
+    """Yield a path that is up and warm."""
     with Lab(pods=1) as lab:
         _prepare(lab)
         with load.server(lab.pods[0]) as server_pid, contender.up(lab) as address:
             _warm_up(contender.name, lab.client, address)
             # Only now: a program that is still starting is not yet in its namespace.
             proxy_pids = lab.node.pids()
-            place(proxy_pids, server_pid)
             yield Stage(contender.name, lab.client, address, proxy_pids, server_pid)
 
 
@@ -141,6 +140,7 @@ def _measure_all(stages: Sequence[Stage], rounds: int, seconds: float) -> Collec
 
 
 def _measure(stage: Stage, workload: Workload, seconds: float) -> Sample:
+    place(stage.proxy_pids, stage.server_pid, apart=not workload.is_bulk)
     proxy_before, server_before = cpu_s(stage.proxy_pids), cpu_s([stage.server_pid])
     address = stage.address
     result = load.run(stage.client, address.ip, address.port, workload, seconds)
