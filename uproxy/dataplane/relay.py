@@ -31,6 +31,7 @@ _SPLICE_FLAGS = 0x01 | 0x02  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK; named in os on
 
 _TROUBLE = PEER_DONE | FAILED | HUNG_UP
 
+_readv, _write = os.readv, os.write  # looked up for every message
 _SCRATCH = bytearray(CHUNK_BYTES)
 _SCRATCHES = (_SCRATCH,)
 _VIEW = memoryview(_SCRATCH)
@@ -237,7 +238,7 @@ class Direction:
                 steps += 1
                 continue
             try:
-                count = os.readv(self.source_fd, _SCRATCHES)
+                count = _readv(self.source_fd, _SCRATCHES)
             except BlockingIOError:
                 return
             except OSError:
@@ -249,7 +250,7 @@ class Direction:
             self.bytes += count
             try:
                 view = _PREFIXES[count] if count < _PREFIXES_COUNT else _VIEW[:count]
-                sent = os.write(self.sink_fd, view)
+                sent = _write(self.sink_fd, view)
             except BlockingIOError:
                 sent = 0
             except OSError:
