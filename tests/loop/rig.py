@@ -1,6 +1,7 @@
 """A data plane on loopback, programmed by hand: what the loop tier's tests share."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -79,6 +80,21 @@ class Rig:
     def at_close(self, cleanup) -> None:
         """Call `cleanup` when the test is over."""
         self._cleanups.append(cleanup)
+
+    async def pair(self, vip: tuple[str, int]) -> tuple[socket.socket, socket.socket]:
+        """Serve `vip`, connect to it: the client's socket and the backend's, the relay between."""
+        loop = asyncio.get_running_loop()
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        await self.serve(vip, [backend(listener.getsockname())])
+        client = socket.socket()
+        client.setblocking(False)
+        await loop.sock_connect(client, vip)
+        server, _ = await asyncio.wait_for(loop.sock_accept(listener), PATIENCE_S)
+        listener.close()
+        self.at_close(client.close)
+        self.at_close(server.close)
+        return client, server
 
     async def close(self) -> None:
         for cleanup in self._cleanups:

@@ -149,11 +149,13 @@ class Lab:
 
     @staticmethod
     def remove_strays() -> None:
-        """Remove the namespaces of labs whose process is gone."""
+        """Remove the namespaces of labs whose process is gone, and end what still runs in them."""
         names = [path.name for path in _NAMESPACES.glob("upx*")]
         for name in names:
             match = _NAME.fullmatch(name)
             if match and not Path("/proc", match[1]).exists():
+                for pid in _run("ip", "netns", "pids", name, check=False).stdout.split():
+                    _kill(int(pid))
                 _run("ip", "netns", "delete", name, check=False)
 
     def _create(self) -> None:

@@ -144,22 +144,13 @@ async def test_a_backend_that_comes_back_is_used_again(rig):
 
 async def test_changing_backends_leaves_open_connections_alone(rig):
     loop = asyncio.get_running_loop()
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
-    rig.at_close(listener.close)
     other = await Named(rig, "other").start()
     vip = (VIP, free_port(VIP))
-    await rig.serve(vip, [backend(listener.getsockname())])
-    client = socket.socket()
-    client.setblocking(False)
-    await loop.sock_connect(client, vip)
-    server, _ = await loop.sock_accept(listener)
+    client, server = await rig.pair(vip)
     await rig.serve(vip, [other.backend])
     assert await ask(vip) == "other"
     await loop.sock_sendall(client, b"still here")
     assert await loop.sock_recv(server, 100) == b"still here"
-    client.close()
-    server.close()
 
 
 async def test_affinity_keeps_a_client_until_its_backend_refuses(rig):
@@ -174,24 +165,9 @@ async def test_affinity_keeps_a_client_until_its_backend_refuses(rig):
 
 
 class TestTimeouts:
-    async def open_pair(self, rig):
-        loop = asyncio.get_running_loop()
-        listener = socket.create_server(("127.0.0.1", 0))
-        listener.setblocking(False)
-        vip = (VIP, free_port(VIP))
-        await rig.serve(vip, [backend(listener.getsockname())])
-        client = socket.socket()
-        client.setblocking(False)
-        await loop.sock_connect(client, vip)
-        server, _ = await loop.sock_accept(listener)
-        listener.close()
-        rig.at_close(client.close)
-        rig.at_close(server.close)
-        return client, server
-
     async def test_an_idle_connection_is_ended(self):
         rig = Rig(Timeouts(connect_s=1.0, dial_budget_s=1.0, idle_s=0.05, half_closed_s=3600.0))
-        client, _ = await self.open_pair(rig)
+        client, _ = await rig.pair((VIP, free_port(VIP)))
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 10)
         assert rig.ended == [CloseReason.IDLE_TIMEOUT]
@@ -199,7 +175,7 @@ class TestTimeouts:
 
     async def test_a_half_closed_connection_is_ended_sooner(self):
         rig = Rig(Timeouts(connect_s=1.0, dial_budget_s=1.0, idle_s=3600.0, half_closed_s=0.05))
-        client, _ = await self.open_pair(rig)
+        client, _ = await rig.pair((VIP, free_port(VIP)))
         client.shutdown(socket.SHUT_WR)
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 10)
@@ -237,16 +213,8 @@ class TestDescriptors:
 
 
 async def test_stopping_refuses_new_connections_and_lets_old_ones_end(rig):
-    loop = asyncio.get_running_loop()
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
-    rig.at_close(listener.close)
     vip = (VIP, free_port(VIP))
-    await rig.serve(vip, [backend(listener.getsockname())])
-    client = socket.socket()
-    client.setblocking(False)
-    await loop.sock_connect(client, vip)
-    server, _ = await loop.sock_accept(listener)
+    client, server = await rig.pair(vip)
     rig.dataplane.stop_accepting()
     with pytest.raises(ConnectionRefusedError):
         await ask(vip)

@@ -88,24 +88,9 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-async def raw_pair(rig):
-    """A client's blocking-free socket and the accepted server socket, with the relay between."""
-    loop = asyncio.get_running_loop()
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
-    vip = (VIP, free_port(VIP))
-    await rig.serve(vip, [backend(listener.getsockname())])
-    client = socket.socket()
-    client.setblocking(False)
-    await loop.sock_connect(client, vip)
-    server, _ = await asyncio.wait_for(loop.sock_accept(listener), 10)
-    listener.close()
-    return client, server
-
-
 async def test_a_reset_by_the_client_reaches_the_server(rig):
     loop = asyncio.get_running_loop()
-    client, server = await raw_pair(rig)
+    client, server = await rig.pair((VIP, free_port(VIP)))
     reset(client)
     with pytest.raises(ConnectionResetError):
         await asyncio.wait_for(loop.sock_recv(server, 1), 10)
@@ -116,7 +101,7 @@ async def test_a_reset_by_the_client_reaches_the_server(rig):
 
 async def test_a_reset_by_the_server_reaches_the_client_after_what_it_said(rig):
     loop = asyncio.get_running_loop()
-    client, server = await raw_pair(rig)
+    client, server = await rig.pair((VIP, free_port(VIP)))
     server.send(b"last words")
     reset(server)
     assert await asyncio.wait_for(loop.sock_recv(client, 100), 10) == b"last words"
@@ -127,7 +112,7 @@ async def test_a_reset_by_the_server_reaches_the_client_after_what_it_said(rig):
 
 
 async def test_a_reset_ends_a_connection_whose_other_side_does_not_read(rig):
-    client, server = await raw_pair(rig)
+    client, server = await rig.pair((VIP, free_port(VIP)))
     await fill(client)
     reset(client)
     await until(lambda: rig.ended)
@@ -149,7 +134,7 @@ async def fill(sender: socket.socket) -> int:
 
 
 async def test_a_stopped_reader_stops_the_sender_within_bounds(rig):
-    client, server = await raw_pair(rig)
+    client, server = await rig.pair((VIP, free_port(VIP)))
     sent = await fill(client)
     # What a direct connection takes too (the two peers' own buffers) and a little of ours.
     assert sent < 24 * 1024 * 1024
@@ -164,7 +149,7 @@ async def test_a_stopped_reader_stops_the_sender_within_bounds(rig):
 
 async def test_a_byte_is_not_held_back_for_more(rig):
     loop = asyncio.get_running_loop()
-    client, server = await raw_pair(rig)
+    client, server = await rig.pair((VIP, free_port(VIP)))
     for _ in range(50):
         client.send(b"x")
         assert await asyncio.wait_for(loop.sock_recv(server, 10), 10) == b"x"
