@@ -7,7 +7,8 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from time import monotonic
@@ -59,6 +60,29 @@ def address_plan(cidr: IPNetwork | None, choice: Choice, first_port: int) -> Add
     network = cidr or ip_network(LOOPBACK_SERVICE_CIDR if binds else SERVICE_CIDR)
     loopback_only = choice.mechanism is Mechanism.LOOPBACK
     return AddressPlan(network, loopback_only, first_port if binds else 0)
+
+
+@contextmanager
+def steering(choice: Choice) -> Iterator[Choice]:
+    """Hold the machine's network for as long as it is programmed; yields what can be done.
+
+    While another uproxy holds it, binding is left with loopback addresses, which need no
+    programming. Raises UproxyError where that is no way out.
+    """
+    if choice.mechanism is Mechanism.LOOPBACK:
+        yield choice
+        return
+    try:
+        lock = SteeringLock()
+    except UproxyError as error:
+        if choice.capture is not Capture.BIND:
+            raise
+        yield Choice(Capture.BIND, Mechanism.LOOPBACK, f"on loopback only, {error}")
+        return
+    try:
+        yield choice
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +203,6 @@ class Proxy:
 
         Raises UproxyError when it cannot start, and whatever escaped as a bug.
         """
-        lock = SteeringLock() if self.choice.mechanism is not Mechanism.LOOPBACK else None
-        try:
-            await self._run()
-        finally:
-            if lock is not None:
-                lock.release()
-
-    async def _run(self) -> None:
         log.info("uproxy %s, capture %s by %s: %s", __version__, *_words(self.choice))
         self._servers = await start_http(
             self.pages, self.settings.metrics_address, self.settings.healthz_address

@@ -80,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 async def _serve(settings: Settings) -> int:
-    from uproxy.app import Emit, Proxy, address_plan, load_manifests
+    from uproxy.app import Emit, Proxy, address_plan, load_manifests, steering
     from uproxy.kit.logs import set_up_logging
     from uproxy.steering.probe import choose, probe
 
@@ -89,8 +89,9 @@ async def _serve(settings: Settings) -> int:
     manifests = load_manifests(settings, emit)
     found = await probe()
     choice = choose(settings.capture, found, settings.redirect_mechanism)
-    plan = address_plan(settings.service_cidr, choice, found.first_port)
-    await Proxy(settings, choice, plan, manifests, emit).run()
+    with steering(choice) as granted:
+        plan = address_plan(settings.service_cidr, granted, found.first_port)
+        await Proxy(settings, granted, plan, manifests, emit).run()
     return 0
 
 

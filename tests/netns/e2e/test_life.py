@@ -7,7 +7,8 @@ import pytest
 
 from tests.netns.e2e.callers import answer, ask, connected, datagrams, echoes, is_refused, name_from, rest_of
 from tests.netns.e2e.stage import BIND, DNS, WEB, Stage, node_ports, web
-from tests.proxy_process import eventually
+from tests.proxy_process import UPROXY, eventually
+from uproxy.errors import CommandFailed
 
 SERVED = {"type": "NodePort", "ports": node_ports(tcp=30080, udp=30053), "externalIPs": ["203.0.113.7"]}
 UNSERVED_IPS = ("172.30.0.9", "fd00:172:30::9")
@@ -116,3 +117,31 @@ async def test_healthy_only_once_everything_is_programmed(stage: Stage) -> None:
         slow.write_text(f'#!/bin/sh\nexec {real} "$@"\n')  # the end is not slow
         proxy.terminate()
         assert await proxy.status() == 0
+
+
+async def test_second_proxy_does_not_touch_what_the_first_programmed(stage: Stage) -> None:
+    async with stage.proxy(everything(stage)) as first:
+        programmed = stage.kernel_state()
+        others = ("--metrics-bind-address", "127.0.0.1:0", "--healthz-bind-address", "127.0.0.1:0")
+        second = stage.node.run(
+            *UPROXY, "run", "-f", str(stage.manifest), "--capture", "redirect", *others, check=False
+        )
+        assert second.returncode == 1
+        assert "another uproxy programs this machine's network" in second.stderr
+        with pytest.raises(CommandFailed, match="another uproxy"):
+            stage.cleanup()
+        assert stage.kernel_state() == programmed
+        assert await works(stage)
+        first.terminate()
+        assert await first.status() == 0
+
+
+@pytest.mark.parametrize("capture", [BIND], indirect=True, ids=["bind"])
+async def test_binding_beside_another_proxy_is_left_with_loopback(stage: Stage) -> None:
+    async with stage.proxy(everything(stage)) as first:
+        second = stage.proxy(everything(stage), metrics=("127.0.0.1", 20249), healthz=("127.0.0.1", 20256))
+        async with second:
+            assert "on loopback only, another uproxy programs this machine's network" in second.log
+            assert (await second.row("web"))["addresses"][0].startswith("127.96.")
+            assert await works(stage)
+        assert await first.health() == 200
