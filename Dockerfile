@@ -10,7 +10,6 @@
 # For the node: as root, because only root's processes get added capabilities, with these two
 # and no others. The manifests must be readable by everybody: root without CAP_DAC_OVERRIDE
 # has no more right to them.
-# This takes nftables: iptables cannot be tried without CAP_SYS_ADMIN, and so is not chosen.
 #
 #   docker run --rm --network host --user 0 \
 #       --cap-drop ALL --cap-add NET_ADMIN --cap-add NET_BIND_SERVICE \

@@ -16,7 +16,8 @@ from uproxy.dataplane.descriptors import Descriptors
 from uproxy.dataplane.reactor import Reactor
 from uproxy.dataplane.relay import Joined, Relay
 from uproxy.dataplane.routes import Route
-from uproxy.dataplane.sockets import close_with_reset, dial_failure, stream_to
+from uproxy.dataplane.sockets import begin_connect, close_with_reset, dial_failure, stream_to
+from uproxy.dataplane.source_ports import SourcePorts
 from uproxy.model.closing import CloseReason, DialFailure
 
 _RESOURCES_RETRY_S = 0.1
@@ -52,6 +53,7 @@ class Context:
     now: Callable[[], float]
     access: "Callable[[Connection, CloseReason], None] | None" = None
     """Told of every ended connection, when somebody wants an access log."""
+    source_ports: SourcePorts = field(default_factory=SourcePorts)
     live: "dict[Connection, None]" = field(default_factory=dict)
     """Every open connection, oldest first."""
 
@@ -121,18 +123,17 @@ class Connection:
 
     def _connect(self, state: BackendState) -> tuple[int, socket.socket | None]:
         """Begin to connect: a socket, with 0 when it is connected already; or an errno alone."""
+        context = self._context
         try:
-            server = stream_to(state.family, self._context.mark)
+            server = stream_to(state.family, context.mark)
+            code = begin_connect(server, state.address)
+            if code in (0, errno.EALREADY):
+                return code, server
+            server.close()
+            if code == errno.EADDRNOTAVAIL:
+                return context.source_ports.dial(state.family, state.address, context.mark)
         except OSError as error:
             return error.errno or errno.EIO, None
-        code = server.connect_ex(state.address)
-        if code == errno.EINPROGRESS:
-            # Within one host the handshake is over by now, though connect(2) could not say
-            # so. Asking again tells, and saves a round through the event loop.
-            code = server.connect_ex(state.address)
-        if code in (0, errno.EALREADY):
-            return code, server
-        server.close()
         return code, None
 
     def _await_handshake(self, server: socket.socket) -> None:

@@ -67,9 +67,21 @@ def stream_to(family: int, mark: int) -> socket.socket:
     """A non-blocking socket, ready to connect. `mark` (0 for none) keeps steering off it."""
     stream = socket.socket(family, _STREAM)
     _set_stream_options(stream)
+    # Lets a later dial bind to this one's port while it rests in TIME_WAIT (source_ports.py).
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if mark:
         stream.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
     return stream
+
+
+def begin_connect(stream: socket.socket, address: tuple[str, int]) -> int:
+    """Begin to connect: 0 when that is done already, EALREADY when it goes on, or an errno."""
+    code = stream.connect_ex(address)
+    if code == errno.EINPROGRESS:
+        # Within one host the handshake is over by now, though connect(2) could not say so.
+        # Asking again tells, and saves a round through the event loop.
+        code = stream.connect_ex(address)
+    return code
 
 
 def _set_stream_options(stream: socket.socket) -> None:

@@ -97,3 +97,13 @@ async def test_edits_under_load_are_live_within_a_second_and_cost_nobody_anythin
         assert load.errors_since() == []
         for reader, writer in long_lived:
             assert await echoes(reader, writer)
+
+
+async def test_more_connections_than_local_ports(stage: Stage) -> None:
+    # The proxy is the first to close towards the pod, so every port rests for a minute.
+    stage.node.sysctl("net.ipv4.ip_local_port_range", "20000 20049")
+    stage.node.sysctl("net.ipv4.tcp_tw_reuse", 0)
+    async with stage.proxy(web(stage.pods[:1])) as proxy:
+        names = [await ask(stage.client, WEB[0]) for _ in range(200)]
+        assert names == ["pod1"] * 200
+        assert await proxy.metric("uproxy_dial_failures_total") == 0

@@ -1,0 +1,49 @@
+"""Local ports for dials, chosen by hand when the kernel has none to give.
+
+A proxy that passes the client's end on is the first to close, so its port rests in TIME_WAIT
+for a minute: some 28,000 connections a minute to one endpoint, and connect(2) says
+EADDRNOTAVAIL. A socket that is bound to such a port before it connects may take it over at
+once, as long as TCP timestamps tell old segments from new ones (RFC 6191; the kernel's
+tcp_twsk_unique). HAProxy's `source` port ranges rest on the same rule. Needs no sysctl.
+"""
+
+import errno
+import socket
+from pathlib import Path
+
+from uproxy.dataplane.sockets import begin_connect, stream_to
+
+_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_TRIES = 64
+_TAKEN = frozenset((errno.EADDRNOTAVAIL, errno.EADDRINUSE))
+
+
+class SourcePorts:
+    """Goes round the machine's range of local ports."""
+
+    def __init__(self) -> None:
+        self._first, self._last = map(int, _RANGE.read_text().split())
+        self._next = self._first
+
+    def dial(self, family: int, address: tuple[str, int], mark: int) -> tuple[int, socket.socket | None]:
+        """Begin to connect from one of the ports: a socket, with 0 when it is connected already,
+        EALREADY when that goes on; or an errno alone. Raises OSError when there is no socket."""
+        for _ in range(_TRIES):
+            stream = stream_to(family, mark)
+            code = self._try(stream, address)
+            if code in (0, errno.EALREADY):
+                return code, stream
+            stream.close()
+            if code not in _TAKEN:
+                return code, None
+        return errno.EADDRNOTAVAIL, None
+
+    def _try(self, stream: socket.socket, address: tuple[str, int]) -> int:
+        port, self._next = self._next, self._next + 1
+        if self._next > self._last:
+            self._next = self._first
+        try:
+            stream.bind(("", port))
+        except OSError as error:
+            return error.errno or errno.EADDRINUSE
+        return begin_connect(stream, address)
