@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import struct
+from contextlib import suppress
 
 from uproxy.model.closing import DialFailure
 from uproxy.model.names import Family, IPAddress
@@ -95,18 +96,22 @@ def bound_kernel_memory(source: socket.socket, sink: socket.socket) -> None:
 
     Not done at the start, because most connections never send that much, and each option
     is a system call. TCP_WINDOW_CLAMP would not do: the kernel's tuning moves it along.
+    A kernel that lacks an option (gVisor) has a bound of its own.
     """
     try:
         source.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
-    except PermissionError:  # without CAP_NET_ADMIN, net.core.rmem_max is the limit
-        source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-    sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+    except OSError:  # without CAP_NET_ADMIN, net.core.rmem_max is the limit
+        with suppress(OSError):
+            source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    with suppress(OSError):
+        sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 def _set_ipv6_options(server: socket.socket) -> None:
     server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     # Unlike IPv4, a local route alone does not make an IPv6 address bindable (ipv6(7)).
-    server.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+    with suppress(OSError):  # loopback addresses do without, on kernels that lack it
+        server.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
 
 
 def bind_udp(ip: IPAddress, port: int) -> socket.socket:

@@ -14,6 +14,7 @@ from pathlib import Path
 from uproxy.dataplane.sockets import begin_connect, stream_to
 
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LINUX_DEFAULT = (32768, 60999)
 _TRIES = 64
 _TAKEN = frozenset((errno.EADDRNOTAVAIL, errno.EADDRINUSE))
 
@@ -22,7 +23,10 @@ class SourcePorts:
     """Goes round the machine's range of local ports."""
 
     def __init__(self) -> None:
-        self._first, self._last = map(int, _RANGE.read_text().split())
+        try:
+            self._first, self._last = map(int, _RANGE.read_text().split())
+        except OSError:  # not every kernel tells (gVisor)
+            self._first, self._last = _LINUX_DEFAULT
         self._next = self._first
 
     def dial(self, family: int, address: tuple[str, int], mark: int) -> tuple[int, socket.socket | None]:

@@ -22,6 +22,7 @@ from uproxy.steering.rules import RedirectPorts, Verdict
 
 OK = "ok"
 
+_FIRST_UNPRIVILEGED_PORT = 1024
 _CAP_NET_BIND_SERVICE = 1 << 10
 _CAP_NET_ADMIN = 1 << 12
 _PACKAGES = {"nft": "nftables", "iptables-restore": "iptables", "ipset": "ipset", "ip": "iproute2"}
@@ -140,7 +141,10 @@ def has_net_admin() -> bool:
 def _first_port() -> int:
     if _capabilities() & _CAP_NET_BIND_SERVICE:
         return 0
-    return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    except OSError:  # a kernel from before 4.11, or gVisor
+        return _FIRST_UNPRIVILEGED_PORT
 
 
 def _capabilities() -> int:
@@ -149,8 +153,8 @@ def _capabilities() -> int:
 
 def parse_capabilities(status: str) -> int:
     """The effective set, from the text of /proc/PID/status (proc(5), capabilities(7))."""
-    line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    return int(line.split()[1], 16)
+    lines = (line for line in status.splitlines() if line.startswith("CapEff:"))
+    return int(next(lines, "CapEff: 0").split()[1], 16)
 
 
 def _obstacles(probe: Probe, mechanism: str) -> dict[Mechanism, str]:
