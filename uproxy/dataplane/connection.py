@@ -119,7 +119,8 @@ class Connection:
                 return self._dial_later()
             self._dial_failed(failure, now_s)
             now_s = context.now()
-        return self.refuse(CloseReason.DIAL_FAILED if self._tried else CloseReason.NO_ENDPOINTS)
+        nobody_there = not self._tried and now_s < self._deadline_s
+        return self.refuse(CloseReason.NO_ENDPOINTS if nobody_there else CloseReason.DIAL_FAILED)
 
     def _connect(self, state: BackendState) -> tuple[int, socket.socket | None]:
         """Begin to connect: a socket, with 0 when it is connected already; or an errno alone."""
