@@ -127,7 +127,7 @@ class Emit:
         self.target: ReconcileLoop | None = None
 
     def __call__(self, event: Event) -> None:
-        """Pass an event on; before the connection, and while only checking, it is dropped."""
+        """Pass an event on. Before the connection there are none: `load_manifests` only reads."""
         if self.target is not None:
             self.target.emit(event)
 

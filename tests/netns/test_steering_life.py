@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 
+from tests.netns.kernel_state import kernel_state
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Protocol, ServicePortName, Vip
 from uproxy.steering.cleanup import cleanup
@@ -70,21 +71,8 @@ def _make(node: Host, target: SteeringRules | LocalRoutes, *updated: DesiredServ
 
 
 def _snapshot(node: Host) -> str:
-    """Everything that uproxy may program, as the kernel's own tools print it."""
-    printed = [
-        node.run(*command.split()).stdout
-        for command in (
-            "nft --stateless list ruleset",
-            "iptables-save",
-            "ip6tables-save",
-            "ipset save",
-            "ip -4 route show table local",
-            "ip -6 route show table local",
-        )
-    ]
-    # Times, counters, and the seeds and sizes of hashes change by themselves.
-    noise = r"^#.*\n|\[\d+:\d+\]|initval 0x\w+|hashsize \d+"
-    return re.sub(noise, "", "".join(printed), flags=re.MULTILINE)
+    """The state of the kernel without the seeds and sizes of hashes, which change by themselves."""
+    return re.sub(r"initval 0x\w+|hashsize \d+", "", kernel_state(node))
 
 
 def _service(

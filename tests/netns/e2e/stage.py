@@ -1,6 +1,5 @@
 """A lab with pods that answer, one Service in front of them, and a proxy on the node."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from tests.manifests import Manifest, endpoint_slice, replace_file, service, text_of
 from tests.netns.e2e.servers import TCP_PORT, UDP_PORT, Greeter
+from tests.netns.kernel_state import kernel_state
 from tests.proxy_process import UPROXY, Address, ProxyProcess
 from uproxy.testing.lab import Host, Lab
 
@@ -24,16 +24,6 @@ _SLICE_PORTS: tuple[Manifest, ...] = (
     {"name": "web", "port": TCP_PORT, "protocol": "TCP"},
     {"name": "dns", "port": UDP_PORT, "protocol": "UDP"},
 )
-# Anything that uproxy may program, as the kernel's own tools print it.
-_KERNEL_STATE = (
-    "nft --stateless list ruleset",
-    "iptables-save",
-    "ip6tables-save",
-    "ipset save",
-    "ip -4 route show table local",
-    "ip -6 route show table local",
-)
-_NOISE = re.compile(r"^#.*\n|\[\d+:\d+\]", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -111,8 +101,7 @@ class Stage:
 
     def kernel_state(self) -> str:
         """All rules, sets and local routes of the node, without counters and times."""
-        printed = "".join(self.node.run(*command.split()).stdout for command in _KERNEL_STATE)
-        return _NOISE.sub("", printed)
+        return kernel_state(self.node)
 
 
 def addresses(address: Address) -> str:

@@ -1,0 +1,21 @@
+"""What the kernel of a host holds of all that uproxy may program."""
+
+import re
+
+from uproxy.testing.lab import Host
+
+_COMMANDS = (
+    "nft --stateless list ruleset",
+    "iptables-save",
+    "ip6tables-save",
+    "ipset save",
+    "ip -4 route show table local",
+    "ip -6 route show table local",
+)
+_TIMES_AND_COUNTERS = re.compile(r"^#.*\n|\[\d+:\d+\]", re.MULTILINE)
+
+
+def kernel_state(host: Host) -> str:
+    """All rules, sets and local routes, as the kernel's own tools print them."""
+    printed = "".join(host.run(*command.split()).stdout for command in _COMMANDS)
+    return _TIMES_AND_COUNTERS.sub("", printed)
