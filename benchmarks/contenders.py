@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from benchmarks import manifests, proxies
 from benchmarks.load import DISCARD_PORT, ECHO_PORT
 from benchmarks.proxies import Forward
-from uproxy.testing.lab import Lab
+from uproxy.kit.lab import Lab
 
 VIP = "10.96.0.10"
 VIP_PORT = 80

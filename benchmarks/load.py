@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uproxy.errors import CommandFailed
-from uproxy.testing.lab import Host
+from uproxy.kit.lab import Host
 
 _SOURCE = Path(__file__).with_name("load.c")
 _PROGRAM = Path(__file__).with_name("load")

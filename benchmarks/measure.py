@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from uproxy.testing.lab import Host
+from uproxy.kit.lab import Host
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 

@@ -26,7 +26,7 @@ from benchmarks.contenders import Contender, contenders
 from benchmarks.load import ECHO_PORT
 from benchmarks.measure import TimedOut, accepts, rss_bytes, wait_until
 from uproxy.errors import CommandFailed
-from uproxy.testing.lab import Host, Lab, reason_unavailable
+from uproxy.kit.lab import Host, Lab, reason_unavailable
 
 _LEFT_OUT = "dnat"
 """The kernel's own path holds nothing on the node."""

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.measure import http_get, wait_until
 from uproxy.errors import CommandFailed
-from uproxy.testing.lab import Host
+from uproxy.kit.lab import Host
 
 HEALTHZ_PORT = 10256
 METRICS_PORT = 10249

@@ -24,7 +24,7 @@ from benchmarks.measure import TimedOut, accepts, cpu_s, wait_until
 from benchmarks.placement import place
 from benchmarks.relay_report import Sample, report
 from uproxy.errors import CommandFailed
-from uproxy.testing.lab import Host, Lab, reason_unavailable
+from uproxy.kit.lab import Host, Lab, reason_unavailable
 
 WORKLOADS = (
     Workload("rr, 64 connections, 64 B", "rr", 64, 64),

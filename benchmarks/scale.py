@@ -27,7 +27,7 @@ from benchmarks import machine, manifests, proxies
 from benchmarks.manifests import KubernetesObject
 from benchmarks.measure import TimedOut, http_get, peak_rss_bytes, rss_bytes
 from uproxy.errors import CommandFailed
-from uproxy.testing.lab import Host, Lab, reason_unavailable
+from uproxy.kit.lab import Host, Lab, reason_unavailable
 
 PORT = 80
 BACKEND_PORT = 8080

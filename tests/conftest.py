@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from uproxy.testing.lab import reason_unavailable
+from uproxy.kit.lab import reason_unavailable
 
 HERE = Path(__file__).parent
 

@@ -2,7 +2,7 @@
 
 import re
 
-from uproxy.testing.lab import Host
+from uproxy.kit.lab import Host
 
 _COMMANDS = (
     "nft --stateless list ruleset",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from uproxy.errors import CommandFailed
-from uproxy.testing.lab import Host, Lab, reason_unavailable
+from uproxy.kit.lab import Host, Lab, reason_unavailable
 
 OWN_NETWORK = Path("/proc/thread-self/ns/net")
 pytestmark = pytest.mark.skipif(reason_unavailable() is not None, reason=str(reason_unavailable()))
@@ -120,7 +120,7 @@ def test_two_labs_live_side_by_side(lab: Lab) -> None:
 
 
 def test_strays_of_a_dead_process_are_removed_and_those_of_a_live_one_kept(lab: Lab) -> None:
-    script = "import os; from uproxy.testing.lab import Lab; Lab(pods=0).__enter__(); os._exit(0)"
+    script = "import os; from uproxy.kit.lab import Lab; Lab(pods=0).__enter__(); os._exit(0)"
     child = subprocess.Popen([sys.executable, "-c", script])
     assert child.wait(30) == 0
     strays = f"upx{child.pid}-*"

@@ -18,7 +18,7 @@ from uproxy.steering.probe import Mechanism
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.rules import PROXY_MARK, RedirectPorts
 from uproxy.steering.target import SteeringRules, steering_rules
-from uproxy.testing.lab import Host, Lab
+from uproxy.kit.lab import Host, Lab
 
 T = TypeVar("T")
 PORTS = RedirectPorts(15001, 15006)

@@ -12,7 +12,7 @@ from typing import Self
 
 from tests.netns.e2e.servers import WHO
 from tests.proxy_process import PATIENCE_S, Address, connected, eventually, nonblocking
-from uproxy.testing.lab import Host
+from uproxy.kit.lab import Host
 
 _AT_ONCE = 20
 _WORKERS = 4

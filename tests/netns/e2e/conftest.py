@@ -5,7 +5,7 @@ import pytest
 import pytest_asyncio
 
 from tests.netns.e2e.stage import CAPTURES, Capture, Stage
-from uproxy.testing.lab import Lab
+from uproxy.kit.lab import Lab
 
 
 @pytest.fixture(params=CAPTURES, ids=lambda capture: capture.name)

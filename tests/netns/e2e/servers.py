@@ -3,7 +3,7 @@
 import asyncio
 import socket
 
-from uproxy.testing.lab import Host
+from uproxy.kit.lab import Host
 
 TCP_PORT = 8080
 UDP_PORT = 5353

@@ -9,7 +9,7 @@ from tests.manifests import Manifest, endpoint_slice, replace_file, service, tex
 from tests.netns.e2e.servers import TCP_PORT, UDP_PORT, Greeter
 from tests.netns.kernel_state import kernel_state
 from tests.proxy_process import UPROXY, Address, ProxyProcess
-from uproxy.testing.lab import Host, Lab
+from uproxy.kit.lab import Host, Lab
 
 CLUSTER_IPS = ("172.30.0.1", "fd00:172:30::1")
 WEB = tuple((ip, 80) for ip in CLUSTER_IPS)

@@ -11,7 +11,7 @@ from tests.exchange import Ending, Script, Server, random_script, run_client
 from tests.manifests import endpoint_slice, service
 from tests.netns.e2e.stage import BIND, REDIRECT_IPTABLES, REDIRECT_NFT, Stage
 from tests.proxy_process import PATIENCE_S, connected, eventually
-from uproxy.testing.lab import Host
+from uproxy.kit.lab import Host
 
 VIP = "172.30.0.1"
 QUESTION_PORT, GREETING_PORT = 8080, 8025

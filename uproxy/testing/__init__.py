@@ -1,1 +1,0 @@
-"""What tests and benchmarks share. Production code does not import it."""
