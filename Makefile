@@ -10,7 +10,9 @@ APT := apt-get install -y
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+NATIVE := $(wildcard uproxy/dataplane/engine/*.[ch] uproxy/bench/load/*.[ch])
+
+$(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@command -v $(PYTHON) >/dev/null || { echo "python3 is missing: $(APT) python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "uproxy needs Python 3.11 or newer; $$($(PYTHON) --version) is what $(PYTHON) is" >&2; exit 1; }

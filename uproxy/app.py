@@ -17,14 +17,15 @@ from typing import Any
 from uproxy import __version__
 from uproxy.admin.http import HttpServers, Pages, start_http
 from uproxy.admin.metrics import About
-from uproxy.dataplane.connection import Connection, Context, Timeouts
+from uproxy.dataplane.context import Context, Timeouts
 from uproxy.dataplane.descriptors import Descriptors, descriptor_budget
+from uproxy.dataplane.native_relay import NativeRelay, engine_or_reason
 from uproxy.dataplane.proxy import Dataplane
+from uproxy.dataplane.python_relay import PythonRelay
 from uproxy.dataplane.reactor import Reactor
-from uproxy.dataplane.relay import PythonRelay
+from uproxy.dataplane.relay import Ended, Relay
 from uproxy.errors import UproxyError
 from uproxy.kit.tasks import Tasks
-from uproxy.model.closing import CloseReason
 from uproxy.model.events import Event
 from uproxy.model.faults import BadInput, Fault
 from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, FrontendKind
@@ -177,7 +178,7 @@ class Proxy:
         sources = frozenset((files.NAME, flags.NAME))
         self.reconcile = ReconcileLoop(self.store, self.targets, sources, monotonic)
         emit.target = self.reconcile
-        about = About("python", choice.capture, choice.mechanism)
+        about = About(self.dataplane.relay.name, choice.capture, choice.mechanism)
         self.pages = Pages(self.store, self.dataplane, self.reconcile, about)
 
     @property
@@ -204,6 +205,7 @@ class Proxy:
         Raises UproxyError when it cannot start, and whatever escaped as a bug.
         """
         log.info("uproxy %s, capture %s by %s: %s", __version__, *_words(self.choice))
+        log.info("relay: %s", self.dataplane.relay.name)
         self._servers = await start_http(
             self.pages, self.settings.metrics_address, self.settings.healthz_address
         )
@@ -255,7 +257,7 @@ class Proxy:
         self.pages.health.draining = True
         self.stop.clear()
         self.dataplane.stop_accepting()
-        open_count = len(self.dataplane.context.live)
+        open_count = self.dataplane.relay.open_connections
         log.info("stopping: %d connections are open", open_count)
         if open_count:
             drain = asyncio.ensure_future(self.dataplane.drain(self.settings.drain_timeout_s))
@@ -263,7 +265,7 @@ class Proxy:
             await asyncio.wait((drain, again), return_when=asyncio.FIRST_COMPLETED)
             drain.cancel()
             again.cancel()
-            log.info("stopped: %d connections had to be cut", len(self.dataplane.context.live))
+            log.info("stopped: %d connections had to be cut", self.dataplane.relay.open_connections)
 
     async def _take_down(self) -> None:
         """Undo everything, in the reverse order, whatever fails on the way."""
@@ -290,14 +292,11 @@ def _words(choice: Choice) -> tuple[str, str, str]:
 
 
 def _dataplane(loop: asyncio.AbstractEventLoop, settings: Settings, choice: Choice) -> Dataplane:
-    reactor = Reactor(loop)
     budget = descriptor_budget()
-    descriptors = Descriptors(loop, budget)
     context = Context(
         loop,
-        reactor,
-        PythonRelay(reactor, descriptors),
-        descriptors,
+        Reactor(loop),
+        Descriptors(loop, budget),
         Timeouts(
             connect_s=settings.connect_timeout_s,
             dial_budget_s=settings.connect_timeout_s * _DIALS_A_CONNECTION,
@@ -307,9 +306,23 @@ def _dataplane(loop: asyncio.AbstractEventLoop, settings: Settings, choice: Choi
         PROXY_MARK if choice.capture is Capture.REDIRECT else 0,
         choice.capture is Capture.BIND,
         monotonic,
-        _log_access if settings.access_log else None,
     )
-    return Dataplane(context, min(budget // _FLOWS_SHARE, _FLOWS_MAX), settings.udp_idle_timeout_s)
+    relay = _relay(settings, context)
+    return Dataplane(context, relay, min(budget // _FLOWS_SHARE, _FLOWS_MAX), settings.udp_idle_timeout_s)
+
+
+def _relay(settings: Settings, context: Context) -> Relay:
+    """Build the relay asked for. Raises UproxyError when the native one is wanted and cannot be had."""
+    ended = _log_access if settings.access_log else None
+    reason = engine_or_reason() if settings.relay != "python" else None
+    if settings.relay == "python":
+        return PythonRelay(context, ended)
+    if reason is None:
+        return NativeRelay(context, settings.threads, ended)
+    if settings.relay == "native":
+        raise UproxyError(f"no native relay: {reason}")
+    log.warning("the Python relay is used, which is slower: %s", reason)
+    return PythonRelay(context, ended)
 
 
 def _redirect_ports(dataplane: Dataplane) -> RedirectPorts:
@@ -329,20 +342,18 @@ def _needs_route_beside_redirect(port: DesiredServicePort, frontend: Frontend) -
     return frontend.kind is FrontendKind.CLUSTER_IP or port.name.protocol is Protocol.UDP
 
 
-def _log_access(connection: Connection, reason: CloseReason) -> None:
-    to_backend, to_client = connection.bytes_relayed()
-    backend = connection.backend.backend if connection.joined is not None else None
+def _log_access(ended: Ended) -> None:
     access.info(
         "connection",
         extra={
             "fields": {
-                "service": str(connection.route.name),
-                "client": connection.client_address,
-                "backend": str(backend) if backend is not None else "-",
-                "bytes_to_backend": to_backend,
-                "bytes_to_client": to_client,
-                "duration_s": round(monotonic() - connection.started_s, 6),
-                "reason": str(reason),
+                "service": str(ended.service_port),
+                "client": ended.client,
+                "backend": str(ended.backend) if ended.backend is not None else "-",
+                "bytes_to_backend": ended.bytes_to_backend,
+                "bytes_to_client": ended.bytes_to_client,
+                "duration_s": round(ended.duration_s, 6),
+                "reason": str(ended.reason),
             }
         },
     )

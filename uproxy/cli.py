@@ -163,5 +163,8 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _version(_arguments: argparse.Namespace) -> int:
-    print(f"uproxy {__version__} (relay: python)")
+    from uproxy.dataplane.native_relay import engine_or_reason
+
+    reason = engine_or_reason()
+    print(f"uproxy {__version__} (relay: {'native' if reason is None else f'python, {reason}'})")
     return 0

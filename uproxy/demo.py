@@ -132,6 +132,8 @@ def _settings(manifest: Path) -> Settings:
         endpoints=(),
         capture="bind",
         redirect_mechanism="auto",
+        relay="auto",
+        threads=1,
         service_cidr=ip_network(LOOPBACK_SERVICE_CIDR),
         metrics_address=("127.0.0.1", 0),
         healthz_address=("127.0.0.1", 0),

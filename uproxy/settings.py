@@ -5,6 +5,7 @@ in one go. Refuses to look at the machine: what can be had there is the probe's 
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -17,6 +18,8 @@ from uproxy.model.names import IPNetwork
 SERVICE_CIDR = "10.96.0.0/16"
 LOOPBACK_SERVICE_CIDR = "127.96.0.0/16"
 METRICS_ADDRESS = "127.0.0.1:10249"
+DEFAULT_THREADS_MAX = 4
+THREADS_MAX = 64
 HEALTHZ_ADDRESS = "0.0.0.0:10256"
 
 Address = tuple[str, int]
@@ -35,6 +38,10 @@ class Settings:
     """auto, bind or redirect."""
     redirect_mechanism: str
     """auto, nft or iptables."""
+    relay: str
+    """auto, native or python."""
+    threads: int
+    """Of the native relay."""
     service_cidr: IPNetwork | None
     """Where cluster IPs come from that manifests do not name; None leaves it to the capture."""
     metrics_address: Address
@@ -65,6 +72,19 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "nft", "iptables"),
         default="auto",
         help="what redirects (default: nftables where it works, else iptables with ipset)",
+    )
+    network.add_argument(
+        "--relay",
+        choices=("auto", "native", "python"),
+        default="auto",
+        help="what carries TCP: the C extension, in threads of its own, or Python "
+        "(default: native where it was built)",
+    )
+    network.add_argument(
+        "--threads",
+        default=str(min(len(os.sched_getaffinity(0)), DEFAULT_THREADS_MAX)),
+        metavar="N",
+        help=f"threads of the native relay (default: one for each CPU, at most {DEFAULT_THREADS_MAX})",
     )
     network.add_argument(
         "--metrics-bind-address",
@@ -150,6 +170,8 @@ def parse_settings(flags: argparse.Namespace) -> Settings:
         endpoints=tuple(flags.endpoints),
         capture=flags.capture,
         redirect_mechanism=flags.redirect_mechanism,
+        relay=flags.relay,
+        threads=checked("threads", _threads, 1),
         service_cidr=checked("service-cidr", parse_cidr, None),
         metrics_address=checked("metrics-bind-address", parse_address, ("", 0)),
         healthz_address=checked("healthz-bind-address", parse_address, ("", 0)),
@@ -169,6 +191,12 @@ def parse_settings(flags: argparse.Namespace) -> Settings:
 
 
 T = TypeVar("T")
+
+
+def _threads(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= THREADS_MAX:
+        raise ValueError(f"must be a number from 1 to {THREADS_MAX}")
+    return int(text)
 
 
 def _positive_s(text: str) -> float:

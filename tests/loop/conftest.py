@@ -1,13 +1,27 @@
 import socket
 
+import pytest
 import pytest_asyncio
 
 from tests.loop.rig import Rig
+from uproxy.dataplane.native_relay import engine_or_reason
+
+RELAYS = ("python", "native-1", "native-2")
+"""Every relay, and how many threads it has: each test of the relay runs on all."""
+
+
+@pytest.fixture(params=RELAYS)
+def relay(request) -> str:
+    """The name of a relay, for `Rig`."""
+    reason = engine_or_reason() if request.param != "python" else None
+    if reason is not None:
+        pytest.skip(f"no native relay: {reason}")
+    return request.param
 
 
 @pytest_asyncio.fixture
-async def rig():
-    made = Rig()
+async def rig(relay):
+    made = Rig(relay)
     yield made
     await made.close()
 

@@ -6,11 +6,13 @@ import time
 from collections.abc import Sequence
 from ipaddress import ip_address
 
-from uproxy.dataplane.connection import Context, Timeouts
+from uproxy.dataplane.context import Context, Timeouts
 from uproxy.dataplane.descriptors import Descriptors
+from uproxy.dataplane.native_relay import NativeRelay
 from uproxy.dataplane.proxy import Dataplane
+from uproxy.dataplane.python_relay import PythonRelay
 from uproxy.dataplane.reactor import Reactor
-from uproxy.dataplane.relay import PythonRelay
+from uproxy.dataplane.relay import Relay
 from uproxy.model.frontend import (
     Backend,
     Changes,
@@ -25,6 +27,12 @@ PATIENCE_S = 20.0
 TIMEOUTS = Timeouts(connect_s=1.0, dial_budget_s=5.0, idle_s=3600.0, half_closed_s=3600.0)
 
 
+def new_relay(name: str, context: Context, ended=None) -> Relay:
+    """`python`, or `native-THREADS`."""
+    kind, _, threads = name.partition("-")
+    return NativeRelay(context, int(threads), ended) if kind == "native" else PythonRelay(context, ended)
+
+
 def backend(address: tuple) -> Backend:
     return Backend(ip_address(address[0]), address[1])
 
@@ -32,25 +40,16 @@ def backend(address: tuple) -> Backend:
 class Rig:
     """A Dataplane, and short ways to program it."""
 
-    def __init__(self, timeouts: Timeouts = TIMEOUTS, limit: int = 10_000, flow_limit: int = 100) -> None:
+    def __init__(
+        self, relay: str, timeouts: Timeouts = TIMEOUTS, limit: int = 10_000, flow_limit: int = 100
+    ) -> None:
         loop = asyncio.get_running_loop()
-        reactor = Reactor(loop)
         self.ended: list = []
         self._cleanups: list = []
         self.descriptors = Descriptors(loop, limit)
-        relay = PythonRelay(reactor, self.descriptors)
-        self.context = Context(
-            loop,
-            reactor,
-            relay,
-            self.descriptors,
-            timeouts,
-            0,
-            True,
-            time.monotonic,
-            lambda _connection, reason: self.ended.append(reason),
-        )
-        self.dataplane = Dataplane(self.context, flow_limit, 120.0)
+        self.context = Context(loop, Reactor(loop), self.descriptors, timeouts, 0, True, time.monotonic)
+        self.relay = new_relay(relay, self.context, lambda ended: self.ended.append(ended.reason))
+        self.dataplane = Dataplane(self.context, self.relay, flow_limit, 120.0)
 
     async def serve(
         self,

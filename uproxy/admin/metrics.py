@@ -23,7 +23,6 @@ from prometheus_client.registry import Collector
 from uproxy import __version__
 from uproxy.admin.pacing import slices
 from uproxy.admin.port_series import PortSeries, PortText
-from uproxy.admin.traffic import RelayedBytes
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.dataplane.routes import ProgrammedPort
 from uproxy.kit.histogram import Histogram
@@ -37,7 +36,7 @@ class About:
     """How this proxy runs: the labels of `uproxy_info`."""
 
     relay: str
-    """What copies the bytes: `python`."""
+    """What copies the bytes: `native` or `python`."""
     capture: str
     """How traffic comes here: `bind` or `redirect`."""
     mechanism: str
@@ -57,8 +56,8 @@ class Metrics:
 
     async def scrape(self) -> bytes:
         """The present values, in text format 0.0.4."""
-        context = self._dataplane.context
-        series = PortSeries(RelayedBytes(context.live), context.now(), self._texts)
+        self._dataplane.relay.collect()
+        series = PortSeries(self._dataplane.context.now(), self._texts)
         async for some in slices(list(self._dataplane.ports.values())):
             for programmed in some:
                 series.add(programmed)
@@ -125,7 +124,9 @@ class ProxyCollector(Collector):
     def _descriptors(self) -> Iterator[Metric]:
         descriptors = self._dataplane.context.descriptors
         yield GaugeMetricFamily(
-            "uproxy_descriptors_used", "Descriptors of connections, flows and listeners.", descriptors.used
+            "uproxy_descriptors_used",
+            "Descriptors of connections, flows and listeners.",
+            descriptors.used_by_all,
         )
         yield GaugeMetricFamily(
             "uproxy_descriptors_limit", "Descriptors that these may use.", descriptors.limit

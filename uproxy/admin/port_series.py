@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 
 from uproxy.admin.endpoints import any_ejected, count_by_state
 from uproxy.admin.exposition import Family, HistogramFamily, label_text
-from uproxy.admin.traffic import RelayedBytes
 from uproxy.dataplane.routes import ProgrammedPort
 from uproxy.dataplane.stats import CONNECT_BUCKETS_S, PortStats
 from uproxy.model.frontend import DesiredServicePort, EndpointState
@@ -35,10 +34,9 @@ class PortSeries:
     `known` is `texts` of the scrape before, which makes an idle Service four times cheaper.
     """
 
-    def __init__(self, relayed: RelayedBytes, now_s: float, known: Mapping[ProgrammedPort, PortText]) -> None:
+    def __init__(self, now_s: float, known: Mapping[ProgrammedPort, PortText]) -> None:
         self.texts: dict[ProgrammedPort, PortText] = {}
         self._known = known
-        self._relayed = relayed
         self._now_s = now_s
         self._begin_tcp()
         self._begin_udp()
@@ -79,8 +77,7 @@ class PortSeries:
             self._add_udp(labels, stats)
         else:
             self._add_tcp(labels, stats)
-        to_backend, to_client = self._relayed.of(stats)
-        _add_both(self._bytes, labels, to_backend, to_client)
+        _add_both(self._bytes, labels, stats.bytes_to_backend, stats.bytes_to_client)
         for failure, count in stats.dial_failures.items():
             self._dial_failures.add_by(labels, failure, count)
         ejecting = any_ejected(programmed, self._now_s)

@@ -6,7 +6,6 @@ from itertools import chain
 from uproxy.admin.endpoints import standings
 from uproxy.admin.rows import Bytes, Counts, EndpointRow, ServiceRow
 from uproxy.admin.status import PENDING, faults_by_service, faulty, status_of
-from uproxy.admin.traffic import RelayedBytes
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.dataplane.routes import ProgrammedPort
 from uproxy.model.names import address_text
@@ -22,7 +21,7 @@ def services_view(store: Store, dataplane: Dataplane, loop: ReconcileLoop) -> li
 def service_rows(store: Store, dataplane: Dataplane, loop: ReconcileLoop) -> Iterator[ServiceRow]:
     """The rows of `services_view`, one at a time, so that traffic may pass in between."""
     context = dataplane.context
-    relayed = RelayedBytes(context.live)
+    dataplane.relay.collect()
     faults = faults_by_service(chain.from_iterable(store.faults.values()), store)
     wanted = sorted(store.desired.values(), key=lambda desired: (desired.name.service, desired.port))
     for key in sorted(faults.keys() - store.services.keys()):
@@ -31,13 +30,13 @@ def service_rows(store: Store, dataplane: Dataplane, loop: ReconcileLoop) -> Ite
         name = desired.name
         programmed = dataplane.ports.get(name)
         if programmed is None:
-            yield row(ProgrammedPort(desired), PENDING, Bytes(), context.now())
+            yield row(ProgrammedPort(desired), PENDING, context.now())
             continue
         status = status_of(programmed.desired, loop.problems.get(name, {}), faults.get(name.service, ()))
-        yield row(programmed, status, Bytes(*relayed.of(programmed.stats)), context.now())
+        yield row(programmed, status, context.now())
 
 
-def row(programmed: ProgrammedPort, status: str, relayed: Bytes, now_s: float) -> ServiceRow:
+def row(programmed: ProgrammedPort, status: str, now_s: float) -> ServiceRow:
     """The row of one Service port."""
     desired, stats = programmed.desired, programmed.stats
     name = desired.name
@@ -51,7 +50,7 @@ def row(programmed: ProgrammedPort, status: str, relayed: Bytes, now_s: float) -
         [address_text(frontend.vip.ip, frontend.vip.port) for frontend in desired.frontends],
         connections=Counts(stats.active, stats.connections),
         flows=Counts(stats.flows_active, stats.flows),
-        bytes=relayed,
+        bytes=Bytes(stats.bytes_to_backend, stats.bytes_to_client),
         endpoints=_endpoints(programmed, now_s),
     )
 

@@ -22,6 +22,8 @@ class BackendState:
         "connections",
         "dial_failures",
         "family",
+        "joined_at_failure",
+        "relay_slot",
         "sits_out_until_s",
         "usable",
     )
@@ -39,6 +41,10 @@ class BackendState:
         self.dial_failures = 0
         self.sits_out_until_s = 0.0
         self._sit_out_s = 0.0
+        self.relay_slot = -1
+        """The relay's own number for it, when it has one."""
+        self.joined_at_failure = 0
+        """How many dials had succeeded when one failed last; the native relay's."""
 
     def failed(self, now_s: float) -> None:
         """A dial failed: sit out, twice as long as the last time."""

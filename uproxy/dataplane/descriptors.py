@@ -6,13 +6,16 @@ watched edge-triggered, so a paused one costs nothing and cannot spin.
 
 import asyncio
 import resource
+from collections.abc import Callable
 from typing import Protocol
 
 RESERVED = 256
 """Descriptors kept for files, watches, the API and the admin port."""
 
+PIPES_SHARE = 0.75
+"""Pipes, two descriptors each, are spent on speed alone: only while this share is not in use."""
+
 _RETRY_S = 0.1
-_FOR_PIPES_UP_TO = 0.75
 
 
 class Paused(Protocol):
@@ -31,20 +34,27 @@ class Descriptors:
         self.limit = limit
         """Descriptors that connections, flows and listeners may use."""
         self.used = 0
+        self.elsewhere: Callable[[], int] = int
+        """Asked for those that somebody else counts: the native relay's connections."""
         self.pauses = 0
         """How many times accepting had to pause."""
         self._waiting: dict[Paused, None] = {}
         self._retry: asyncio.TimerHandle | None = None
 
     @property
+    def used_by_all(self) -> int:
+        """What is in use, whoever counts it."""
+        return self.used + self.elsewhere()
+
+    @property
     def scarce(self) -> bool:
         """Whether another connection, with its two sockets, would go over the budget."""
-        return self.used + 2 > self.limit
+        return self.used + self.elsewhere() + 2 > self.limit
 
     @property
     def plenty(self) -> bool:
-        """Whether there are enough to spend some on speed alone: pipes, two descriptors each."""
-        return self.used + 2 <= self.limit * _FOR_PIPES_UP_TO
+        """Whether there are enough for pipes."""
+        return self.used + 2 <= self.limit * PIPES_SHARE
 
     @property
     def paused(self) -> bool:

@@ -5,12 +5,11 @@ to ignore is ignored, and running out of descriptors pauses it.
 """
 
 import errno
-import socket
 
-from uproxy.dataplane.connection import Connection, Context
-from uproxy.dataplane.original_destination import original_destination
+from uproxy.dataplane.context import Context
+from uproxy.dataplane.relay import Arrival, Relay
 from uproxy.dataplane.routes import Route, RoutingTable
-from uproxy.dataplane.sockets import close_with_reset, listen_tcp, out_of_descriptors
+from uproxy.dataplane.sockets import listen_tcp, out_of_descriptors
 from uproxy.model.names import Family, IPAddress
 
 _BATCH = 64
@@ -35,8 +34,9 @@ _IGNORED = frozenset(
 class TcpListener:
     """A listener on one address. Subclasses say which route a client takes."""
 
-    def __init__(self, context: Context, ip: IPAddress, port: int) -> None:
+    def __init__(self, context: Context, relay: Relay, ip: IPAddress, port: int) -> None:
         self._context = context
+        self._relay = relay
         self._socket = listen_tcp(ip, port)
         self.family: Family = ip.version
         self.port = int(self._socket.getsockname()[1])
@@ -62,9 +62,7 @@ class TcpListener:
                 descriptors.wait(self)
                 return
             try:
-                client, address = self._socket.accept()
-            except BlockingIOError:
-                return
+                arrival = self._relay.accept(self._socket)
             except OSError as error:
                 if out_of_descriptors(error):
                     descriptors.wait(self)
@@ -72,11 +70,12 @@ class TcpListener:
                 if error.errno not in _IGNORED:
                     raise
                 continue
-            client.setblocking(False)
-            self._start(client, address[0])
+            if arrival is None:
+                return
+            self._lead(arrival)
         context.reactor.later(self)
 
-    def _start(self, client: socket.socket, client_address: str) -> None:
+    def _lead(self, arrival: Arrival) -> None:
         raise NotImplementedError
 
     def close(self) -> None:
@@ -90,28 +89,28 @@ class TcpListener:
 class VipListener(TcpListener):
     """Listens on a VIP itself; all its clients take one route, which may be swapped."""
 
-    def __init__(self, context: Context, ip: IPAddress, port: int, route: Route) -> None:
-        super().__init__(context, ip, port)
+    def __init__(self, context: Context, relay: Relay, ip: IPAddress, port: int, route: Route) -> None:
+        super().__init__(context, relay, ip, port)
         self.route = route
 
-    def _start(self, client: socket.socket, client_address: str) -> None:
-        Connection(self._context, self.route, client, client_address)
+    def _lead(self, arrival: Arrival) -> None:
+        arrival.begin(self.route)
 
 
 class RedirectListener(TcpListener):
     """Takes what the kernel redirects, on a port that it chooses; the route is in the table."""
 
-    def __init__(self, context: Context, any_ip: IPAddress, table: RoutingTable) -> None:
-        super().__init__(context, any_ip, 0)
+    def __init__(self, context: Context, relay: Relay, any_ip: IPAddress, table: RoutingTable) -> None:
+        super().__init__(context, relay, any_ip, 0)
         self._table = table
         self.strangers = 0
         """Connections that were meant for no Service of ours."""
 
-    def _start(self, client: socket.socket, client_address: str) -> None:
-        destination = original_destination(client, self.family)
+    def _lead(self, arrival: Arrival) -> None:
+        destination = arrival.destination(self.family)
         route = self._table.find(self.family, destination) if destination is not None else None
         if route is None:
             self.strangers += 1
-            close_with_reset(client)
+            arrival.refuse()
         else:
-            Connection(self._context, route, client, client_address)
+            arrival.begin(route)

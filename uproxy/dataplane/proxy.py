@@ -8,11 +8,12 @@ usable; it is told.
 import asyncio
 from collections.abc import Mapping
 
-from uproxy.dataplane.connection import Context
+from uproxy.dataplane.context import Context
 from uproxy.dataplane.listeners import RedirectListener, VipListener
+from uproxy.dataplane.relay import Relay
 from uproxy.dataplane.routes import ProgrammedPort, Route, RoutingTable
 from uproxy.dataplane.sockets import reason
-from uproxy.dataplane.sweeper import Sweeper
+from uproxy.dataplane.sweeper import sweep_interval_s
 from uproxy.dataplane.udp import UdpFlows, UdpListener
 from uproxy.model.closing import CloseReason
 from uproxy.model.frontend import Changes, DesiredServicePort
@@ -24,21 +25,22 @@ _DRAIN_POLL_S = 0.02
 class Dataplane:
     """Every listener, route, connection and flow of this process."""
 
-    def __init__(self, context: Context, flow_limit: int, flow_idle_s: float) -> None:
+    def __init__(self, context: Context, relay: Relay, flow_limit: int, flow_idle_s: float) -> None:
         self.context = context
+        self.relay = relay
         self.ports: dict[ServicePortName, ProgrammedPort] = {}
         self.flows = UdpFlows(context, flow_limit, flow_idle_s)
         self.redirects: list[RedirectListener] = []
         self._table = RoutingTable()
         self._listeners: dict[Vip, VipListener | UdpListener] = {}
-        self._sweeper = Sweeper(context, self.flows)
+        self._sweep = context.loop.call_soon(self._sweep_flows)
 
     def listen_for_redirects(self, any_ip: IPAddress) -> int:
         """Take redirected TCP connections of one family; returns the port to redirect to.
 
         From then on no TCP listener is opened on a VIP of that family.
         """
-        listener = RedirectListener(self.context, any_ip, self._table)
+        listener = RedirectListener(self.context, self.relay, any_ip, self._table)
         self.redirects.append(listener)
         return listener.port
 
@@ -80,8 +82,8 @@ class Dataplane:
     async def close(self) -> None:
         """Close every listener, and cut what is still open."""
         self.stop_accepting()
-        self.cut_connections()
-        self._sweeper.close()
+        self.relay.close()
+        self._sweep.cancel()
 
     # ---- the end ----
 
@@ -95,15 +97,22 @@ class Dataplane:
     def cut_connections(self) -> None:
         """Reset everything that is open. The rules that lead clients here must still stand:
         without them a reset would not find its way back."""
-        for connection in list(self.context.live):
-            connection.reset(CloseReason.SHUTDOWN)
+        self.relay.reset(CloseReason.SHUTDOWN)
 
     async def drain(self, timeout_s: float) -> int:
         """Wait until all connections have ended; returns how many are left at the timeout."""
         deadline_s = self.context.now() + timeout_s
-        while self.context.live and self.context.now() < deadline_s:  # noqa: ASYNC110 - no closing connection pays for an event
+        while self.relay.open_connections and self.context.now() < deadline_s:  # noqa: ASYNC110 - no closing connection pays for an event
             await asyncio.sleep(_DRAIN_POLL_S)
-        return len(self.context.live)
+        return self.relay.open_connections
+
+    def _sweep_flows(self) -> None:
+        """End flows that were idle for too long, from time to time; and let the relay give back
+        what nobody uses any more."""
+        self.flows.sweep(self.context.now())
+        self.relay.collect()
+        interval_s = sweep_interval_s(self.context.timeouts)
+        self._sweep = self.context.loop.call_later(interval_s, self._sweep_flows)
 
     # ---- listeners ----
 
@@ -134,7 +143,7 @@ class Dataplane:
 
     def _new_listener(self, vip: Vip, route: Route) -> VipListener | UdpListener:
         if vip.protocol is Protocol.TCP:
-            return VipListener(self.context, vip.ip, vip.port, route)
+            return VipListener(self.context, self.relay, vip.ip, vip.port, route)
         return UdpListener(self.flows, vip.ip, vip.port, route)
 
     def _close_listeners(self, programmed: ProgrammedPort, vips: set[Vip]) -> None:

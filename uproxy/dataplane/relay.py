@@ -1,372 +1,80 @@
-"""The Python relay: two connected sockets become one connection.
+"""What a relay is: it accepts clients, dials endpoints for them, and carries their bytes.
 
-Owns the bytes between the two: half-close in both orders, resets in both directions,
-back-pressure, counting. Refuses to know Services, endpoints or policy; it is given two
-sockets and says how it ended. A native relay implements the same `Relay` over the same
-two sockets.
-
-Small messages go by readv(2) and write(2) through one scratch buffer that all connections share.
-After two full buffers in a row the direction changes to splice(2) through a pipe, which
-moves pages without copying them. Bounded memory: while the sink has no room, the source
-is not read, so a direction holds at most one scratch buffer or one pipe.
+Two implementations: `python_relay.py` needs no compiler; `native_relay.py` relays in threads of
+its own, without the GIL. Both leave every decision to the same Python: the route, the
+balancer's pick, what a failed dial means (`dialling.py`). The same tests run on both.
 """
 
-import os
 import socket
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
-from uproxy.dataplane.descriptors import Descriptors
-from uproxy.dataplane.pipes import PIPE_BYTES, Pipe, Pipes
-from uproxy.dataplane.reactor import FAILED, HUNG_UP, PEER_DONE, READABLE, WRITABLE, Reactor
-from uproxy.dataplane.sockets import bound_kernel_memory, close_with_reset
+from uproxy.dataplane.backends import BackendState
+from uproxy.dataplane.routes import Route
 from uproxy.model.closing import CloseReason
-
-CHUNK_BYTES = 64 * 1024
-_STEPS_A_TURN = 8
-_FULL_CHUNKS_BEFORE_SPLICE = 2
-_SMALL_BYTES = 16 * 1024
-_SMALL_FILLS_BEFORE_COPY = 8
-_SPLICE_FLAGS = 0x01 | 0x02  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK; named in os only from 3.13 on
-
-_TROUBLE = PEER_DONE | FAILED | HUNG_UP
-
-_readv, _write = os.readv, os.write  # looked up for every message
-_SCRATCH = bytearray(CHUNK_BYTES)
-_SCRATCHES = (_SCRATCH,)
-_VIEW = memoryview(_SCRATCH)
-_PREFIXES_COUNT = 2049
-_PREFIXES = [_VIEW[:count] for count in range(_PREFIXES_COUNT)]
-"""Ready-made views, because most messages are small, and making one costs as much as using it."""
-
-Ended = Callable[[CloseReason], None]
+from uproxy.model.frontend import Backend
+from uproxy.model.names import Family, ServicePortName
 
 
-class Joined(Protocol):
-    """A connection that a relay carries."""
+class Arrival(Protocol):
+    """A client that was accepted, and waits to be led somewhere. One of `begin` and `refuse` is
+    called, once."""
 
-    @property
-    def bytes_to_backend(self) -> int:
-        """Relayed so far, client to backend."""
+    def destination(self, family: Family) -> bytes | None:
+        """Where it was going before the kernel redirected it (`original_destination.py`)."""
         ...
 
-    @property
-    def bytes_to_client(self) -> int:
-        """Relayed so far, backend to client."""
+    def begin(self, route: Route) -> None:
+        """Dial one of the route's endpoints, and relay."""
         ...
 
-    @property
-    def half_closed(self) -> bool:
-        """Whether exactly one side has finished sending."""
-        ...
-
-    def give_back(self) -> None:
-        """Return what an idle connection can do without."""
-        ...
-
-    def reset(self, reason: CloseReason) -> None:
-        """End at once, both peers see a reset. Without effect on an ended connection."""
+    def refuse(self) -> None:
+        """Close; the client sees a reset."""
         ...
 
 
 class Relay(Protocol):
-    """Carries connections; `ended` is called exactly once for each, with both sockets closed."""
+    """Carries connections."""
 
-    def join(self, client: socket.socket, server: socket.socket, ended: Ended) -> Joined:
-        """Relay between two connected non-blocking sockets, which the relay owns from now on."""
+    @property
+    def name(self) -> str:
+        """`python` or `native`."""
+        ...
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that have begun and not ended."""
+        ...
+
+    def accept(self, listener: socket.socket) -> Arrival | None:
+        """Accept one client of a non-blocking listener; None when nobody waits.
+
+        Raises OSError as accept(2) does.
+        """
+        ...
+
+    def collect(self) -> None:
+        """Bring the counts of `PortStats` and `BackendState` up to date, open connections included."""
+        ...
+
+    def reset(self, reason: CloseReason, state: BackendState | None = None) -> None:
+        """End at once every connection, or every one to a backend; both peers see a reset."""
+        ...
+
+    def close(self) -> None:
+        """Reset what is still open, as `SHUTDOWN`, and release everything."""
         ...
 
 
-class PythonRelay:
-    """The relay that needs no compiler."""
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One connection that is over, for the access log."""
 
-    def __init__(self, reactor: Reactor, descriptors: Descriptors) -> None:
-        self._reactor = reactor
-        self._pipes = Pipes(descriptors)
-
-    def join(self, client: socket.socket, server: socket.socket, ended: Ended) -> "Pair":
-        """Relay between `client` and `server`, neither of them watched yet."""
-        return Pair(self._reactor, self._pipes, client, server, ended)
-
-
-class Pair:
-    """Two joined sockets, and the two directions between them."""
-
-    __slots__ = ("_ended", "_reactor", "closed", "down", "first_eof", "up")
-
-    def __init__(
-        self, reactor: Reactor, pipes: Pipes, client: socket.socket, server: socket.socket, ended: Ended
-    ) -> None:
-        self._reactor = reactor
-        self._ended = ended
-        self.closed = False
-        self.first_eof: Direction | None = None
-        self.up = up = Direction(self, reactor, pipes, client, server)
-        self.down = down = Direction(self, reactor, pipes, server, client)
-        up.reverse = down
-        down.reverse = up
-        reactor.watch(up.source_fd, up)
-        reactor.watch(down.source_fd, down)
-
-    @property
-    def bytes_to_backend(self) -> int:
-        """Relayed so far, client to backend."""
-        return self.up.bytes
-
-    @property
-    def bytes_to_client(self) -> int:
-        """Relayed so far, backend to client."""
-        return self.down.bytes
-
-    @property
-    def half_closed(self) -> bool:
-        """Whether exactly one side has finished sending."""
-        return self.first_eof is not None
-
-    def give_back(self) -> None:
-        """Return the pipes of an idle connection to the pool."""
-        self.up.leave_splice()
-        self.down.leave_splice()
-
-    def reset(self, reason: CloseReason) -> None:
-        """End at once with a reset to both sides."""
-        if not self.closed:
-            self._close(close_with_reset, reason)
-
-    def reset_by(self, direction: "Direction") -> None:
-        """The source of `direction` was reset: so is the other side."""
-        self.reset(CloseReason.CLIENT_RESET if direction is self.up else CloseReason.BACKEND_RESET)
-
-    def end_of(self, direction: "Direction") -> None:
-        """The source of `direction` has sent its last byte, and it was passed on."""
-        if self.first_eof is None:
-            self.first_eof = direction
-            return
-        reason = CloseReason.CLIENT_EOF if self.first_eof is self.up else CloseReason.BACKEND_EOF
-        self._close(socket.socket.close, reason)
-
-    def _close(self, close: Callable[[socket.socket], None], reason: CloseReason) -> None:
-        self.closed = True
-        for direction in (self.up, self.down):
-            self._reactor.forget(direction.source_fd)
-            direction.source_fd = direction.sink_fd = -1  # their numbers may be others' next
-            direction.eof = True
-            direction.blocked = False
-            del direction.pair, direction.reverse  # circles would wait for the garbage collector
-            direction.leave_splice()
-            close(direction.source)
-        ended, self._ended = self._ended, _already_ended
-        ended(reason)
-
-
-def _already_ended(_reason: CloseReason) -> None:
-    """Stands where the callback was, so that a closed pair does not hold its owner."""
-
-
-class Direction:
-    """One way through a connection: everything that `source` sends goes to `sink`.
-
-    `on_events` runs for every message of every connection. It is written out flat, because
-    here a function call costs a percent of the proxy's throughput; readv(2) and write(2) cost
-    a quarter of a microsecond less than the socket's own methods.
-    """
-
-    __slots__ = (
-        "_bounded",
-        "_full_chunks",
-        "_in_pipe",
-        "_pipe",
-        "_pipes",
-        "_reactor",
-        "_small_fills",
-        "_unsent",
-        "blocked",
-        "bytes",
-        "ending",
-        "eof",
-        "pair",
-        "reverse",
-        "sink",
-        "sink_fd",
-        "source",
-        "source_fd",
-    )
-
-    reverse: "Direction"
-
-    def __init__(
-        self, pair: Pair, reactor: Reactor, pipes: Pipes, source: socket.socket, sink: socket.socket
-    ) -> None:
-        self.pair = pair
-        self.source = source
-        self.sink = sink
-        self.source_fd = source.fileno()
-        self.sink_fd = sink.fileno()
-        self.bytes = 0
-        self.blocked = False
-        """Whether bytes wait, in `_unsent` or in the pipe, for room in the sink."""
-        self.eof = False
-        """Whether nothing more will be read: the source has finished, or the pair is closed."""
-        self.ending = False
-        """The source has ended or failed: read on until it says which, a short read is no pause."""
-        self._reactor = reactor
-        self._pipes = pipes
-        self._unsent: bytes = b""
-        self._pipe: Pipe | None = None
-        self._in_pipe = 0
-        self._full_chunks = 0
-        self._small_fills = 0
-        self._bounded = False
-
-    def on_events(self, events: int) -> None:  # noqa: PLR0912 - see the class
-        """Edges of the source's descriptor: move bytes until the source has none, the sink has no
-        room, or it is others' turn. Writable edges concern the way back."""
-        if events & _TROUBLE:
-            self.ending = True
-            if events & FAILED and (self.eof or self.blocked):
-                self.pair.reset_by(self)  # what waits has nobody left to vouch for it
-                return
-        if events & WRITABLE and self.reverse.blocked:
-            self.reverse.pump()
-        if self.blocked or events == WRITABLE:
-            return
-        steps = 0
-        while not self.eof and steps < _STEPS_A_TURN:
-            if self._pipe is not None:
-                if not self._splice_once(self._pipe):
-                    return
-                steps += 1
-                continue
-            try:
-                count = _readv(self.source_fd, _SCRATCHES)
-            except BlockingIOError:
-                return
-            except OSError:
-                self.pair.reset_by(self)
-                return
-            if count == 0:
-                self._finish()
-                return
-            self.bytes += count
-            try:
-                view = _PREFIXES[count] if count < _PREFIXES_COUNT else _VIEW[:count]
-                sent = _write(self.sink_fd, view)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self._sink_failed()
-                return
-            if sent != count:
-                self._unsent = bytes(_VIEW[sent:count])
-                self.blocked = True
-                return
-            if count < CHUNK_BYTES:
-                if not self.ending:
-                    self._full_chunks = 0
-                    return  # a short read: the source is drained, and the next bytes make an edge
-            else:
-                self._chunk_was_full()
-            steps += 1
-        if not self.eof:
-            self._reactor.later(self)
-
-    def pump(self) -> None:
-        """Go on after giving way, or when the sink has room again."""
-        if not self.blocked or self._flush():
-            self.on_events(READABLE)
-
-    def _flush(self) -> bool:
-        """Send what was kept; True when nothing is left."""
-        if self._in_pipe and self._pipe is not None:
-            drained = self._drain(self._pipe)
-            self.blocked = not (drained or self.eof)
-            return drained
-        try:
-            sent = os.write(self.sink_fd, self._unsent)
-        except BlockingIOError:
-            return False
-        except OSError:
-            self._sink_failed()
-            return False
-        self._unsent = self._unsent[sent:]
-        self.blocked = bool(self._unsent)
-        return not self.blocked
-
-    def _finish(self) -> None:
-        self.eof = True
-        if not self.reverse.eof:  # else closing the pair ends both ways at once
-            try:
-                self.sink.shutdown(socket.SHUT_WR)
-            except OSError:
-                self._sink_failed()
-                return
-        self.pair.end_of(self)
-
-    def _sink_failed(self) -> None:
-        """The sink takes no more: pass on what it said before it was reset, then the reset."""
-        pair, reverse = self.pair, self.reverse
-        self.eof = True
-        if not reverse.eof:
-            reverse.pump()
-        pair.reset_by(reverse)
-
-    # ---- bulk ----
-
-    def _chunk_was_full(self) -> None:
-        self._full_chunks += 1
-        if not self._bounded:
-            self._bounded = True
-            bound_kernel_memory(self.source, self.sink)
-        if self._full_chunks == _FULL_CHUNKS_BEFORE_SPLICE:
-            self._pipe = self._pipes.take()
-
-    def leave_splice(self) -> None:
-        """Give the pipe back; one that still holds bytes is thrown away once the pair is closed."""
-        pipe = self._pipe
-        if pipe is None or (self._in_pipe and not self.eof):
-            return
-        self._pipe = None
-        self._full_chunks = self._small_fills = 0
-        if self._in_pipe:
-            self._pipes.destroy(pipe)
-        else:
-            self._pipes.give(pipe)
-
-    def _splice_once(self, pipe: Pipe) -> bool:
-        """Fill the pipe and empty it; False when the source has no bytes or the sink no room."""
-        if not self._fill(pipe):
-            return False
-        if not self._drain(pipe):
-            self.blocked = not self.eof
-            return False
-        if self._small_fills == _SMALL_FILLS_BEFORE_COPY:
-            self.leave_splice()
-        return True
-
-    def _fill(self, pipe: Pipe) -> bool:
-        try:
-            count = os.splice(self.source_fd, pipe.write_fd, PIPE_BYTES, flags=_SPLICE_FLAGS)
-        except BlockingIOError:
-            return False
-        except OSError:
-            self.pair.reset_by(self)
-            return False
-        if count == 0:
-            self._finish()
-            return False
-        self.bytes += count
-        self._in_pipe = count
-        self._small_fills = self._small_fills + 1 if count < _SMALL_BYTES else 0
-        return True
-
-    def _drain(self, pipe: Pipe) -> bool:
-        """Empty the pipe into the sink; False when bytes stayed."""
-        try:
-            while self._in_pipe:
-                self._in_pipe -= os.splice(pipe.read_fd, self.sink_fd, self._in_pipe, flags=_SPLICE_FLAGS)
-        except BlockingIOError:
-            return False
-        except OSError:
-            self._sink_failed()
-            return False
-        return True
+    service_port: ServicePortName
+    client: str
+    backend: Backend | None
+    """None when none was reached."""
+    bytes_to_backend: int
+    bytes_to_client: int
+    duration_s: float
+    reason: CloseReason

@@ -23,12 +23,14 @@ K = TypeVar("K")
 class Route:
     """Where connections to one Service port go, for one family of endpoints."""
 
-    __slots__ = ("balancer", "name", "stats")
+    __slots__ = ("balancer", "name", "relay_slot", "stats")
 
     def __init__(self, name: ServicePortName, stats: PortStats) -> None:
         self.name = name
         self.stats = stats
         self.balancer = RoundRobin(random.randrange(1 << 16))
+        self.relay_slot = -1
+        """The relay's own number for it, when it has one."""
 
 
 class ProgrammedPort:

@@ -19,14 +19,20 @@ _TRIES = 64
 _TAKEN = frozenset((errno.EADDRNOTAVAIL, errno.EADDRINUSE))
 
 
+def local_port_range() -> tuple[int, int]:
+    """The first and the last port that this machine gives out by itself; ip(7)."""
+    try:
+        first, last = map(int, _RANGE.read_text().split())
+    except OSError:  # not every kernel tells (gVisor)
+        return _LINUX_DEFAULT
+    return first, last
+
+
 class SourcePorts:
     """Goes round the machine's range of local ports."""
 
     def __init__(self) -> None:
-        try:
-            self._first, self._last = map(int, _RANGE.read_text().split())
-        except OSError:  # not every kernel tells (gVisor)
-            self._first, self._last = _LINUX_DEFAULT
+        self._first, self._last = local_port_range()
         self._next = self._first
 
     def dial(self, family: int, address: tuple[str, int], mark: int) -> tuple[int, socket.socket | None]:

@@ -1,15 +1,15 @@
-"""The clock of open connections: one pass over all of them instead of a timer for each.
+"""The clock of the Python relay's connections: one pass over all of them instead of a timer for each.
 
 Owns idle and half-closed timeouts, and giving pipes back. Nothing is written when bytes
 pass; a pass compares byte counts with those it saw before, so a timeout is late by at
 most one interval.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 
-from uproxy.dataplane.connection import Connection, Context
-from uproxy.dataplane.udp import UdpFlows
+from uproxy.dataplane.connection import Connection
+from uproxy.dataplane.context import Context, Timeouts
 from uproxy.model.closing import CloseReason
 
 _INTERVAL_MAX_S = 5.0
@@ -17,15 +17,18 @@ _INTERVALS_A_TIMEOUT = 8
 _SLICE = 1000
 
 
-class Sweeper:
-    """Visits every connection and flow from time to time."""
+def sweep_interval_s(timeouts: Timeouts) -> float:
+    """How long to wait between two passes."""
+    return min(_INTERVAL_MAX_S, min(timeouts.idle_s, timeouts.half_closed_s) / _INTERVALS_A_TIMEOUT)
 
-    def __init__(self, context: Context, flows: UdpFlows) -> None:
+
+class Sweeper:
+    """Visits every connection from time to time."""
+
+    def __init__(self, context: Context, live: Collection[Connection]) -> None:
         self._context = context
-        self._flows = flows
-        timeouts = context.timeouts
-        shortest_s = min(timeouts.idle_s, timeouts.half_closed_s)
-        self._interval_s = min(_INTERVAL_MAX_S, shortest_s / _INTERVALS_A_TIMEOUT)
+        self._live = live
+        self._interval_s = sweep_interval_s(context.timeouts)
         self._timer = context.loop.call_later(self._interval_s, self._begin)
 
     def close(self) -> None:
@@ -33,8 +36,7 @@ class Sweeper:
         self._timer.cancel()
 
     def _begin(self) -> None:
-        self._flows.sweep(self._context.now())
-        self._visit(iter(list(self._context.live)))
+        self._visit(iter(list(self._live)))
 
     def _visit(self, rest: Iterator[Connection]) -> None:
         """Visit a slice, and let traffic pass before the next."""
@@ -48,18 +50,18 @@ class Sweeper:
             self._timer = self._context.loop.call_later(self._interval_s, self._begin)
 
     def _check(self, connection: Connection, now_s: float) -> None:
-        joined = connection.joined
-        if joined is None or connection not in self._context.live:
+        pair = connection.pair
+        if pair is None or pair.closed:
             return  # still dialling, which has its own clock, or ended meanwhile
-        total = joined.bytes_to_backend + joined.bytes_to_client
+        total = pair.bytes_to_backend + pair.bytes_to_client
         if total != connection.quiet_bytes:
             connection.quiet_bytes = total
             connection.quiet_since_s = now_s
             return
-        joined.give_back()
+        pair.give_back()
         quiet_s = now_s - connection.quiet_since_s
         timeouts = self._context.timeouts
-        if joined.half_closed and quiet_s >= timeouts.half_closed_s:
+        if pair.half_closed and quiet_s >= timeouts.half_closed_s:
             connection.reset(CloseReason.HALF_CLOSED_TIMEOUT)
         elif quiet_s >= timeouts.idle_s:
             connection.reset(CloseReason.IDLE_TIMEOUT)

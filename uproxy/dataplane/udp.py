@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uproxy.dataplane.backends import BackendState
-from uproxy.dataplane.connection import Context
+from uproxy.dataplane.context import Context
 from uproxy.dataplane.flows import FlowTable
 from uproxy.dataplane.reactor import FAILED, READABLE
 from uproxy.dataplane.routes import Route

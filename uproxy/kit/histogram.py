@@ -19,3 +19,9 @@ class Histogram:
         """Count one duration."""
         self.counts[bisect_left(self.bounds_s, seconds)] += 1
         self.sum_s += seconds
+
+    def add(self, counts: Sequence[int], sum_s: float) -> None:
+        """Add durations that somebody else has sorted into the same buckets."""
+        for bucket, count in enumerate(counts):
+            self.counts[bucket] += count
+        self.sum_s += sum_s

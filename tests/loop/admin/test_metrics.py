@@ -6,7 +6,6 @@ from tests.loop.admin.conftest import WEB
 from tests.loop.rig import until
 from uproxy import __version__
 from uproxy.admin.metrics import About, Metrics
-from uproxy.admin.traffic import RelayedBytes
 from uproxy.model.events import Delete, Faulted
 from uproxy.model.faults import Fault
 
@@ -65,16 +64,16 @@ async def test_counters_never_go_backwards_while_connections_come_and_go(proxy, 
         writer.write(b"x" * 1000)
         await reader.readexactly(1000)
         if step % 3 == 2:
-            live = len(proxy.context.live)
+            live = proxy.dataplane.relay.open_connections
             writers.pop(0).close()
-            await until(lambda live=live: len(proxy.context.live) < live, "a connection's end")
+            await until(lambda live=live: proxy.dataplane.relay.open_connections < live, "a connection's end")
         now = await scrape(proxy)
         assert value(now, "uproxy_bytes_total", direction="to_backend") == 1000 * (step + 1)
         assert_forward(before, now)
         before = now
     for writer in writers:
         writer.close()
-    await until(lambda: not proxy.context.live, "the end of all connections")
+    await until(lambda: not proxy.dataplane.relay.open_connections, "the end of all connections")
     assert_forward(before, await scrape(proxy))
 
 
@@ -84,27 +83,15 @@ def assert_forward(before, now):
             assert now[key][1] >= number, key
 
 
-async def test_a_connection_that_ends_during_a_scrape_counts_once(proxy, echo):
-    reader, writer = await asyncio.open_connection(*await proxy.serve_web(echo))
-    writer.write(b"x" * 1000)
-    await reader.readexactly(1000)
-    (stats,) = (programmed.stats for programmed in proxy.dataplane.ports.values())
-    relayed = RelayedBytes(proxy.context.live)
-    writer.close()
-    await until(lambda: not proxy.context.live, "the end of the connection")
-    assert stats.bytes_to_backend == 1000  # now counted there, too
-    assert relayed.of(stats) == RelayedBytes(proxy.context.live).of(stats) == (1000, 1000)
-
-
 async def test_a_service_that_comes_back_starts_at_zero(proxy, echo):
     reader, writer = await asyncio.open_connection(*await proxy.serve_web(echo))
     writer.write(b"x" * 1000)
     await reader.readexactly(1000)
     await proxy.apply(Delete(proxy.store.services[WEB]))
     await proxy.serve_web(echo)
-    assert proxy.context.live  # the connection has outlived its Service
+    assert proxy.dataplane.relay.open_connections  # the connection has outlived its Service
     samples = await scrape(proxy)
     assert value(samples, "uproxy_connections_total") == 0
     assert not [name for name, _ in samples if name == "uproxy_bytes_total"]
     writer.close()
-    await until(lambda: not proxy.context.live, "the end of the connection")
+    await until(lambda: not proxy.dataplane.relay.open_connections, "the end of the connection")

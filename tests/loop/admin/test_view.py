@@ -46,7 +46,7 @@ async def test_counts_follow_a_connection(proxy, echo):
     assert (row.connections, row.bytes) == (Counts(1, 1), Bytes(5, 5))
     assert row.endpoints[0].connections == Counts(1, 1)
     writer.close()
-    await until(lambda: not proxy.context.live, "the end of the connection")
+    await until(lambda: not proxy.dataplane.relay.open_connections, "the end of the connection")
     (row,) = view(proxy)
     assert (row.connections, row.bytes) == (Counts(0, 1), Bytes(5, 5))
 

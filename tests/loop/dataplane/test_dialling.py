@@ -8,7 +8,7 @@ import pytest
 
 from tests.loop.conftest import free_port
 from tests.loop.rig import Rig, backend, until
-from uproxy.dataplane.connection import Timeouts
+from uproxy.dataplane.context import Timeouts
 from uproxy.model.closing import CloseReason, DialFailure
 
 VIP = "127.96.0.2"
@@ -82,8 +82,8 @@ async def test_a_refused_dial_goes_on_to_the_next_backend_unnoticed(rig):
     assert programmed.stats.dial_failures[DialFailure.REFUSED] <= 2
 
 
-async def test_a_dial_that_times_out_goes_on_too():
-    rig = Rig(Timeouts(connect_s=0.05, dial_budget_s=5.0, idle_s=3600.0, half_closed_s=3600.0))
+async def test_a_dial_that_times_out_goes_on_too(relay):
+    rig = Rig(relay, Timeouts(connect_s=0.05, dial_budget_s=5.0, idle_s=3600.0, half_closed_s=3600.0))
     server = await Named(rig, "a").start()
     vip = (VIP, free_port(VIP))
     programmed = await rig.serve(vip, [black_hole(rig), server.backend])
@@ -92,8 +92,8 @@ async def test_a_dial_that_times_out_goes_on_too():
     await rig.close()
 
 
-async def test_a_slow_dial_does_not_hold_others_up():
-    rig = Rig(Timeouts(connect_s=60.0, dial_budget_s=60.0, idle_s=3600.0, half_closed_s=3600.0))
+async def test_a_slow_dial_does_not_hold_others_up(relay):
+    rig = Rig(relay, Timeouts(connect_s=60.0, dial_budget_s=60.0, idle_s=3600.0, half_closed_s=3600.0))
     server = await Named(rig, "a").start()
     vip = (VIP, free_port(VIP))
     programmed = await rig.serve(vip, [black_hole(rig), server.backend])
@@ -165,16 +165,16 @@ async def test_affinity_keeps_a_client_until_its_backend_refuses(rig):
 
 
 class TestTimeouts:
-    async def test_an_idle_connection_is_ended(self):
-        rig = Rig(Timeouts(connect_s=1.0, dial_budget_s=1.0, idle_s=0.05, half_closed_s=3600.0))
+    async def test_an_idle_connection_is_ended(self, relay):
+        rig = Rig(relay, Timeouts(connect_s=1.0, dial_budget_s=1.0, idle_s=0.05, half_closed_s=3600.0))
         client, _ = await rig.pair((VIP, free_port(VIP)))
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 10)
         assert rig.ended == [CloseReason.IDLE_TIMEOUT]
         await rig.close()
 
-    async def test_a_half_closed_connection_is_ended_sooner(self):
-        rig = Rig(Timeouts(connect_s=1.0, dial_budget_s=1.0, idle_s=3600.0, half_closed_s=0.05))
+    async def test_a_half_closed_connection_is_ended_sooner(self, relay):
+        rig = Rig(relay, Timeouts(connect_s=1.0, dial_budget_s=1.0, idle_s=3600.0, half_closed_s=0.05))
         client, _ = await rig.pair((VIP, free_port(VIP)))
         client.shutdown(socket.SHUT_WR)
         with pytest.raises(ConnectionResetError):
@@ -184,8 +184,8 @@ class TestTimeouts:
 
 
 class TestDescriptors:
-    async def test_out_of_descriptors_pauses_and_resumes(self):
-        rig = Rig(limit=1 + 2 * 3)
+    async def test_out_of_descriptors_pauses_and_resumes(self, relay):
+        rig = Rig(relay, limit=1 + 2 * 3)
         loop = asyncio.get_running_loop()
         listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         listener.setblocking(False)

@@ -109,7 +109,7 @@ async def test_without_backends_the_kernel_refuses(rig, vip):
 
 
 async def test_the_table_of_flows_is_bounded():
-    rig = Rig(flow_limit=5)
+    rig = Rig("python", flow_limit=5)
     vip = (VIP, free_port(VIP, socket.SOCK_DGRAM))
     programmed = await serve(rig, vip, UdpServer(rig, "a"))
     clients = [UdpClient(rig, vip) for _ in range(20)]

@@ -2,7 +2,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.pure.admin.build import NOT_READY, READY, backend, desired, programmed
 from uproxy.admin.port_series import PortSeries
-from uproxy.admin.traffic import RelayedBytes
 from uproxy.model.closing import CloseReason, DialFailure
 from uproxy.model.names import Protocol
 
@@ -11,7 +10,7 @@ WEB = {"namespace": "default", "service": "web", "port": "http", "protocol": "TC
 
 
 def collect(*ports, known=None, now_s=NOW_S):
-    series = PortSeries(RelayedBytes(()), now_s, known or {})
+    series = PortSeries(now_s, known or {})
     for port in ports:
         series.add(port)
     return series

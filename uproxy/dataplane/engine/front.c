@@ -1,0 +1,183 @@
+/* The front: what happens in Python's thread. It dials for an accepted client, passes on what the
+ * client has said meanwhile, and hands both sockets to a worker.
+ *
+ * Dialling here, and not in the worker, spares each connection a wake-up: on one host the handshake is
+ * over when connect(2) returns, the request waits already, and the worker first hears of the
+ * connection when there is an answer.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "engine.h"
+
+enum { LOCAL_PORT_TRIES = 64, FIRST_BYTES = 16 * 1024 };
+
+const struct target *target_of(const struct engine *e, uint32_t backend)
+{
+    return &e->targets[backend / CHUNK][backend % CHUNK];
+}
+
+/* ---- dialling ---- */
+
+static int bind_to_port(int fd, int family, uint16_t port)
+{
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(port)};
+    int done = family == AF_INET6 ? bind(fd, (struct sockaddr *)&six, sizeof six)
+                                  : bind(fd, (struct sockaddr *)&four, sizeof four);
+    return done < 0 ? errno : 0;
+}
+
+/* The kernel has no local port left: take over one that rests in TIME_WAIT (source_ports.py). */
+static int dial_from_chosen_port(struct engine *e, const struct target *t, int *fd)
+{
+    const uint32_t *range = e->options.local_ports;
+    for (int try = 0; try < LOCAL_PORT_TRIES; try++) {
+        uint32_t port = e->next_local_port++;
+        if (port < range[0] || port > range[1]) {
+            port = range[0];
+            e->next_local_port = port + 1;
+        }
+        *fd = stream_socket(t->address.ss_family, e->options.mark);
+        if (*fd < 0)
+            return errno;
+        int code = bind_to_port(*fd, t->address.ss_family, (uint16_t)port);
+        if (code == 0)
+            code = begin_connect(*fd, t);
+        if (code == 0 || code == EALREADY)
+            return code;
+        close(*fd);
+        if (code != EADDRINUSE && code != EADDRNOTAVAIL)
+            return code;
+    }
+    return EADDRNOTAVAIL;
+}
+
+/* 0 when connected, EALREADY when that goes on, both with a socket; or an errno and none. */
+static int dial(struct engine *e, const struct target *t, int *fd)
+{
+    *fd = stream_socket(t->address.ss_family, e->options.mark);
+    if (*fd < 0)
+        return errno;
+    int code = begin_connect(*fd, t);
+    if (code == 0 || code == EALREADY)
+        return code;
+    close(*fd);
+    return code == EADDRNOTAVAIL ? dial_from_chosen_port(e, t, fd) : code;
+}
+
+/* ---- handing over ---- */
+
+/* What the client has sent so far goes on at once. Ends and errors are left to the worker, which
+ * meets them again. */
+static void pass_on_first_bytes(struct engine *e, struct conn *c)
+{
+    struct direction *d = &c->from[CLIENT];
+    ssize_t got = recv(c->fd[CLIENT], e->scratch, FIRST_BYTES, 0);
+    if (got <= 0)
+        return;
+    d->bytes = (uint64_t)got;
+    ADD(port_counts(&e->front, c->port)->bytes[CLIENT], (uint64_t)got);
+    ssize_t sent = send(c->fd[BACKEND], e->scratch, (size_t)got, MSG_NOSIGNAL);
+    size_t gone = sent < 0 ? 0 : (size_t)sent;
+    if (gone == (size_t)got)
+        return;
+    d->unsent = malloc((size_t)got - gone);
+    if (d->unsent == NULL) { /* better no connection than one with a hole */
+        shutdown(c->fd[BACKEND], SHUT_RDWR);
+        return;
+    }
+    memcpy(d->unsent, e->scratch + gone, (size_t)got - gone);
+    d->unsent_bytes = (uint32_t)((size_t)got - gone);
+    d->blocked = true;
+    c->watches_out |= 1u << BACKEND;
+}
+
+static int watch(struct worker *w, struct conn *c, enum side side, uint32_t more_events)
+{
+    struct epoll_event e = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET | more_events,
+                            .data.u64 = (uint64_t)(uintptr_t)c | (uint64_t)side};
+    return epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, c->fd[side], &e);
+}
+
+static void hand_over(struct engine *e, struct conn *c)
+{
+    struct worker *w = &e->workers[e->next_worker++ % e->options.workers];
+    bool dialling = c->dialling;
+    uint64_t due_ms = c->dialled_ns / 1000000u + e->options.connect_ms;
+    uint32_t out = dialling || c->watches_out ? EPOLLOUT : 0;
+    worker_adopt(w, c);
+    int failed = watch(w, c, BACKEND, out);
+    if (!dialling)
+        failed |= watch(w, c, CLIENT, 0);
+    if (failed) { /* out of memory: let the other socket, or the idle timeout, end it */
+        shutdown(c->fd[CLIENT], SHUT_RDWR);
+        shutdown(c->fd[BACKEND], SHUT_RDWR);
+    }
+    __atomic_store_n(&c->published, 1, __ATOMIC_RELEASE);
+    if (dialling && due_ms < __atomic_load_n(&w->wakes_at_ms, __ATOMIC_SEQ_CST))
+        worker_wake(w);
+}
+
+static struct peer *new_peer(const char *address, uint64_t begun_ns)
+{
+    struct peer *p = calloc(1, sizeof *p);
+    if (p == NULL)
+        return NULL;
+    strncpy(p->address, address, sizeof p->address - 1);
+    p->begun_ns = begun_ns;
+    return p;
+}
+
+static struct conn *new_conn(const struct engine *e, const char *address, uint64_t begun_ns)
+{
+    struct conn *c = calloc(1, sizeof *c);
+    if (c == NULL || !e->options.report_ends)
+        return c;
+    c->peer = new_peer(address, begun_ns);
+    if (c->peer == NULL) {
+        free(c);
+        return NULL;
+    }
+    return c;
+}
+
+/* Dial `backend` for the accepted socket `client`. 0: both sockets are the engine's from now on. An errno:
+ * the client is still the caller's. */
+int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, const char *address,
+                uint64_t begun_ns)
+{
+    uint64_t now_ns = clock_ns();
+    struct conn *c = new_conn(e, address, begun_ns ? begun_ns : now_ns);
+    if (c == NULL)
+        return ENOMEM;
+    int server;
+    int code = dial(e, target_of(e, backend), &server);
+    if (code != 0 && code != EALREADY) {
+        free(c->peer);
+        free(c);
+        return code;
+    }
+    c->fd[CLIENT] = client;
+    c->fd[BACKEND] = server;
+    c->port = port;
+    c->backend = backend;
+    c->first_eof = NOBODY;
+    c->dialled_ns = now_ns;
+    c->active_ms = (uint32_t)(now_ns / 1000000u);
+    c->dialling = code != 0;
+    ADD(port_counts(&e->front, port)->begun, 1);
+    ADD(backend_counts(&e->front, backend)->begun, 1);
+    if (!c->dialling) {
+        count_connect(&e->front, &e->options, c);
+        pass_on_first_bytes(e, c);
+    }
+    hand_over(e, c);
+    return 0;
+}

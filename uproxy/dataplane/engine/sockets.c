@@ -1,0 +1,88 @@
+/* Sockets with the options that relaying needs; sockets.py has the reasons and the other half. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine.h"
+
+enum { KEEPALIVE_IDLE_S = 60, RECEIVE_BUFFER_BYTES = 1024 * 1024, UNSENT_BYTES = 512 * 1024 };
+
+static int set(int fd, int level, int option, int value)
+{
+    return setsockopt(fd, level, option, &value, sizeof value);
+}
+
+/* A non-blocking stream socket, ready to connect; -1 and errno when there is none. */
+int stream_socket(int family, uint32_t mark)
+{
+    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
+    /* Lets a later dial take this one's port over while it rests in TIME_WAIT. */
+    set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    if (mark)
+        set(fd, SOL_SOCKET, SO_MARK, (int)mark);
+    return fd;
+}
+
+/* Begin to connect: 0 when that is done already, EALREADY when it goes on, or an errno. */
+int begin_connect(int fd, const struct target *t)
+{
+    const struct sockaddr *address = (const struct sockaddr *)&t->address;
+    if (connect(fd, address, t->size) == 0)
+        return 0;
+    if (errno != EINPROGRESS)
+        return errno;
+    /* Within one host the handshake is over by now, though connect(2) could not say so. Asking
+     * again tells, and saves a wake-up. */
+    if (connect(fd, address, t->size) == 0 || errno == EISCONN)
+        return 0;
+    return errno;
+}
+
+void close_with_reset(int fd)
+{
+    struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    close(fd);
+}
+
+/* Bound what a direction in full flow can make the kernel hold when its reader stops. */
+void bound_kernel_memory(int source, int sink)
+{
+    if (set(source, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES) < 0)
+        set(source, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES); /* up to net.core.rmem_max */
+    set(sink, IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES);
+}
+
+void address_text(const struct sockaddr_storage *address, char text[64])
+{
+    const void *ip = address->ss_family == AF_INET6
+                         ? (const void *)&((const struct sockaddr_in6 *)address)->sin6_addr
+                         : (const void *)&((const struct sockaddr_in *)address)->sin_addr;
+    if (inet_ntop(address->ss_family, ip, text, 64) == NULL)
+        text[0] = '\0';
+}
+
+uint64_t clock_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t clock_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
+}

@@ -1,0 +1,296 @@
+"""The native relay: Python decides, a C engine carries.
+
+Owns the seam: it hands accepted clients to the engine with an endpoint to dial, takes back those
+whose dial failed, and folds the engine's counters into `PortStats` and `BackendState` when
+somebody wants to read them. A connection that ends well costs Python nothing after its first
+dial. What the engine does inside is told in `engine/engine.h`; that there may be none, because
+there was no compiler, in `engine_or_reason`.
+"""
+
+import socket
+from asyncio import TimerHandle
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from uproxy.dataplane.backends import BackendState
+from uproxy.dataplane.context import Context
+from uproxy.dataplane.descriptors import PIPES_SHARE
+from uproxy.dataplane.dialling import RESOURCES_RETRY_S, Dialling
+from uproxy.dataplane.relay import Ended
+from uproxy.dataplane.routes import Route
+from uproxy.dataplane.sockets import dial_failure
+from uproxy.dataplane.source_ports import local_port_range
+from uproxy.dataplane.stats import CONNECT_BUCKETS_S
+from uproxy.model.closing import CloseReason, DialFailure
+from uproxy.model.names import Family
+
+if TYPE_CHECKING:
+    from uproxy.dataplane import _engine
+
+_EVERY_BACKEND = -1
+
+
+def engine_or_reason() -> str | None:
+    """None when the native relay can be used, else why not."""
+    try:
+        import_module("uproxy.dataplane._engine")
+    except ImportError as error:
+        return f"the C extension is not there ({error.msg})"
+    return None
+
+
+class NativeArrival:
+    """A client's descriptor, not yet a connection."""
+
+    __slots__ = ("_address", "_client", "_relay")
+
+    def __init__(self, relay: "NativeRelay", client: int, address: str) -> None:
+        self._relay = relay
+        self._client = client
+        self._address = address
+
+    def destination(self, family: Family) -> bytes | None:
+        """Where it was going before the kernel redirected it."""
+        found: bytes | None = self._relay.engine_module.destination(self._client, family)
+        return found
+
+    def begin(self, route: Route) -> None:
+        """Dial one of the route's endpoints, and relay."""
+        self._relay.begin(route, self._client, self._address)
+
+    def refuse(self) -> None:
+        """Close; the client sees a reset."""
+        self._relay.engine_module.refuse(self._client)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A client that is Python's again, until this machine has what a dial needs."""
+
+    dialling: Dialling
+    timer: TimerHandle
+
+
+class NativeRelay:
+    """The engine, and which Service port and endpoint each of its numbers stands for."""
+
+    name = "native"
+
+    def __init__(self, context: Context, threads: int, ended: Callable[[Ended], None] | None = None) -> None:
+        """Start the engine. Raises ImportError when there is none, OSError without resources."""
+        from uproxy.dataplane import _engine
+
+        timeouts, descriptors = context.timeouts, context.descriptors
+        self.engine_module = _engine
+        self._context = context
+        self._ended = ended
+        self._engine = _engine.Engine(
+            workers=threads,
+            connect_ms=_ms(timeouts.connect_s),
+            idle_ms=_ms(timeouts.idle_s),
+            half_closed_ms=_ms(timeouts.half_closed_s),
+            mark=context.mark,
+            pipe_descriptors_max=int(descriptors.limit * PIPES_SHARE),
+            report_ends=ended is not None,
+            connect_bounds_s=CONNECT_BUCKETS_S,
+            local_ports=local_port_range(),
+        )
+        self._reasons = tuple(map(CloseReason, _engine.REASONS))
+        self._routes: dict[int, Route] = {}
+        self._states: dict[int, BackendState] = {}
+        self._redials: dict[int, Dialling] = {}
+        """By client descriptor: what connections tried whose first dial failed. An entry outlives the
+        connection until the descriptor is used again."""
+        self._waiting: dict[int, _Waiting] = {}
+        self._closed = False
+        descriptors.elsewhere = self._engine.descriptors
+        context.loop.add_reader(self._engine.report_fd, self._take_reports)
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that have begun and not ended."""
+        return self._engine.live() + len(self._waiting)
+
+    # ---- begin ----
+
+    def accept(self, listener: socket.socket) -> NativeArrival | None:
+        """Accept one client; None when nobody waits. Raises OSError as accept(2) does."""
+        accepted = self.engine_module.accept(listener.fileno())
+        return NativeArrival(self, *accepted) if accepted is not None else None
+
+    def begin(self, route: Route, client: int, address: str) -> None:
+        """The short step that Python takes for each connection."""
+        now_s = self._context.now()
+        stats = route.stats
+        stats.connections += 1
+        stats.active += 1
+        if self._redials:
+            self._redials.pop(client, None)
+        state = route.balancer.pick(address, now_s)
+        error = self._dial(route, state, client, address) if state is not None else 0
+        if state is None or error:
+            dialling = Dialling(route, address, now_s, self._context.timeouts.dial_budget_s)
+            self._go_on(dialling, client, state, error)
+
+    def _dial(self, route: Route, state: BackendState, client: int, address: str, begun_ns: int = 0) -> int:
+        """Give the client to the engine: 0, or the errno of a dial that failed at once."""
+        port, backend = route.relay_slot, state.relay_slot
+        if port < 0:
+            port = route.relay_slot = self._engine.add_port()
+            self._routes[port] = route
+        if backend < 0:
+            backend = state.relay_slot = self._engine.add_backend(*state.address)
+            self._states[backend] = state
+        return self._engine.begin(client, port, backend, address, begun_ns)
+
+    def _go_on(self, dialling: Dialling, client: int, state: BackendState | None, error: int) -> None:
+        """After `state` failed with `error`: the next endpoint, until one is dialled or all have failed.
+
+        Without a `state` there is nothing to go on from: the first is still to be asked for.
+        """
+        while True:
+            now_s = self._context.now()
+            if state is not None and not self._blame(dialling, client, state, error, now_s):
+                return
+            state = dialling.next(now_s)
+            if state is None:
+                self._refuse(dialling, client, dialling.verdict(now_s))
+                return
+            self._redials[client] = dialling
+            begun_ns = int(dialling.started_s * 1e9)
+            error = self._dial(dialling.route, state, client, dialling.client_address, begun_ns)
+            if error == 0:
+                return
+
+    def _blame(self, dialling: Dialling, client: int, state: BackendState, error: int, now_s: float) -> bool:
+        """Count a failed dial. False when it was this machine's fault, and the client has to wait."""
+        failure = dial_failure(error)
+        if failure is not DialFailure.NO_RESOURCES:
+            self._forgive(state)
+            dialling.failed(state, failure, now_s)
+            return True
+        dialling.route.stats.dial_failed(failure)
+        timer = self._context.loop.call_later(RESOURCES_RETRY_S, self._dial_again, client)
+        self._waiting[client] = _Waiting(dialling, timer)
+        return False
+
+    def _forgive(self, state: BackendState) -> None:
+        """A backend that answered since its last failure starts anew; the engine keeps count."""
+        joined = self._engine.joined(state.relay_slot)
+        if joined != state.joined_at_failure:
+            state.joined_at_failure = joined
+            state.answered()
+
+    def _dial_again(self, client: int) -> None:
+        self._go_on(self._waiting.pop(client).dialling, client, None, 0)
+
+    def _refuse(self, dialling: Dialling, client: int, reason: CloseReason) -> None:
+        """End a connection that has no backend: the client sees a reset."""
+        self.engine_module.refuse(client)
+        self._redials.pop(client, None)
+        stats = dialling.route.stats
+        stats.active -= 1
+        stats.closed(reason)
+        if self._ended is not None:
+            lasted_s = self._context.now() - dialling.started_s
+            self._ended(Ended(dialling.route.name, dialling.client_address, None, 0, 0, lasted_s, reason))
+
+    # ---- what the engine tells ----
+
+    def _take_reports(self) -> None:
+        for report in self._engine.reports():
+            if report.failed_dial:
+                self._dial_failed(report)
+            else:
+                self._tell_end(report)
+
+    def _dial_failed(self, report: "_engine.Report") -> None:
+        """The engine gave a client back."""
+        client = report.client_fd
+        dialling = self._redials.get(client)
+        if dialling is None:
+            started_s = self._context.now() - report.lasted_s
+            budget_s = self._context.timeouts.dial_budget_s
+            dialling = Dialling(self._routes[report.port], report.client, started_s, budget_s)
+        self._go_on(dialling, client, self._states[report.backend], report.code)
+
+    def _tell_end(self, report: "_engine.Report") -> None:
+        if self._ended is not None:
+            self._ended(
+                Ended(
+                    self._routes[report.port].name,
+                    report.client,
+                    self._states[report.backend].backend,
+                    report.bytes_to_backend,
+                    report.bytes_to_client,
+                    report.lasted_s,
+                    self._reasons[report.code],
+                )
+            )
+
+    # ---- counts ----
+
+    def collect(self) -> None:
+        """Fold in what the engine counted since the last time."""
+        if self._closed:
+            return
+        self._take_reports()  # so that no slot is given up that a report still names
+        ports, backends = self._engine.collect()
+        for slot, to_backend, to_client, closes, connects, connect_s in ports:
+            stats = self._routes[slot].stats
+            stats.bytes_to_backend += to_backend
+            stats.bytes_to_client += to_client
+            stats.connect_time.add(connects, connect_s)
+            for reason, count in zip(self._reasons, closes, strict=True):
+                if count:
+                    stats.closes[reason] = stats.closes.get(reason, 0) + count
+                    stats.active -= count
+        for slot, joined, active in backends:
+            state = self._states[slot]
+            state.connections += joined
+            state.active = active
+        self._give_up_slots()
+
+    def _give_up_slots(self) -> None:
+        """Routes and backends that nobody can be sent to, and that have no connection left."""
+        for slot, route in list(self._routes.items()):
+            if not route.balancer.backends and self._engine.drop_port(slot):
+                del self._routes[slot]
+                route.relay_slot = -1
+        for slot, state in list(self._states.items()):
+            if not state.usable and self._engine.drop_backend(slot):
+                del self._states[slot]
+                state.relay_slot = -1
+                state.joined_at_failure = 0
+
+    # ---- the end ----
+
+    def reset(self, reason: CloseReason, state: BackendState | None = None) -> None:
+        """End every connection, or every one to a backend; done when this returns."""
+        backend = _EVERY_BACKEND if state is None else state.relay_slot
+        if state is None:
+            for client, waiting in list(self._waiting.items()):
+                waiting.timer.cancel()
+                del self._waiting[client]
+                self._refuse(waiting.dialling, client, reason)
+        elif backend < 0:
+            return  # never dialled
+        self._engine.reset(self._reasons.index(reason), backend)
+        self.collect()
+
+    def close(self) -> None:
+        """Reset what is still open, and end the engine's threads. Twice is fine."""
+        if self._closed:
+            return
+        self.reset(CloseReason.SHUTDOWN)
+        self._context.loop.remove_reader(self._engine.report_fd)
+        self._context.descriptors.elsewhere = int
+        self._engine.close()
+        self._closed = True
+
+
+def _ms(seconds: float) -> int:
+    """Milliseconds, at least one, and no more than the engine's clock can tell apart."""
+    return max(1, min(int(seconds * 1000), 2**31 - 1))
