@@ -82,9 +82,9 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     network.add_argument(
         "--threads",
-        default=str(min(len(os.sched_getaffinity(0)), DEFAULT_THREADS_MAX)),
+        default=str(_default_threads()),
         metavar="N",
-        help=f"threads of the native relay (default: one for each CPU, at most {DEFAULT_THREADS_MAX})",
+        help=f"threads of the native relay (default: one for each CPU but one, at most {DEFAULT_THREADS_MAX})",
     )
     network.add_argument(
         "--metrics-bind-address",
@@ -191,6 +191,11 @@ def parse_settings(flags: argparse.Namespace) -> Settings:
 
 
 T = TypeVar("T")
+
+
+def _default_threads() -> int:
+    """Python's own thread takes a CPU too: it accepts and dials, half of a short connection's work."""
+    return max(1, min(len(os.sched_getaffinity(0)) - 1, DEFAULT_THREADS_MAX))
 
 
 def _threads(text: str) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from uproxy.dataplane.pipes import PIPE_BYTES, Pipe, Pipes
 from uproxy.dataplane.reactor import FAILED, HUNG_UP, PEER_DONE, READABLE, WRITABLE, Reactor
-from uproxy.dataplane.sockets import bound_kernel_memory, close_with_reset
+from uproxy.dataplane.sockets import close_with_reset
 from uproxy.model.closing import CloseReason
 
 CHUNK_BYTES = 64 * 1024
@@ -127,7 +127,6 @@ class Direction:
     """
 
     __slots__ = (
-        "_bounded",
         "_full_chunks",
         "_in_pipe",
         "_pipe",
@@ -171,7 +170,6 @@ class Direction:
         self._in_pipe = 0
         self._full_chunks = 0
         self._small_fills = 0
-        self._bounded = False
 
     def on_events(self, events: int) -> None:  # noqa: PLR0912 - see the class
         """Edges of the source's descriptor: move bytes until the source has none, the sink has no
@@ -269,9 +267,6 @@ class Direction:
 
     def _chunk_was_full(self) -> None:
         self._full_chunks += 1
-        if not self._bounded:
-            self._bounded = True
-            bound_kernel_memory(self.source, self.sink)
         if self._full_chunks == _FULL_CHUNKS_BEFORE_SPLICE:
             self._pipe = self._pipes.take()
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from uproxy.dataplane.descriptors import Descriptors
 
-PIPE_BYTES = 1024 * 1024
+PIPE_BYTES = 256 * 1024
 """Unprivileged users may have 64 such pipes (pipe(7)); whoever comes after copies."""
 _KEPT = 32
 

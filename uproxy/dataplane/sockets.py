@@ -18,14 +18,15 @@ BACKLOG = 4096
 KEEPALIVE_IDLE_S = 60
 """How long a connection may be silent before its peer is asked whether it is still there."""
 
-RECEIVE_BUFFER_BYTES = 1024 * 1024
-"""What the kernel may hold of a fast sender's bytes, unread. Left to itself it would go up to
-net.ipv4.tcp_rmem, 32 MiB on some machines, for each stopped reader. 1 MiB carries 40 Gb/s at a
-round trip of 0.2 ms."""
+RECEIVE_BUFFER_BYTES = 256 * 1024
+"""What the kernel may hold of a fast sender's bytes, unread (the kernel doubles it, for its own
+overhead). Left to itself it would go up to net.ipv4.tcp_rmem, 32 MiB on some machines, for each
+stopped reader. Set before the connection: a window once offered is never taken back. 256 KiB
+carry 20 Gb/s at a round trip of 0.1 ms, and 40 Mb/s at 50 ms."""
 
-UNSENT_BYTES = 512 * 1024
+UNSENT_BYTES = 128 * 1024
 """Most that we leave with the kernel beyond what the peer's window takes (tcp(7),
-TCP_NOTSENT_LOWAT). Less costs CPU in bulk: 128 KiB a quarter more, measured."""
+TCP_NOTSENT_LOWAT)."""
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _DATAGRAM = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -89,22 +90,19 @@ def _set_stream_options(stream: socket.socket) -> None:
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    _bound_kernel_memory(stream)
 
 
-def bound_kernel_memory(source: socket.socket, sink: socket.socket) -> None:
-    """Bound what a direction in full flow can make the kernel hold when its reader stops.
-
-    Not done at the start, because most connections never send that much, and each option
-    is a system call. TCP_WINDOW_CLAMP would not do: the kernel's tuning moves it along.
-    A kernel that lacks an option (gVisor) has a bound of its own.
-    """
+def _bound_kernel_memory(stream: socket.socket) -> None:
+    """Bound what the kernel holds when a reader stops. TCP_WINDOW_CLAMP would not do: the kernel's
+    tuning moves it along. A kernel that lacks an option (gVisor) has a bound of its own."""
     try:
-        source.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+        stream.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
     except OSError:  # without CAP_NET_ADMIN, net.core.rmem_max is the limit
         with suppress(OSError):
-            source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     with suppress(OSError):
-        sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 def _set_ipv6_options(server: socket.socket) -> None:

@@ -83,7 +83,6 @@ struct direction {
     bool blocked; /* bytes wait for room in the sink */
     bool eof;     /* nothing more will be read: the source has finished, or the connection is closed */
     bool ending;  /* the source has ended or failed: read on until it says which */
-    bool bounded; /* the kernel was told how much it may hold */
     bool turn;    /* gave way to others and goes on after them */
 };
 
@@ -231,7 +230,6 @@ struct backend_counts *backend_counts(struct counters *counters, uint32_t slot);
 int stream_socket(int family, uint32_t mark);
 int begin_connect(int fd, const struct target *t);
 void close_with_reset(int fd);
-void bound_kernel_memory(int source, int sink);
 void address_text(const struct sockaddr_storage *address, char text[64]);
 
 /* reports.c */

@@ -11,7 +11,7 @@
 
 #include "engine.h"
 
-enum { KEEPALIVE_IDLE_S = 60, RECEIVE_BUFFER_BYTES = 1024 * 1024, UNSENT_BYTES = 512 * 1024 };
+enum { KEEPALIVE_IDLE_S = 60, RECEIVE_BUFFER_BYTES = 256 * 1024, UNSENT_BYTES = 128 * 1024 };
 
 static int set(int fd, int level, int option, int value)
 {
@@ -29,6 +29,9 @@ int stream_socket(int family, uint32_t mark)
     set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
     /* Lets a later dial take this one's port over while it rests in TIME_WAIT. */
     set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    if (set(fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES) < 0)
+        set(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES); /* up to net.core.rmem_max */
+    set(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES);
     if (mark)
         set(fd, SOL_SOCKET, SO_MARK, (int)mark);
     return fd;
@@ -54,14 +57,6 @@ void close_with_reset(int fd)
     struct linger at_once = {.l_onoff = 1, .l_linger = 0};
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     close(fd);
-}
-
-/* Bound what a direction in full flow can make the kernel hold when its reader stops. */
-void bound_kernel_memory(int source, int sink)
-{
-    if (set(source, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES) < 0)
-        set(source, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES); /* up to net.core.rmem_max */
-    set(sink, IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES);
 }
 
 void address_text(const struct sockaddr_storage *address, char text[64])

@@ -12,7 +12,7 @@
 #include "engine.h"
 
 enum {
-    PIPE_BYTES = 1024 * 1024, /* unprivileged users may have 64 of them (pipe(7)) */
+    PIPE_BYTES = 256 * 1024, /* unprivileged users may have 64 of them (pipe(7)) */
     PIPES_KEPT = 16,
     SMALL_BYTES = 16 * 1024,
     SMALL_FILLS_BEFORE_COPY = 8,
@@ -91,10 +91,6 @@ void pipes_destroy(struct worker *w)
 void splice_begin(struct worker *w, struct conn *c, enum side from)
 {
     struct direction *d = &c->from[from];
-    if (!d->bounded) {
-        d->bounded = true;
-        bound_kernel_memory(c->fd[from], c->fd[!from]);
-    }
     d->pipe = take(w);
     d->big_reads = 0; /* without a pipe: ask again later */
 }
