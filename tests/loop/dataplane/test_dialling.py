@@ -113,6 +113,7 @@ async def test_when_all_refuse_the_client_is_reset(rig):
     programmed = await rig.serve(vip, [backend(refusing()), backend(refusing())])
     with pytest.raises(ConnectionResetError):
         await ask(vip)
+    await until(lambda: rig.ended)
     assert rig.ended == [CloseReason.DIAL_FAILED]
     assert programmed.stats.dial_failures == {DialFailure.REFUSED: 2}
     assert programmed.stats.active == 0
@@ -170,6 +171,7 @@ class TestTimeouts:
         client, _ = await rig.pair((VIP, free_port(VIP)))
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 10)
+        await until(lambda: rig.ended)
         assert rig.ended == [CloseReason.IDLE_TIMEOUT]
         await rig.close()
 
@@ -179,6 +181,7 @@ class TestTimeouts:
         client.shutdown(socket.SHUT_WR)
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 10)
+        await until(lambda: rig.ended)
         assert rig.ended == [CloseReason.HALF_CLOSED_TIMEOUT]
         await rig.close()
 

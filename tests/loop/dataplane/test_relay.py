@@ -107,6 +107,7 @@ async def test_a_reset_by_the_server_reaches_the_client_after_what_it_said(rig):
     assert await asyncio.wait_for(loop.sock_recv(client, 100), 10) == b"last words"
     with pytest.raises(ConnectionResetError):
         await asyncio.wait_for(loop.sock_recv(client, 1), 10)
+    await until(lambda: rig.ended)
     assert rig.ended == [CloseReason.BACKEND_RESET]
     client.close()
 

@@ -4,13 +4,17 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.netns.e2e.stage import CAPTURES, Capture, Stage
+from tests.netns.e2e.stage import WAYS, Stage, Way
+from uproxy.dataplane.native_relay import engine_or_reason
 from uproxy.kit.lab import Lab
 
 
-@pytest.fixture(params=CAPTURES, ids=lambda capture: capture.name)
-def capture(request: pytest.FixtureRequest) -> Capture:
-    found: Capture = request.param
+@pytest.fixture(params=WAYS, ids=str)
+def way(request: pytest.FixtureRequest) -> Way:
+    found: Way = request.param
+    reason = None if found.by_python else engine_or_reason()
+    if reason is not None:
+        pytest.skip(f"no native relay: {reason}")
     return found
 
 
@@ -25,8 +29,8 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest_asyncio.fixture
-async def stage(lab: Lab, capture: Capture, tmp_path: Path) -> AsyncIterator[Stage]:
-    stage = Stage(lab, capture, tmp_path)
+async def stage(lab: Lab, way: Way, tmp_path: Path) -> AsyncIterator[Stage]:
+    stage = Stage(lab, way, tmp_path)
     for pod in stage.pods:
         await pod.listen_tcp()
         pod.listen_udp()

@@ -27,23 +27,47 @@ _SLICE_PORTS: tuple[Manifest, ...] = (
 
 
 @dataclass(frozen=True)
-class Capture:
-    """How the proxy under test captures traffic."""
+class Way:
+    """How the proxy under test captures traffic, and relays it."""
 
     name: str
     flags: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def redirects(self) -> bool:
-        return self is not BIND
+        return "redirect" in self.flags
+
+    @property
+    def by_python(self) -> bool:
+        return "python" in self.flags
 
 
-BIND = Capture("bind", ("--capture", "bind"))
-REDIRECT_NFT = Capture("redirect-nft", ("--capture", "redirect", "--redirect-mechanism", "nft"))
-REDIRECT_IPTABLES = Capture(
-    "redirect-iptables", ("--capture", "redirect", "--redirect-mechanism", "iptables")
-)
-CAPTURES = (BIND, REDIRECT_NFT, REDIRECT_IPTABLES)
+_CAPTURES = {
+    "bind": ("--capture", "bind"),
+    "redirect-nft": ("--capture", "redirect", "--redirect-mechanism", "nft"),
+    "redirect-iptables": ("--capture", "redirect", "--redirect-mechanism", "iptables"),
+}
+_RELAYS = {
+    "python": ("--relay", "python"),
+    "native-1": ("--relay", "native", "--threads", "1"),
+    "native-2": ("--relay", "native", "--threads", "2"),
+}
+
+
+def way(capture: str, relay: str) -> Way:
+    """One of each."""
+    return Way(f"{capture}-{relay}", _CAPTURES[capture] + _RELAYS[relay])
+
+
+def ways(*captures: str) -> list[Way]:
+    """These captures, each with both relays."""
+    return [way(capture, relay) for capture in captures for relay in ("python", "native-2")]
+
+
+WAYS = ways(*_CAPTURES)
 
 
 def web(pods: Sequence[Greeter], name: str = "web", **spec: Any) -> list[Manifest]:
@@ -64,11 +88,11 @@ def node_ports(tcp: int, udp: int) -> list[Manifest]:
 class Stage:
     """Where one test plays."""
 
-    def __init__(self, lab: Lab, capture: Capture, folder: Path) -> None:
+    def __init__(self, lab: Lab, way: Way, folder: Path) -> None:
         self.lab = lab
         self.client = lab.client
         self.node = lab.node
-        self.capture = capture
+        self.way = way
         self.folder = folder
         self.pods = tuple(Greeter(f"pod{number}", host) for number, host in enumerate(lab.pods, 1))
         self._runs = 0
@@ -92,7 +116,7 @@ class Stage:
         self.write(objects)
         self._runs += 1
         log = self.folder / f"uproxy-{self._runs}.log"
-        arguments = ("-f", str(self.manifest), *self.capture.flags, *flags)
+        arguments = ("-f", str(self.manifest), *self.way.flags, *flags)
         return ProxyProcess(self.node, *arguments, log=log, **process)
 
     def cleanup(self) -> str:

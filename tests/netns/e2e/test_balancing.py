@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from tests.netns.e2e.callers import ask, ask_often
-from tests.netns.e2e.stage import REDIRECT_NFT, WEB, Stage, web
+from tests.netns.e2e.stage import WEB, Stage, way, web
 from tests.proxy_process import eventually
 
 AFFINITY = {"sessionAffinity": "ClientIP"}
@@ -46,7 +46,7 @@ async def test_client_stays_with_its_pod_until_that_refuses_or_goes(stage: Stage
         assert third != second
 
 
-@pytest.mark.parametrize("capture", [REDIRECT_NFT], indirect=True, ids=["redirect-nft"])
+@pytest.mark.parametrize("way", [way("redirect-nft", "native-1")], indirect=True, ids=str)
 async def test_changed_affinity_timeout_holds_for_clients_that_are_there(stage: Stage) -> None:
     async with stage.proxy(web(stage.pods, **affinity_of(10800))):
         (first,) = await ask_often(stage.client, WEB[0], 30)

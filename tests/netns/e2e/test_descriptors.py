@@ -7,7 +7,7 @@ from time import monotonic
 import pytest
 
 from tests.netns.e2e.callers import ask, echoes, name_from
-from tests.netns.e2e.stage import BIND, REDIRECT_NFT, WEB, Stage, web
+from tests.netns.e2e.stage import WEB, Stage, ways, web
 from tests.proxy_process import connected, eventually
 
 LIMIT = 600
@@ -15,7 +15,7 @@ CLIENTS = 250
 """A connection takes two descriptors, and 256 are kept for other things: they do not all fit."""
 
 
-@pytest.mark.parametrize("capture", [BIND, REDIRECT_NFT], indirect=True, ids=lambda capture: capture.name)
+@pytest.mark.parametrize("way", ways("bind", "redirect-nft"), indirect=True, ids=str)
 async def test_clients_wait_for_descriptors_and_are_served_when_others_end(stage: Stage) -> None:
     async with AsyncExitStack() as stack:
         limited = stage.proxy(web(stage.pods), prefix=("prlimit", f"--nofile={LIMIT}:{LIMIT}"))
@@ -48,7 +48,7 @@ BULKY = 100
 MORE_THAN_BUFFERS_HOLD = bytes(8 * 1024 * 1024)
 
 
-@pytest.mark.parametrize("capture", [REDIRECT_NFT], indirect=True, ids=["redirect-nft"])
+@pytest.mark.parametrize("way", ways("redirect-nft"), indirect=True, ids=str)
 async def test_bulk_that_uses_up_all_descriptors_costs_no_new_connection(stage: Stage) -> None:
     """The relay's pipes take descriptors too; clients that send an echo and do not read hold them."""
     async with AsyncExitStack() as stack:

@@ -3,11 +3,11 @@
 import pytest
 
 from tests.netns.e2e.callers import ask
-from tests.netns.e2e.stage import REDIRECT_NFT, WEB, Stage, addresses, web
+from tests.netns.e2e.stage import WEB, Stage, addresses, ways, web
 from tests.proxy_process import ProxyProcess, eventually
 
 OTHER_IP = "172.30.0.2"
-pytestmark = pytest.mark.parametrize("capture", [REDIRECT_NFT], indirect=True, ids=["redirect-nft"])
+pytestmark = pytest.mark.parametrize("way", ways("redirect-nft"), indirect=True, ids=str)
 
 
 async def until_faults(proxy: ProxyProcess, count: int) -> None:

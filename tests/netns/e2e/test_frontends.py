@@ -35,7 +35,7 @@ async def test_node_port_on_loopback_is_left_alone_by_redirects(stage: Stage) ->
     async with stage.proxy(web(stage.pods, **NODE_PORT)) as proxy:
         for ip in ("127.0.0.1", "::1"):
             with datagrams(stage.node, (ip, 30053)) as sock:
-                if stage.capture.redirects:
+                if stage.way.redirects:
                     assert await is_refused(stage.node, (ip, 30080))
                     sock.send(WHO)
                 else:
@@ -45,7 +45,7 @@ async def test_node_port_on_loopback_is_left_alone_by_redirects(stage: Stage) ->
         for ip in (stage.node.ip4, stage.node.ip6):
             with datagrams(stage.node, (ip, 30053)) as sock:
                 await answer(sock)
-        assert await proxy.metric("uproxy_udp_flows_total") == (2 if stage.capture.redirects else 4)
+        assert await proxy.metric("uproxy_udp_flows_total") == (2 if stage.way.redirects else 4)
 
 
 async def test_external_and_load_balancer_addresses_are_served(stage: Stage) -> None:

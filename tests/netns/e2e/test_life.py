@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.netns.e2e.callers import answer, ask, connected, datagrams, echoes, is_refused, name_from, rest_of
-from tests.netns.e2e.stage import BIND, DNS, WEB, Stage, node_ports, web
+from tests.netns.e2e.stage import DNS, WEB, Stage, node_ports, way, web
 from tests.proxy_process import UPROXY, eventually
 from uproxy.errors import CommandFailed
 
@@ -97,7 +97,7 @@ async def test_cleanup_removes_all_and_the_second_time_finds_nothing(stage: Stag
     assert stage.cleanup() == "nothing to remove\n"
 
 
-@pytest.mark.parametrize("capture", [BIND], indirect=True, ids=["bind"])
+@pytest.mark.parametrize("way", [way("bind", "native-1")], indirect=True, ids=str)
 async def test_healthy_only_once_everything_is_programmed(stage: Stage) -> None:
     """An `ip` that waits for a word from the test stands for a slow machine."""
     real, go = shutil.which("ip"), stage.folder / "go"
@@ -136,7 +136,7 @@ async def test_second_proxy_does_not_touch_what_the_first_programmed(stage: Stag
         assert await first.status() == 0
 
 
-@pytest.mark.parametrize("capture", [BIND], indirect=True, ids=["bind"])
+@pytest.mark.parametrize("way", [way("bind", "native-1")], indirect=True, ids=str)
 async def test_binding_beside_another_proxy_is_left_with_loopback(stage: Stage) -> None:
     async with stage.proxy(everything(stage)) as first:
         second = stage.proxy(everything(stage), metrics=("127.0.0.1", 20249), healthz=("127.0.0.1", 20256))

@@ -172,11 +172,21 @@ struct target {
 
 const struct target *target_of(const struct engine *e, uint32_t backend);
 
+/* Slots of one kind: a number for each Service port, or each endpoint. */
+struct slots {
+    uint32_t count; /* ever given out */
+    uint32_t *free; /* given back since */
+    size_t free_count, free_room;
+    bool ports;
+};
+
 struct engine {
     struct options options;
     struct worker *workers;
     struct counters front;               /* what the front counts */
     struct target *targets[CHUNKS_MAX];  /* of backends, by slot, in chunks that never move */
+    struct counters seen;                /* what Python was told already */
+    struct slots ports, backends;
     uint32_t next_worker;
     uint32_t next_local_port;
     char *scratch; /* the front's */
@@ -225,6 +235,12 @@ int counters_grow(struct counters *counters, uint32_t slot, bool ports);
 void counters_free(struct counters *counters);
 struct port_counts *port_counts(struct counters *counters, uint32_t slot);
 struct backend_counts *backend_counts(struct counters *counters, uint32_t slot);
+
+/* slots.c */
+int64_t slot_new(struct engine *e, struct slots *slots);
+int slot_drop(struct engine *e, struct slots *slots, uint32_t slot);
+void sum_port(struct engine *e, uint32_t slot, struct port_counts *sum);
+void sum_backend(struct engine *e, uint32_t slot, struct backend_counts *sum);
 
 /* sockets.c */
 int stream_socket(int family, uint32_t mark);

@@ -17,131 +17,11 @@
 
 #define ORIGINAL_DST 80 /* SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST */
 
-/* Slots of one kind: a number for each Service port, or each endpoint. */
-struct slots {
-    uint32_t count; /* ever given out */
-    uint32_t *free; /* given back since */
-    size_t free_count, free_room;
-    bool ports;
-};
-
 typedef struct {
     PyObject_HEAD
     struct engine engine;
-    struct slots ports, backends;
-    struct counters seen; /* what Python was told already */
     bool running;
 } Engine;
-
-/* ---- sums over threads ---- */
-
-static struct counters *counters_of(Engine *self, unsigned i)
-{
-    return i == 0 ? &self->engine.front : &self->engine.workers[i - 1].counters;
-}
-
-static unsigned threads(const Engine *self)
-{
-    return self->engine.options.workers + 1;
-}
-
-static void sum_port(Engine *self, uint32_t slot, struct port_counts *sum)
-{
-    uint64_t *totals = (uint64_t *)sum;
-    memset(sum, 0, sizeof *sum);
-    for (unsigned i = 0; i < threads(self); i++) {
-        uint64_t *counts = (uint64_t *)port_counts(counters_of(self, i), slot);
-        for (size_t k = 0; k < sizeof *sum / sizeof *counts; k++)
-            totals[k] += READ(counts[k]);
-    }
-}
-
-static void sum_backend(Engine *self, uint32_t slot, struct backend_counts *sum)
-{
-    uint64_t *totals = (uint64_t *)sum;
-    memset(sum, 0, sizeof *sum);
-    for (unsigned i = 0; i < threads(self); i++) {
-        uint64_t *counts = (uint64_t *)backend_counts(counters_of(self, i), slot);
-        for (size_t k = 0; k < sizeof *sum / sizeof *counts; k++)
-            totals[k] += READ(counts[k]);
-    }
-}
-
-static uint64_t open_on_port(const struct port_counts *p)
-{
-    uint64_t over = p->returned;
-    for (int i = 0; i < REASONS_COUNT; i++)
-        over += p->closes[i];
-    return p->begun - over;
-}
-
-static uint64_t open_on_backend(const struct backend_counts *b)
-{
-    return b->begun - b->returned - b->ended;
-}
-
-/* ---- slots ---- */
-
-static bool in_use(Engine *self, const struct slots *slots, uint32_t slot)
-{
-    if (slots->ports) {
-        struct port_counts sum;
-        sum_port(self, slot, &sum);
-        return open_on_port(&sum) > 0 || memcmp(&sum, port_counts(&self->seen, slot), sizeof sum) != 0;
-    }
-    struct backend_counts sum;
-    sum_backend(self, slot, &sum);
-    return open_on_backend(&sum) > 0 || memcmp(&sum, backend_counts(&self->seen, slot), sizeof sum) != 0;
-}
-
-static int grow(Engine *self, const struct slots *slots, uint32_t slot)
-{
-    for (unsigned i = 0; i <= threads(self); i++) {
-        struct counters *c = i == threads(self) ? &self->seen : counters_of(self, i);
-        if (counters_grow(c, slot, slots->ports) < 0)
-            return -1;
-    }
-    if (slots->ports || self->engine.targets[slot / CHUNK] != NULL)
-        return 0;
-    self->engine.targets[slot / CHUNK] = calloc(CHUNK, sizeof(struct target));
-    return self->engine.targets[slot / CHUNK] == NULL ? -1 : 0;
-}
-
-/* A slot that nobody uses; -1 when there is no memory for one. */
-static int64_t new_slot(Engine *self, struct slots *slots)
-{
-    if (slots->free_count > 0)
-        return slots->free[--slots->free_count];
-    if (grow(self, slots, slots->count) < 0)
-        return -1;
-    return slots->count++;
-}
-
-static int keep_free(struct slots *slots, uint32_t slot)
-{
-    if (slots->free_count == slots->free_room) {
-        size_t room = slots->free_room ? slots->free_room * 2 : 64;
-        uint32_t *more = realloc(slots->free, room * sizeof *more);
-        if (more == NULL)
-            return -1;
-        slots->free = more;
-        slots->free_room = room;
-    }
-    slots->free[slots->free_count++] = slot;
-    return 0;
-}
-
-/* No thread counts here any more, so all start at zero for the next owner. */
-static void forget_counts(Engine *self, const struct slots *slots, uint32_t slot)
-{
-    for (unsigned i = 0; i <= threads(self); i++) {
-        struct counters *c = i == threads(self) ? &self->seen : counters_of(self, i);
-        if (slots->ports)
-            memset(port_counts(c, slot), 0, sizeof(struct port_counts));
-        else
-            memset(backend_counts(c, slot), 0, sizeof(struct backend_counts));
-    }
-}
 
 /* ---- life ---- */
 
@@ -196,9 +76,9 @@ static void release(Engine *self)
     for (unsigned i = 0; i < CHUNKS_MAX; i++)
         free(e->targets[i]);
     counters_free(&e->front);
-    counters_free(&self->seen);
-    free(self->ports.free);
-    free(self->backends.free);
+    counters_free(&self->engine.seen);
+    free(self->engine.ports.free);
+    free(self->engine.backends.free);
     if (e->report_fd >= 0)
         close(e->report_fd);
     pthread_mutex_destroy(&e->lock);
@@ -229,7 +109,7 @@ static int engine_init(Engine *self, PyObject *args, PyObject *kwargs)
     o->report_ends = report_ends;
     if (!read_bounds(o, bounds_s))
         return -1;
-    self->ports.ports = true;
+    self->engine.ports.ports = true;
     e->next_local_port = o->local_ports[0];
     pthread_mutex_init(&e->lock, NULL);
     e->report_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -281,7 +161,7 @@ static PyObject *slot_or_error(int64_t slot)
 
 static PyObject *engine_add_port(Engine *self, PyObject *Py_UNUSED(ignored))
 {
-    return is_running(self) ? slot_or_error(new_slot(self, &self->ports)) : NULL;
+    return is_running(self) ? slot_or_error(slot_new(&self->engine, &self->engine.ports)) : NULL;
 }
 
 static bool parse_target(const char *ip, unsigned port, struct target *t)
@@ -311,7 +191,7 @@ static PyObject *engine_add_backend(Engine *self, PyObject *args)
     struct target target;
     if (!PyArg_ParseTuple(args, "sI", &ip, &port) || !parse_target(ip, port, &target) || !is_running(self))
         return NULL;
-    int64_t slot = new_slot(self, &self->backends);
+    int64_t slot = slot_new(&self->engine, &self->engine.backends);
     if (slot >= 0)
         self->engine.targets[slot / CHUNK][slot % CHUNK] = target;
     return slot_or_error(slot);
@@ -326,22 +206,18 @@ static PyObject *drop(Engine *self, struct slots *slots, PyObject *number)
         PyErr_SetString(PyExc_ValueError, "no such slot");
         return NULL;
     }
-    if (in_use(self, slots, (uint32_t)slot))
-        Py_RETURN_FALSE;
-    if (keep_free(slots, (uint32_t)slot) < 0)
-        return PyErr_NoMemory();
-    forget_counts(self, slots, (uint32_t)slot);
-    Py_RETURN_TRUE;
+    int done = slot_drop(&self->engine, slots, (uint32_t)slot);
+    return done < 0 ? PyErr_NoMemory() : PyBool_FromLong(done);
 }
 
 static PyObject *engine_drop_port(Engine *self, PyObject *slot)
 {
-    return drop(self, &self->ports, slot);
+    return drop(self, &self->engine.ports, slot);
 }
 
 static PyObject *engine_drop_backend(Engine *self, PyObject *slot)
 {
-    return drop(self, &self->backends, slot);
+    return drop(self, &self->engine.backends, slot);
 }
 
 /* ---- connections ---- */
@@ -359,7 +235,7 @@ static PyObject *engine_begin(Engine *self, PyObject *const *args, Py_ssize_t co
     uint64_t begun_ns = PyLong_AsUnsignedLongLong(args[4]);
     if (PyErr_Occurred() || !is_running(self))
         return NULL;
-    if (port >= self->ports.count || backend >= self->backends.count) {
+    if (port >= self->engine.ports.count || backend >= self->engine.backends.count) {
         PyErr_SetString(PyExc_ValueError, "no such slot");
         return NULL;
     }
@@ -390,11 +266,11 @@ static PyObject *engine_joined(Engine *self, PyObject *number)
     struct backend_counts sum;
     if (PyErr_Occurred() || !is_running(self))
         return NULL;
-    if (slot >= self->backends.count) {
+    if (slot >= self->engine.backends.count) {
         PyErr_SetString(PyExc_ValueError, "no such slot");
         return NULL;
     }
-    sum_backend(self, (uint32_t)slot, &sum);
+    sum_backend(&self->engine, (uint32_t)slot, &sum);
     return PyLong_FromUnsignedLongLong(sum.joined);
 }
 
@@ -441,8 +317,8 @@ static PyObject *differences(const uint64_t *now, const uint64_t *before, unsign
 
 static bool collect_port(Engine *self, uint32_t slot, PyObject *changes)
 {
-    struct port_counts now, *seen = port_counts(&self->seen, slot);
-    sum_port(self, slot, &now);
+    struct port_counts now, *seen = port_counts(&self->engine.seen, slot);
+    sum_port(&self->engine, slot, &now);
     if (memcmp(&now, seen, sizeof now) == 0)
         return true;
     PyObject *closes = differences(now.closes, seen->closes, REASONS_COUNT);
@@ -460,8 +336,8 @@ static bool collect_port(Engine *self, uint32_t slot, PyObject *changes)
 
 static bool collect_backend(Engine *self, uint32_t slot, PyObject *changes)
 {
-    struct backend_counts now, *seen = backend_counts(&self->seen, slot);
-    sum_backend(self, slot, &now);
+    struct backend_counts now, *seen = backend_counts(&self->engine.seen, slot);
+    sum_backend(&self->engine, slot, &now);
     if (memcmp(&now, seen, sizeof now) == 0)
         return true;
     PyObject *change = Py_BuildValue("IKK", slot, now.joined - seen->joined, now.joined - now.ended);
@@ -475,9 +351,9 @@ static PyObject *engine_collect(Engine *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     PyObject *ports = PyList_New(0), *backends = PyList_New(0);
     bool fine = ports != NULL && backends != NULL;
-    for (uint32_t slot = 0; fine && slot < self->ports.count; slot++)
+    for (uint32_t slot = 0; fine && slot < self->engine.ports.count; slot++)
         fine = collect_port(self, slot, ports);
-    for (uint32_t slot = 0; fine && slot < self->backends.count; slot++)
+    for (uint32_t slot = 0; fine && slot < self->engine.backends.count; slot++)
         fine = collect_backend(self, slot, backends);
     PyObject *both = fine ? PyTuple_Pack(2, ports, backends) : NULL;
     Py_XDECREF(ports);
