@@ -10,7 +10,7 @@ APT := apt-get install -y
 
 setup: $(STAMP)
 
-NATIVE := $(wildcard uproxy/dataplane/engine/*.[ch] uproxy/bench/load/*.[ch])
+NATIVE := $(wildcard uproxy/dataplane/engine/*.[ch] uproxy/bench/load/native/*.[ch])
 
 $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@command -v $(PYTHON) >/dev/null || { echo "python3 is missing: $(APT) python3" >&2; exit 1; }
@@ -20,6 +20,7 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 		{ echo "Python's venv module is missing: $(APT) python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python tests/missing_packages.py --native
 	@touch $@
 
 demo: $(STAMP)
@@ -27,7 +28,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/python tests/missing_packages.py
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -40,3 +41,4 @@ bench: $(STAMP)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find uproxy -name "*.so" -delete

@@ -1,10 +1,25 @@
-"""Names the Debian packages that some tests would need and that are not here, before they run."""
+"""Names the Debian packages that would make more possible and are not here.
+
+With `--native`: what the C extensions were not built for want of; else what some tests need.
+"""
 
 import os
 import shutil
+import sys
+from importlib.util import find_spec
 
 NEEDED = {"ip": "iproute2", "nft": "nftables", "iptables-restore": "iptables", "ipset": "ipset"}
+EXTENSIONS = ("uproxy.dataplane._engine", "uproxy.bench.load._native")
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+def native() -> None:
+    if all(find_spec(extension) is not None for extension in EXTENSIONS):
+        return
+    print(
+        "warning: the native relay was not built, the slower one in Python is used: "
+        "apt-get install -y gcc python3-dev, then `make clean setup`"
+    )
 
 
 def main() -> None:
@@ -15,4 +30,4 @@ def main() -> None:
         print(f"parts of the netns tier are left out: apt-get install -y {' '.join(missing)}")
 
 
-main()
+native() if "--native" in sys.argv else main()

@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 
 from tests.netns.kernel_state import kernel_state
+from uproxy.kit.lab import Host, Lab
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Protocol, ServicePortName, Vip
 from uproxy.steering.cleanup import cleanup
@@ -19,7 +20,6 @@ from uproxy.steering.probe import OK, Mechanism, probe
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.rules import RedirectPorts, Verdict
 from uproxy.steering.target import SteeringRules, steering_rules
-from uproxy.kit.lab import Host, Lab
 
 T = TypeVar("T")
 PORTS = RedirectPorts(15001, 15006)
