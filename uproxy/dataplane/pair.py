@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from uproxy.dataplane.pipes import PIPE_BYTES, Pipe, Pipes
 from uproxy.dataplane.reactor import FAILED, HUNG_UP, PEER_DONE, READABLE, WRITABLE, Reactor
-from uproxy.dataplane.sockets import close_with_reset
+from uproxy.dataplane.sockets import bound_unsent, close_with_reset, keep_alive
 from uproxy.model.closing import CloseReason
 
 CHUNK_BYTES = 64 * 1024
@@ -40,7 +40,7 @@ _PREFIXES = [_VIEW[:count] for count in range(_PREFIXES_COUNT)]
 class Pair:
     """Two joined sockets, and the two directions between them."""
 
-    __slots__ = ("_ended", "_reactor", "closed", "down", "first_eof", "up")
+    __slots__ = ("_ended", "_kept_alive", "_reactor", "closed", "down", "first_eof", "up")
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Pair:
         self._reactor = reactor
         self._ended = ended
         self.closed = False
+        self._kept_alive = False
         self.first_eof: Direction | None = None
         self.up = up = Direction(self, reactor, pipes, client, server)
         self.down = down = Direction(self, reactor, pipes, server, client)
@@ -77,6 +78,13 @@ class Pair:
     def half_closed(self) -> bool:
         """Whether exactly one side has finished sending."""
         return self.first_eof is not None
+
+    def keep_alive(self) -> None:
+        """Have the kernel find out when a peer is gone."""
+        if not self._kept_alive:
+            self._kept_alive = True
+            keep_alive(self.up.source)
+            keep_alive(self.down.source)
 
     def give_back(self) -> None:
         """Return the pipes of an idle connection to the pool."""
@@ -268,6 +276,7 @@ class Direction:
     def _chunk_was_full(self) -> None:
         self._full_chunks += 1
         if self._full_chunks == _FULL_CHUNKS_BEFORE_SPLICE:
+            bound_unsent(self.sink)
             self._pipe = self._pipes.take()
 
     def leave_splice(self) -> None:

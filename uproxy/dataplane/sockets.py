@@ -87,21 +87,29 @@ def begin_connect(stream: socket.socket, address: tuple[str, int]) -> int:
 
 
 def _set_stream_options(stream: socket.socket) -> None:
+    """What every connection has from its first packet on."""
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-    _bound_kernel_memory(stream)
-
-
-def _bound_kernel_memory(stream: socket.socket) -> None:
-    """Bound what the kernel holds when a reader stops. TCP_WINDOW_CLAMP would not do: the kernel's
-    tuning moves it along. A kernel that lacks an option (gVisor) has a bound of its own."""
+    # TCP_WINDOW_CLAMP would not do: the kernel's tuning moves it along. A kernel that lacks the
+    # option (gVisor) has a bound of its own.
     try:
         stream.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
     except OSError:  # without CAP_NET_ADMIN, net.core.rmem_max is the limit
         with suppress(OSError):
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-    with suppress(OSError):
+
+
+def keep_alive(stream: socket.socket) -> None:
+    """For a connection that has lived for a while: ask its peer from time to time whether it is there.
+
+    Most connections never live so long, and are spared the system calls and the kernel's timer.
+    """
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def bound_unsent(stream: socket.socket) -> None:
+    """For a direction in full flow: leave no more than `UNSENT_BYTES` in the kernel."""
+    with suppress(OSError):  # not every kernel can (gVisor)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 

@@ -53,6 +53,7 @@ class Sweeper:
         pair = connection.pair
         if pair is None or pair.closed:
             return  # still dialling, which has its own clock, or ended meanwhile
+        pair.keep_alive()
         total = pair.bytes_to_backend + pair.bytes_to_client
         if total != connection.quiet_bytes:
             connection.quiet_bytes = total

@@ -96,7 +96,7 @@ struct conn {
     int fd[2];
     uint32_t deferred[2]; /* events that came before the front had published */
     uint32_t active_ms;   /* of the engine's clock, when bytes last moved */
-    uint8_t dialling, closed, first_eof, queued, watches_out;
+    uint8_t dialling, closed, first_eof, queued, watches_out, kept_alive;
     uint8_t published; /* by the front, when it will not touch this any more */
 };
 
@@ -245,6 +245,8 @@ void sum_backend(struct engine *e, uint32_t slot, struct backend_counts *sum);
 /* sockets.c */
 int stream_socket(int family, uint32_t mark);
 int begin_connect(int fd, const struct target *t);
+void keep_alive(int fd);
+void bound_unsent(int fd);
 void close_with_reset(int fd);
 void address_text(const struct sockaddr_storage *address, char text[64]);
 

@@ -25,13 +25,10 @@ int stream_socket(int family, uint32_t mark)
     if (fd < 0)
         return -1;
     set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-    set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-    set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
     /* Lets a later dial take this one's port over while it rests in TIME_WAIT. */
     set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     if (set(fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES) < 0)
         set(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES); /* up to net.core.rmem_max */
-    set(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES);
     if (mark)
         set(fd, SOL_SOCKET, SO_MARK, (int)mark);
     return fd;
@@ -50,6 +47,20 @@ int begin_connect(int fd, const struct target *t)
     if (connect(fd, address, t->size) == 0 || errno == EISCONN)
         return 0;
     return errno;
+}
+
+/* For a connection that has lived for a while: ask its peer from time to time whether it is there.
+ * Most connections never live so long, and are spared the system calls and the kernel's timer. */
+void keep_alive(int fd)
+{
+    set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
+    set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+}
+
+/* For a direction in full flow: leave no more than this in the kernel beyond the peer's window. */
+void bound_unsent(int fd)
+{
+    set(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES);
 }
 
 void close_with_reset(int fd)

@@ -91,6 +91,7 @@ void pipes_destroy(struct worker *w)
 void splice_begin(struct worker *w, struct conn *c, enum side from)
 {
     struct direction *d = &c->from[from];
+    bound_unsent(c->fd[!from]);
     d->pipe = take(w);
     d->big_reads = 0; /* without a pipe: ask again later */
 }

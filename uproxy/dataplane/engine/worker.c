@@ -205,12 +205,17 @@ static void expire_dials(struct worker *w)
         dial_failed(w, w->dials.first, ETIMEDOUT);
 }
 
-static void check_quiet(struct worker *w, struct conn *c)
+static void check(struct worker *w, struct conn *c)
 {
     const struct options *o = &w->engine->options;
     int32_t quiet_ms = (int32_t)((uint32_t)w->now_ms - c->active_ms); /* < 0: begun a moment ago */
-    for (int side = CLIENT; side <= BACKEND && quiet_ms >= QUIET_MS; side++)
-        splice_leave(w, &c->from[side]);
+    for (int side = CLIENT; side <= BACKEND; side++) {
+        if (!c->kept_alive)
+            keep_alive(c->fd[side]);
+        if (quiet_ms >= QUIET_MS)
+            splice_leave(w, &c->from[side]);
+    }
+    c->kept_alive = true;
     if (c->first_eof != NOBODY && quiet_ms >= (int64_t)o->half_closed_ms)
         conn_close(w, c, HALF_CLOSED_TIMEOUT);
     else if (quiet_ms >= (int64_t)o->idle_ms)
@@ -238,7 +243,7 @@ static void sweep(struct worker *w)
     for (int i = 0; i < SWEEP_SLICE && w->sweep_next != NULL; i++) {
         struct conn *c = w->sweep_next;
         w->sweep_next = c->next;
-        check_quiet(w, c);
+        check(w, c);
     }
 }
 
