@@ -4,7 +4,7 @@
  * (front.c, module.c). Workers own connections from then on: they finish the dial, relay,
  * time out, close (worker.c, relay.c, splice.c). No worker ever calls Python or waits for it.
  *
- * Every connection belongs to one worker, which alone writes to it once it is published.
+ * Every connection belongs to one worker, which alone writes to it once the front has let go of it.
  * Counters belong to the thread that writes them, and are summed by whoever reads
  * (counters.c). What a worker has to tell goes to a list with a lock, and an eventfd says so
  * (reports.c). Nothing here decides which endpoint is dialled, or what a failure means.
@@ -94,10 +94,10 @@ struct conn {
     uint64_t dialled_ns;
     uint32_t port, backend; /* slots */
     int fd[2];
-    uint32_t deferred[2]; /* events that came before the front had published */
+    uint32_t deferred; /* events of the backend that came while the front still held on */
     uint32_t active_ms;   /* of the engine's clock, when bytes last moved */
     uint8_t dialling, closed, first_eof, queued, watches_out, kept_alive;
-    uint8_t published; /* by the front, when it will not touch this any more */
+    uint8_t settled; /* the front has let go of it for certain */
 };
 
 enum { NOBODY = 2 }; /* in first_eof */
@@ -187,6 +187,7 @@ struct engine {
     struct target *targets[CHUNKS_MAX];  /* of backends, by slot, in chunks that never move */
     struct counters seen;                /* what Python was told already */
     struct slots ports, backends;
+    struct conn *handing_over; /* atomic; what the front still touches (worker.c, may_touch) */
     uint32_t next_worker;
     uint32_t next_local_port;
     char *scratch; /* the front's */

@@ -106,21 +106,20 @@ static int watch(struct worker *w, struct conn *c, enum side side, uint32_t more
     return epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, c->fd[side], &e);
 }
 
+/* The order matters: worker.c, `may_touch`, rests on it. */
 static void hand_over(struct engine *e, struct conn *c)
 {
     struct worker *w = &e->workers[e->next_worker++ % e->options.workers];
     bool dialling = c->dialling;
     uint64_t due_ms = c->dialled_ns / 1000000u + e->options.connect_ms;
-    uint32_t out = dialling || c->watches_out ? EPOLLOUT : 0;
+    __atomic_store_n(&e->handing_over, c, __ATOMIC_SEQ_CST);
     worker_adopt(w, c);
-    int failed = watch(w, c, BACKEND, out);
-    if (!dialling)
-        failed |= watch(w, c, CLIENT, 0);
-    if (failed) { /* out of memory: let the other socket, or the idle timeout, end it */
-        shutdown(c->fd[CLIENT], SHUT_RDWR);
+    int failed = watch(w, c, BACKEND, dialling || c->watches_out ? EPOLLOUT : 0);
+    if (failed) /* out of memory: the idle timeout will find it, or the client when it leaves */
         shutdown(c->fd[BACKEND], SHUT_RDWR);
-    }
-    __atomic_store_n(&c->published, 1, __ATOMIC_RELEASE);
+    if (!dialling)
+        watch(w, c, CLIENT, 0);
+    __atomic_store_n(&e->handing_over, NULL, __ATOMIC_SEQ_CST);
     if (dialling && due_ms < __atomic_load_n(&w->wakes_at_ms, __ATOMIC_SEQ_CST))
         worker_wake(w);
 }

@@ -1,12 +1,12 @@
 /* A worker: a thread with an epoll, and the connections that it relays.
  *
- * Owns their whole life after the front has published them: the end of the dial, relaying
+ * Owns their whole life after the front has handed them over: the end of the dial, relaying
  * (relay.c), timeouts, closing. Events may be stale or spurious. A closed connection is freed
  * only when the batch of events that may still name it is over.
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,8 +57,7 @@ static void remove_from_list(struct worker *w, struct conn *c)
         list->last = c->prev;
 }
 
-/* Called by the front: from here on the worker knows the connection, and waits for `published`
- * before it touches it. */
+/* Called by the front: from here on the worker knows the connection (see `may_touch`). */
 void worker_adopt(struct worker *w, struct conn *c)
 {
     ADD_SHARED(w->descriptors, 2);
@@ -264,13 +263,26 @@ static int sleep_ms(struct worker *w)
 
 /* ---- work ---- */
 
+/* Whether the front has let go of a connection. It registers the backend's socket first and the client's
+ * last, and touches nothing after that: so an event of the client's, or of a dial, which has no client
+ * registered, says that it is through. An event of the backend's can come in between, and then the
+ * connection must not be closed: the front would register a descriptor that is another's by then. */
+static bool may_touch(const struct worker *w, struct conn *c, enum side side)
+{
+    if (!c->settled)
+        c->settled = side == CLIENT || c->dialling ||
+                     __atomic_load_n(&w->engine->handing_over, __ATOMIC_SEQ_CST) != c;
+    return c->settled;
+}
+
 static void one_event(struct worker *w, struct conn *c, enum side side, uint32_t events)
 {
     if (c->closed)
         return;
-    if (!__atomic_load_n(&c->published, __ATOMIC_ACQUIRE)) {
-        c->deferred[side] |= events; /* the front is about to, in microseconds */
+    if (!may_touch(w, c, side)) {
+        c->deferred |= events;
         worker_take_turn(w, c, side);
+        sched_yield(); /* the front may wait for this CPU, for a microsecond's work */
     } else if (c->dialling) {
         dial_event(w, c);
     } else {
@@ -287,15 +299,16 @@ static void run_turns(struct worker *w)
         c->queued = false;
         for (int side = CLIENT; side <= BACKEND && !c->closed; side++) {
             struct direction *d = &c->from[side];
-            uint32_t events = c->deferred[side];
+            uint32_t events = side == BACKEND ? c->deferred : 0;
             if (!d->turn)
                 continue;
             d->turn = false;
-            c->deferred[side] = 0;
-            if (events)
+            if (events) {
+                c->deferred = 0;
                 one_event(w, c, (enum side)side, events);
-            else
+            } else {
                 relay_pump(w, c, (enum side)side);
+            }
         }
         c = following;
     }
