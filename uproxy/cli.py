@@ -1,4 +1,4 @@
-"""The command line: `uproxy run|check|services|cleanup|demo|version`.
+"""The command line: `uproxy run|check|services|cleanup|demo|bench|version`.
 
 Owns arguments, what is printed, and exit statuses: 0 done, 1 a mistake or a failure, each
 told in one line. Imports a command's parts only when it runs, so that `--help` is quick.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NoReturn
 
 from uproxy import __version__
+from uproxy.bench.flags import add_bench_flags
 from uproxy.errors import UproxyError
 from uproxy.settings import (
     METRICS_ADDRESS,
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     command("cleanup", _cleanup, "Remove every rule, set and route that any run has left.")
     demo = command("demo", _demo, "Proxy a Service with three local backends, without root.")
     demo.add_argument("--once", action="store_true", help="send requests, print who answered, and end")
+    add_bench_flags(command("bench", _bench, "Measure what each path from a client to a pod costs."))
     command("version", _version, "Print the version.")
     return parser
 
@@ -160,6 +162,17 @@ def _demo(arguments: argparse.Namespace) -> int:
     from uproxy.demo import demo
 
     return _on_uvloop(demo(once=arguments.once))
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    try:
+        from uproxy.bench.command import bench
+    except ModuleNotFoundError as error:
+        raise UproxyError(
+            f"the benchmark needs the extra `bench`: pip install 'uproxy[bench]' ({error})"
+        ) from error
+
+    return bench(arguments)
 
 
 def _version(_arguments: argparse.Namespace) -> int:
