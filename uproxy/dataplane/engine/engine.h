@@ -187,7 +187,7 @@ struct engine {
     struct target *targets[CHUNKS_MAX];  /* of backends, by slot, in chunks that never move */
     struct counters seen;                /* what Python was told already */
     struct slots ports, backends;
-    struct conn *handing_over; /* atomic; what the front still touches (worker.c, may_touch) */
+    struct conn *handing_over; /* atomic; what the front still touches (worker.c, front_holds) */
     uint32_t next_worker;
     uint32_t next_local_port;
     char *scratch; /* the front's */

@@ -106,7 +106,7 @@ static int watch(struct worker *w, struct conn *c, enum side side, uint32_t more
     return epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, c->fd[side], &e);
 }
 
-/* The order matters: worker.c, `may_touch`, rests on it. */
+/* The order matters: worker.c, `front_holds` and `one_event`, rests on it. */
 static void hand_over(struct engine *e, struct conn *c)
 {
     struct worker *w = &e->workers[e->next_worker++ % e->options.workers];

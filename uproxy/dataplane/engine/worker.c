@@ -57,7 +57,7 @@ static void remove_from_list(struct worker *w, struct conn *c)
         list->last = c->prev;
 }
 
-/* Called by the front: from here on the worker knows the connection (see `may_touch`). */
+/* Called by the front: from here on the worker knows the connection (see `front_holds`). */
 void worker_adopt(struct worker *w, struct conn *c)
 {
     ADD_SHARED(w->descriptors, 2);
@@ -165,6 +165,15 @@ static void dial_failed(struct worker *w, struct conn *c, int error)
     bury(w, c);
 }
 
+/* Whether the front may still be registering a connection's sockets. It must not be closed then: the
+ * front would register a descriptor that is another's by that time. */
+static bool front_holds(const struct worker *w, struct conn *c)
+{
+    if (!c->settled)
+        c->settled = __atomic_load_n(&w->engine->handing_over, __ATOMIC_SEQ_CST) != c;
+    return !c->settled;
+}
+
 static bool watch(struct worker *w, struct conn *c, enum side side, int operation)
 {
     struct epoll_event e = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET,
@@ -200,13 +209,15 @@ static uint64_t dial_due_ms(const struct worker *w)
 
 static void expire_dials(struct worker *w)
 {
-    while (dial_due_ms(w) <= w->now_ms)
+    while (dial_due_ms(w) <= w->now_ms && !front_holds(w, w->dials.first))
         dial_failed(w, w->dials.first, ETIMEDOUT);
 }
 
 static void check(struct worker *w, struct conn *c)
 {
     const struct options *o = &w->engine->options;
+    if (front_holds(w, c))
+        return;
     int32_t quiet_ms = (int32_t)((uint32_t)w->now_ms - c->active_ms); /* < 0: begun a moment ago */
     for (int side = CLIENT; side <= BACKEND; side++) {
         if (!c->kept_alive)
@@ -263,23 +274,15 @@ static int sleep_ms(struct worker *w)
 
 /* ---- work ---- */
 
-/* Whether the front has let go of a connection. It registers the backend's socket first and the client's
- * last, and touches nothing after that: so an event of the client's, or of a dial, which has no client
- * registered, says that it is through. An event of the backend's can come in between, and then the
- * connection must not be closed: the front would register a descriptor that is another's by then. */
-static bool may_touch(const struct worker *w, struct conn *c, enum side side)
-{
-    if (!c->settled)
-        c->settled = side == CLIENT || c->dialling ||
-                     __atomic_load_n(&w->engine->handing_over, __ATOMIC_SEQ_CST) != c;
-    return c->settled;
-}
-
 static void one_event(struct worker *w, struct conn *c, enum side side, uint32_t events)
 {
     if (c->closed)
         return;
-    if (!may_touch(w, c, side)) {
+    /* The front registers the backend's socket first and the client's last, and a dial has no client
+     * registered: such an event says that it is through. */
+    if (side == CLIENT || c->dialling)
+        c->settled = true;
+    if (front_holds(w, c)) {
         c->deferred |= events;
         worker_take_turn(w, c, side);
         sched_yield(); /* the front may wait for this CPU, for a microsecond's work */
