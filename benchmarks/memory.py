@@ -22,13 +22,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks.contenders import Contender, contenders
-from benchmarks.load import ECHO_PORT
-from benchmarks.measure import TimedOut, accepts, rss_bytes, wait_until
+from uproxy.bench.costs import rss_bytes
+from uproxy.bench.paths import PEERS, TrafficPath, known_paths
+from uproxy.bench.programs import wait_until
+from uproxy.bench.sites import Pod, accepts, lab_site
+from uproxy.dataplane.native_relay import engine_or_reason
 from uproxy.errors import CommandFailed
-from uproxy.kit.lab import Host, Lab, reason_unavailable
+from uproxy.kit.lab import Host, reason_unavailable
 
-_LEFT_OUT = "dnat"
+_LEFT_OUT = "kernel-dnat"
 """The kernel's own path holds nothing on the node."""
 _STALLED_S = 2.0
 _STALL_TIMEOUT_S = 60.0
@@ -48,11 +50,11 @@ class Held:
 class Source:
     """Sends without end on every connection; `sent` is what the newest one's kernel took."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, pod: Pod) -> None:
         self.sent = 0
         self._newest: socket.socket | None = None
-        self._listener = host.socket()
-        self._listener.bind((host.ip4, ECHO_PORT))
+        self._listener = pod.place.socket()
+        self._listener.bind((pod.ip, pod.port))
         self._listener.listen()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -88,35 +90,36 @@ def main() -> int:
     if reason:
         print(f"memory: {reason}", file=sys.stderr)
         return 1
-    print(f"{'path':<17}{'sent MiB':>10}{'RSS +MiB':>10}{'sockets +MiB':>14}{'pipes +MiB':>12}")
+    print(f"{'path':<24}{'sent MiB':>10}{'RSS +MiB':>10}{'sockets +MiB':>14}{'pipes +MiB':>12}")
     try:
-        for contender in contenders():
-            if contender.missing:
-                print(f"left out: {contender.name} (apt-get install {contender.missing})")
-            elif contender.name != _LEFT_OUT:
-                print(_row(contender.name, *_measure(contender)), flush=True)
-    except (CommandFailed, TimedOut) as error:
+        for path in known_paths(PEERS, None, "python" if engine_or_reason() else "native"):
+            if path.missing:
+                print(f"left out: {path.name}: {path.missing}")
+            elif path.name != _LEFT_OUT:
+                print(_row(path.name, *_measure(path)), flush=True)
+    except CommandFailed as error:
         print(f"memory: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _measure(contender: Contender) -> tuple[int, Held, Held]:
+def _measure(path: TrafficPath) -> tuple[int, Held, Held]:
     """Return what the pod sent until it stalled, and what the node held before and then."""
-    with Lab(pods=1) as lab, _source(lab.pods[0]) as source, contender.up(lab) as address:
-        port = address.port
-        wait_until(partial(accepts, lab.client, address.ip, port), f"{contender.name} to accept")
-        pids = lab.node.pids()
-        before = _held(lab.node, pids)
-        with lab.client.socket() as client:
-            client.connect((address.ip, port))
+    with lab_site() as site, _source(site.pods[0]) as source, path.build(site, 0) as built:
+        built.wait_ready()
+        address = (built.one.ip, built.one.port)
+        wait_until(partial(accepts, site.client, *address), f"{path.name} to accept")
+        node, pids = site.lab.node, site.lab.node.pids()
+        before = _held(node, pids)
+        with site.client.socket() as client:
+            client.connect(address)
             _wait_for_stall(source)
-            return source.sent, before, _held(lab.node, pids)
+            return source.sent, before, _held(node, pids)
 
 
 @contextmanager
-def _source(host: Host) -> Iterator[Source]:
-    source = Source(host)
+def _source(pod: Pod) -> Iterator[Source]:
+    source = Source(pod)
     try:
         yield source
     finally:
@@ -128,7 +131,7 @@ def _wait_for_stall(source: Source) -> None:
     before = -1
     while source.sent != before or not before:
         if time.perf_counter() > deadline:
-            raise TimedOut(f"the pod still sends after {_STALL_TIMEOUT_S:g} s: nothing holds it back")
+            raise CommandFailed(f"the pod still sends after {_STALL_TIMEOUT_S:g} s: nothing holds it back")
         before = source.sent
         time.sleep(_STALLED_S)
 
@@ -136,7 +139,7 @@ def _wait_for_stall(source: Source) -> None:
 def _held(node: Host, pids: Sequence[int]) -> Held:
     sockets = _SOCKET_MEMORY.findall(node.run("ss", "-tmnH").stdout)
     return Held(
-        rss=sum(map(rss_bytes, pids)),
+        rss=rss_bytes(pids),
         sockets=sum(int(received) + int(queued) for received, queued in sockets),
         pipes=sum(map(_pipe_bytes, pids)),
     )
@@ -146,7 +149,10 @@ def _pipe_bytes(pid: int) -> int:
     """Count what sits unread in a process's pipes, each once though it has two ends."""
     pipes = {}
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        target = str(descriptor.readlink())
+        try:
+            target = str(descriptor.readlink())
+        except FileNotFoundError:
+            continue  # closed since the listing
         if target.startswith("pipe:"):
             pipes[target] = descriptor
     return sum(map(_unread, pipes.values()))
@@ -163,7 +169,7 @@ def _unread(descriptor: Path) -> int:
 
 def _row(name: str, sent: int, before: Held, after: Held) -> str:
     return (
-        f"{name:<17}{sent / 2**20:>10.1f}{(after.rss - before.rss) / 2**20:>10.1f}"
+        f"{name:<24}{sent / 2**20:>10.1f}{(after.rss - before.rss) / 2**20:>10.1f}"
         f"{(after.sockets - before.sockets) / 2**20:>14.1f}"
         f"{(after.pipes - before.pipes) / 2**20:>12.1f}"
     )

@@ -84,7 +84,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--threads",
         default=str(_default_threads()),
         metavar="N",
-        help=f"threads of the native relay (default: one for each CPU but one, at most {DEFAULT_THREADS_MAX})",
+        help="threads of the native relay "
+        f"(default: one for each CPU but one, at most {DEFAULT_THREADS_MAX})",
     )
     network.add_argument(
         "--metrics-bind-address",

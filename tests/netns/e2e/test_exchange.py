@@ -123,7 +123,6 @@ async def test_connections_of_every_shape_are_exact_and_leave_nothing(
             assert await proxy.metric("uproxy_connections_closed_total", reason=reason) == 0
 
         async def are_given_back() -> bool:
-            print(f"{proxy.open_sockets()} sockets, {before} before; {proxy.open_pipes()} pipes")
             return proxy.open_sockets() <= before and proxy.open_pipes() <= IDLE_PIPES
 
         await eventually(are_given_back, "every descriptor")

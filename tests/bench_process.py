@@ -1,0 +1,43 @@
+"""`uproxy bench` as a process of its own, run to its end or stopped by a test."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from tests.proxy_process import UPROXY
+from uproxy.bench.results import Measurement, Results
+
+TIMEOUT_S = 50
+
+
+@contextmanager
+def started(*flags: str, prefix: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
+    """Begin a run; it is over when the block is."""
+    argv = (*prefix, *UPROXY, "bench", *flags)
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def bench(*flags: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run to the end; its status, and what it printed."""
+    with started(*flags, prefix=prefix) as process:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+        return subprocess.CompletedProcess(flags, process.returncode, out, err)
+
+
+def report(directory: Path) -> Results:
+    """What a run has written."""
+    return msgspec.json.decode((directory / "results.json").read_bytes(), type=Results)
+
+
+def one(results: Results, path: str, workload: str) -> Measurement:
+    """The measurement of a workload over a path."""
+    (found,) = (m for m in results.measurements if (m.path, m.workload) == (path, workload))
+    return found

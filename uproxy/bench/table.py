@@ -1,0 +1,118 @@
+"""What a run found, for a terminal: one block for each workload, then what it means. Pure.
+
+No figure stands alone: beside it are the ratio to direct, or what the path adds to direct, both
+with their 95 % interval.
+"""
+
+from collections.abc import Sequence
+
+from uproxy.bench.assemble import is_noise
+from uproxy.bench.columns import COLUMNS, Column
+from uproxy.bench.figures import NONE, number
+from uproxy.bench.results import Measurement, Results
+from uproxy.bench.titles import is_bulk, title, understood
+from uproxy.bench.verdict import verdict
+from uproxy.bench.workloads import Churn, Failover, Idle, Load, Spread
+
+_AT_SATURATION = ("per second", "x direct", "p50", "added p50", "p99", "CPU all", "CPU proxy")
+_AT_A_RATE = ("p50", "added p50", "p99", "p99.9", "max", "p99 uncorrected", "CPU proxy")
+_STREAMS = ("per second", "x direct", "CPU s/GB")
+_IDLE = ("RSS/conn", "kernel/conn")
+_SPREAD = ("per second",)
+_CHURN = ("live after", "longest stall", "errors")
+_FAILOVER = ("errors", "longest stall", "p50", "p99", "max")
+_BY_HEAD = {column.head: column for column in COLUMNS}
+
+
+def table(results: Results) -> str:
+    """Lay out a whole run."""
+    names = dict.fromkeys(one.workload for one in results.measurements)
+    blocks = [_block(name, [m for m in results.measurements if m.workload == name]) for name in names]
+    return "\n\n".join(filter(None, [*blocks, _in_short(results), _left_out(results), _whole_run(results)]))
+
+
+def _block(name: str, measured: Sequence[Measurement]) -> str:
+    columns = _columns(name, measured)
+    rows = [[_marked(m), *(column.cell(m) for column in columns)] for m in measured]
+    lines = [f"{name}: {title(name)}{_pace(measured)}"]
+    lines += _aligned([["", *(column.head for column in columns)], *rows])
+    warned = [(m.path, warning) for m in measured for warning in m.warnings if not is_noise(warning)]
+    return "\n".join([*lines, *(f"  ! {who}: {what}" for who, what in _joined(warned))])
+
+
+def _marked(m: Measurement) -> str:
+    """The path's name, with a sign when noise disturbed it: the words are the same for nearly all."""
+    return f"{m.path} ~" if any(map(is_noise, m.warnings)) else m.path
+
+
+def _columns(name: str, measured: Sequence[Measurement]) -> list[Column]:
+    found = [_BY_HEAD[head] for head in _heads(name, measured)]
+    if isinstance(understood(name), Spread):
+        found.append(Column("who got how many", "", _shares))
+    filled = [column for column in found if any(column.cell(m) != NONE for m in measured)]
+    failed = any(m.errors for m in measured) and _BY_HEAD["errors"] not in filled
+    return [*filled, _BY_HEAD["errors"]] if failed else filled
+
+
+def _heads(name: str, measured: Sequence[Measurement]) -> Sequence[str]:
+    match understood(name):
+        case Idle():
+            return _IDLE
+        case Spread():
+            return _SPREAD
+        case Churn():
+            return _CHURN
+        case Failover():
+            return _FAILOVER
+        case Load() | None:
+            if is_bulk(name):
+                return _STREAMS
+            return _AT_SATURATION if measured[0].rate_per_s is None else _AT_A_RATE
+
+
+def _pace(measured: Sequence[Measurement]) -> str:
+    rate = measured[0].rate_per_s
+    return f", {number(rate)} per second" if rate else ""
+
+
+def _shares(m: Measurement) -> str:
+    if m.spread is None or not (total := sum(m.spread.by_endpoint.values())):
+        return NONE
+    shares = " ".join(f"{name} {count / total:.1%}" for name, count in sorted(m.spread.by_endpoint.items()))
+    return f"{shares} (busiest {m.spread.max_over_mean:.2f} x mean)"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(_cells(row, widths)).rstrip() for row in rows]
+
+
+def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    path, *figures = row
+    return [
+        path.ljust(widths[0]),
+        *(text.rjust(width) for text, width in zip(figures, widths[1:], strict=True)),
+    ]
+
+
+def _joined(warned: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """One line for a warning that several paths share."""
+    by_warning: dict[str, list[str]] = {}
+    for path, warning in warned:
+        by_warning.setdefault(warning, []).append(path)
+    return [(", ".join(paths), warning) for warning, paths in by_warning.items()]
+
+
+def _in_short(results: Results) -> str:
+    found = verdict(results)
+    lines = [f"  {one.path} {one.says}".rstrip(".") + "." for one in found.paths if one.says]
+    lines += [f"  {line}" for line in found.ranking]
+    return "\n".join(["In short (with 95 % confidence):", *lines]) if lines else ""
+
+
+def _left_out(results: Results) -> str:
+    return "\n".join(f"left out: {what}: {why}" for what, why in results.left_out.items())
+
+
+def _whole_run(results: Results) -> str:
+    return "\n".join(f"{'~' if is_noise(warning) else '!'} {warning}" for warning in results.warnings)
