@@ -6,6 +6,7 @@ Everything comes from a fixed seed; the same arguments give the same results.
 import math
 import random
 from dataclasses import dataclass
+from functools import cache
 
 from hdrh.histogram import HdrHistogram
 
@@ -59,15 +60,21 @@ MACHINE = Machine(
 
 def results(*, paths=tuple(PATHS), workloads=WORKLOADS, rounds=7, seed=1, slower=None, **changes) -> Results:
     """A whole run. `slower` multiplies the cost of some paths: `{"uproxy-bind": 1.5}`."""
+    factors = tuple((slower or {}).items())
+    return run_of(list(_measured(tuple(paths), tuple(workloads), rounds, seed, factors)), **changes)
+
+
+@cache
+def _measured(paths, workloads, rounds, seed, slower) -> tuple[Measurement, ...]:
     rng = random.Random(seed)
     measured = []
     for workload in workloads:
         base = None
         for path in paths:
-            made = _Made(rng, path, workload, rounds, (slower or {}).get(path, 1.0))
+            made = _Made(rng, path, workload, rounds, dict(slower).get(path, 1.0))
             base = made if path == "direct" else base
             measured.append(made.measurement(base))
-    return run_of(measured, **changes)
+    return tuple(measured)
 
 
 def run_of(measurements, **changes) -> Results:
