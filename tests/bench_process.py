@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -25,11 +26,21 @@ def started(*flags: str, prefix: tuple[str, ...] = ()) -> Iterator[subprocess.Po
         process.communicate()
 
 
-def bench(*flags: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Done:
+    """A run that is over."""
+
+    pid: int
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def bench(*flags: str, prefix: tuple[str, ...] = ()) -> Done:
     """Run to the end; its status, and what it printed."""
     with started(*flags, prefix=prefix) as process:
         out, err = process.communicate(timeout=TIMEOUT_S)
-        return subprocess.CompletedProcess(flags, process.returncode, out, err)
+        return Done(process.pid, process.returncode, out, err)
 
 
 def report(directory: Path) -> Results:
