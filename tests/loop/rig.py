@@ -95,6 +95,15 @@ class Rig:
         self.at_close(server.close)
         return client, server
 
+    async def forget(self) -> None:
+        """Serve nothing any more, and release what the tests made until now."""
+        changes = Changes((), tuple(self.dataplane.ports))
+        await self.dataplane.make(changes)
+        await self.dataplane.retire(changes)
+        for cleanup in self._cleanups:
+            cleanup()
+        self._cleanups.clear()
+
     async def close(self) -> None:
         for cleanup in self._cleanups:
             cleanup()
