@@ -95,9 +95,7 @@ def _measurement(workload: str, path: str, outcome: LoadOutcome) -> Measurement:
         for text in (outcome.corrected, outcome.uncorrected)
     ]
     per_s = outcome.operations / outcome.elapsed_s if outcome.elapsed_s else 0.0
-    waiting = (
-        f"{outcome.stuck:,} connections waited for an answer when it ended: in the latency, no errors yet"
-    )
+    waiting = f"{outcome.stuck:,} connections still waited when it ended: in the latency, not in the errors"
     return Measurement(
         path=path,
         workload=workload,

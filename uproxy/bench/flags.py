@@ -22,7 +22,7 @@ class Defaults:
     """Of endpoints, for churn."""
 
 
-USUAL = Defaults(rounds=7, duration_s=0.5, failover_s=6.0, changes=10)
+USUAL = Defaults(rounds=7, duration_s=0.3, failover_s=6.0, changes=10)
 QUICK = Defaults(rounds=3, duration_s=0.1, failover_s=3.0, changes=4)
 
 

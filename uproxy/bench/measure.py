@@ -17,7 +17,7 @@ from uproxy.bench.workloads import Load
 
 TIMEOUT_S = 2.0
 """An operation that waits longer is an error. Nothing here takes as long unless it went wrong."""
-_LONGEST_WARM_UP_S = 0.2
+_LONGEST_WARM_UP_S = 0.1
 _KERNEL_THREADS = kernel_threads()
 
 

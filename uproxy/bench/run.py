@@ -25,14 +25,14 @@ from uproxy.errors import CommandFailed
 
 T = TypeVar("T")
 
-_OVERHEAD_S = 0.4
-"""Of a measurement: starting a generator, and its warm-up."""
+_OVERHEAD_S = 0.1
+"""Of a measurement: its warm-up, for the most part."""
 _STAGE_S = 1.0
-_IDLE_S = 3.0
+_IDLE_S = 1.0
 _SERVICES_PER_S = 1500
 _WARM_UP = Load("warm-up", "rr", 8, SMALL_BYTES)
 _WARM_UP_S = 0.1
-_CALIBRATION_S = 0.2
+_CALIBRATION_S = 0.1
 _PACE = 0.5
 """Share of what the slowest path can do: far from saturation, where queues hide a path's own cost."""
 
@@ -59,19 +59,19 @@ def in_order(items: Sequence[T], number: int) -> Sequence[T]:
 
 def planned_s(paths: int, workloads: Sequence[Workload], scale: Scale) -> float:
     """How long a run may take; the progress bar corrects it as it learns."""
-    return paths * (_STAGE_S + sum(_planned_s(workload, scale) for workload in workloads))
+    return paths * _STAGE_S + sum(_planned_s(workload, paths, scale) for workload in workloads)
 
 
-def _planned_s(workload: Workload, scale: Scale) -> float:
+def _planned_s(workload: Workload, paths: int, scale: Scale) -> float:
     match workload:
         case Load() | Spread():
-            return scale.rounds * (scale.duration_s + _OVERHEAD_S)
+            return paths * scale.rounds * (scale.duration_s + _OVERHEAD_S)
         case Idle():
-            return _IDLE_S
+            return paths * _IDLE_S
         case Churn(services=services):
-            return _STAGE_S + services / _SERVICES_PER_S
+            return paths * _STAGE_S + services / _SERVICES_PER_S
         case Failover():
-            return _STAGE_S
+            return paths * _STAGE_S + scale.failover_s
 
 
 class Run:
@@ -128,7 +128,7 @@ class Run:
         found, failed = raise_all(stack, starts)
         for name, error in failed.items():
             self._record.fail(name, error)
-        self._progress.done(len(paths) * _STAGE_S)
+        self._progress.done(len(paths) * _STAGE_S + others / _SERVICES_PER_S)
         return found
 
     def _attempt(self, stage: Stage, doing: str, planned_s: float, work: Callable[[], T]) -> T | None:
@@ -159,8 +159,8 @@ class Run:
         if self._scale.rate_per_s or not load.paced:
             return self._scale.rate_per_s
         first = self._record.first_round(load.name.removeprefix(PACED))
-        slowest = min(first or self._saturated(stages, load), default=0.0)
-        return max(1.0, _PACE * slowest)
+        reached = first or self._saturated(stages, load)
+        return max(1.0, _PACE * min(filter(None, reached), default=0.0))
 
     def _saturated(self, stages: Sequence[Stage], load: Load) -> list[float]:
         """What each path can do, for a moment; where it was not measured anyway."""
@@ -182,8 +182,7 @@ class Run:
                 self._record.leave_out(f"{stage.path}: {workload.name}", "it does not carry UDP")
                 continue
             if isinstance(workload, Spread) and stage.all is None:
-                self._record.leave_out(f"{stage.path}: {workload.name}", "nothing chooses an endpoint there")
-                continue
+                continue  # nothing chooses an endpoint there
             sample = self._attempt(stage, doing, planned_s, partial(self._sample, stage, workload, rate))
             if sample:
                 self._record.add(stage.path, workload, sample)
@@ -202,7 +201,7 @@ class Run:
             for one in self._raised(stack, able, make_site, 0, others=max(0, churn.services - SERVICES)):
                 stack.enter_context(named_servers(one.site.pods))
                 work = partial(measure_churn, churn, one, self._scale.changes)
-                measured = self._attempt(one.stage, churn.name, _planned_s(churn, self._scale), work)
+                measured = self._attempt(one.stage, churn.name, 0, work)
                 if measured:
                     self._record.finished.append(measured)
 
@@ -219,3 +218,4 @@ class Run:
                 self._record.finished += measure_failover(failover, found, self._scale.failover_s)
             except CommandFailed as error:
                 self._record.fail(failover.name, str(error))
+        self._progress.done(self._scale.failover_s)

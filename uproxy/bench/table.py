@@ -5,6 +5,7 @@ with their 95 % interval.
 """
 
 from collections.abc import Sequence
+from textwrap import TextWrapper
 
 from uproxy.bench.assemble import is_noise
 from uproxy.bench.columns import COLUMNS, Column
@@ -21,6 +22,7 @@ _IDLE = ("RSS/conn", "kernel/conn")
 _SPREAD = ("per second",)
 _CHURN = ("live after", "longest stall", "errors")
 _FAILOVER = ("errors", "longest stall", "p50", "p99", "max")
+_WRAPPER = TextWrapper(width=110, initial_indent="  ", subsequent_indent="      ")
 _BY_HEAD = {column.head: column for column in COLUMNS}
 
 
@@ -105,8 +107,8 @@ def _joined(warned: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _in_short(results: Results) -> str:
     found = verdict(results)
-    lines = [f"  {one.path} {one.says}".rstrip(".") + "." for one in found.paths if one.says]
-    lines += [f"  {line}" for line in found.ranking]
+    said = [f"{one.path} {one.says}".rstrip(".") + "." for one in found.paths if one.says]
+    lines = [_WRAPPER.fill(line) for line in (*said, *found.ranking)]
     return "\n".join(["In short (with 95 % confidence):", *lines]) if lines else ""
 
 

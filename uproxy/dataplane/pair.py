@@ -94,30 +94,41 @@ class Pair:
     def reset(self, reason: CloseReason) -> None:
         """End at once with a reset to both sides."""
         if not self.closed:
-            self._close(close_with_reset, reason)
+            self._close(reason, ())
 
     def reset_by(self, direction: "Direction") -> None:
-        """The source of `direction` was reset: so is the other side."""
-        self.reset(CloseReason.CLIENT_RESET if direction is self.up else CloseReason.BACKEND_RESET)
+        """The source of `direction` was reset: so is the other side.
+
+        When the source had finished before, what it said and its end still reach the other, as without
+        a proxy: a server that closes without reading all of the request does that.
+        """
+        if not self.closed:
+            reason = CloseReason.CLIENT_RESET if direction is self.up else CloseReason.BACKEND_RESET
+            self._close(reason, (direction.reverse,) if self.first_eof is direction else ())
 
     def end_of(self, direction: "Direction") -> None:
         """The source of `direction` has sent its last byte, and it was passed on."""
         if self.first_eof is None:
             self.first_eof = direction
+            if direction.failed:
+                self.reset_by(direction)  # it ended, and was reset: no edge will tell that again
             return
         reason = CloseReason.CLIENT_EOF if self.first_eof is self.up else CloseReason.BACKEND_EOF
-        self._close(socket.socket.close, reason)
+        self._close(reason, (self.up, self.down))
 
-    def _close(self, close: Callable[[socket.socket], None], reason: CloseReason) -> None:
+    def _close(self, reason: CloseReason, in_order: "tuple[Direction, ...]") -> None:
+        """Close both sockets: the sources of `in_order` see an orderly end, others a reset."""
         self.closed = True
         for direction in (self.up, self.down):
+            close = socket.socket.close if direction in in_order else close_with_reset
             self._reactor.forget(direction.source_fd)
             direction.source_fd = direction.sink_fd = -1  # their numbers may be others' next
             direction.eof = True
             direction.blocked = False
-            del direction.pair, direction.reverse  # circles would wait for the garbage collector
             direction.leave_splice()
             close(direction.source)
+        for direction in (self.up, self.down):
+            del direction.pair, direction.reverse  # circles would wait for the garbage collector
         ended, self._ended = self._ended, _already_ended
         ended(reason)
 
@@ -146,6 +157,7 @@ class Direction:
         "bytes",
         "ending",
         "eof",
+        "failed",
         "pair",
         "reverse",
         "sink",
@@ -171,6 +183,8 @@ class Direction:
         """Whether nothing more will be read: the source has finished, or the pair is closed."""
         self.ending = False
         """The source has ended or failed: read on until it says which, a short read is no pause."""
+        self.failed = False
+        """The source has failed, maybe after its end."""
         self._reactor = reactor
         self._pipes = pipes
         self._unsent: bytes = b""
@@ -184,6 +198,8 @@ class Direction:
         room, or it is others' turn. Writable edges concern the way back."""
         if events & _TROUBLE:
             self.ending = True
+            if events & FAILED:
+                self.failed = True
             if events & FAILED and (self.eof or self.blocked):
                 self.pair.reset_by(self)  # what waits has nobody left to vouch for it
                 return

@@ -69,7 +69,7 @@ def test_good_rounds_have_no_warnings():
         (sample(900, stuck=100), "300 errors (10.00% of what was tried)"),
         (sample(0), "nothing was done at all"),
         (sample(500, rate=1000), "1,000 per second asked, 500 done"),
-        (sample(behind_schedule=0.2), "the generator sent 20% of requests over 1 ms late"),
+        (sample(behind_schedule=0.2), "the generator sent more than 1% of requests over 1 ms late"),
         (
             sample(cpu_share=0.97, proxy_s=0.5),
             "the generator used 97% of its CPU and left the proxy 50% idle",

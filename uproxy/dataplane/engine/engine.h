@@ -83,6 +83,7 @@ struct direction {
     bool blocked; /* bytes wait for room in the sink */
     bool eof;     /* nothing more will be read: the source has finished, or the connection is closed */
     bool ending;  /* the source has ended or failed: read on until it says which */
+    bool failed;  /* the source has failed, maybe after its end */
     bool turn;    /* gave way to others and goes on after them */
 };
 

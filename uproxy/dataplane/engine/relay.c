@@ -62,6 +62,8 @@ void relay_finish(struct worker *w, struct conn *c, enum side from)
     c->first_eof = (uint8_t)from;
     if (shutdown(c->fd[!from], SHUT_WR) < 0)
         relay_sink_failed(w, c, from);
+    else if (c->from[from].failed)
+        relay_reset_by(w, c, from); /* it ended, and was reset: no edge will tell that again */
 }
 
 /* The sink takes no more: pass on what it said before it was reset, then the reset. */
@@ -172,6 +174,7 @@ void relay_event(struct worker *w, struct conn *c, enum side side, uint32_t even
     struct direction *back = &c->from[!side];
     if (events & (EPOLLRDHUP | EPOLLERR | EPOLLHUP)) {
         d->ending = true;
+        d->failed |= (events & EPOLLERR) != 0;
         if (events & EPOLLERR && (d->eof || d->blocked)) {
             relay_reset_by(w, c, side); /* what waits has nobody left to vouch for it */
             return;

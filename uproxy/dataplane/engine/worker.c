@@ -116,24 +116,33 @@ static void bury(struct worker *w, struct conn *c)
     ADD_SHARED(w->live, -1);
 }
 
-/* Close both sockets: in good order after both have finished, else with a reset to both. */
+/* Whether a peer sees an orderly end: both have finished, or the other one had before it was reset. Then
+ * what it said, and its end, still reach this one, as without a proxy; a server that closes without
+ * reading all of the request does that. */
+static bool ends_in_order(const struct conn *c, enum side side, int reason)
+{
+    if (reason == CLIENT_EOF || reason == BACKEND_EOF)
+        return true;
+    return reason == (side == CLIENT ? BACKEND_RESET : CLIENT_RESET) && c->first_eof == !side;
+}
+
+/* Close both sockets, and count why. */
 void conn_close(struct worker *w, struct conn *c, int reason)
 {
-    bool in_order = reason == CLIENT_EOF || reason == BACKEND_EOF;
     for (int side = CLIENT; side <= BACKEND; side++) {
-        if (in_order)
+        if (ends_in_order(c, (enum side)side, reason))
             close(c->fd[side]);
         else
             close_with_reset(c->fd[side]);
     }
-    if (c->peer != NULL)
-        report_end(w->engine, c, reason);
     struct backend_counts *backend = backend_counts(&w->counters, c->backend);
     if (c->dialling)
         ADD(backend->returned, 1);
     else
         ADD(backend->ended, 1);
     ADD(port_counts(&w->counters, c->port)->closes[reason], 1);
+    if (c->peer != NULL)
+        report_end(w->engine, c, reason); /* after the counts: whoever hears of it may look at them */
     bury(w, c);
 }
 
@@ -159,9 +168,9 @@ static void free_dead(struct worker *w)
 static void dial_failed(struct worker *w, struct conn *c, int error)
 {
     close(c->fd[BACKEND]);
-    report_failed_dial(w->engine, c, error);
     ADD(port_counts(&w->counters, c->port)->returned, 1);
     ADD(backend_counts(&w->counters, c->backend)->returned, 1);
+    report_failed_dial(w->engine, c, error);
     bury(w, c);
 }
 
