@@ -1,4 +1,4 @@
-# make setup | demo | test | check | bench: each does all of its own set-up.
+# make setup | demo | test | check | check-native | bench: each does all of its own set-up.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.uproxy-installed
 APT := apt-get install -y
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check check-native bench clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check-native: $(STAMP)
+	$(BIN)/python tests/check_native.py
 
 bench: $(STAMP)
 	$(BIN)/uproxy bench --quick --peers haproxy,nginx
