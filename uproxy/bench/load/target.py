@@ -4,6 +4,7 @@ Owns names, descriptors and one trial exchange, so that a wrong target is one cl
 a run full of errors. Refuses to time anything.
 """
 
+import errno
 import resource
 import socket
 from typing import NamedTuple
@@ -72,8 +73,16 @@ def _reason_against(target: Target, plan: LoadPlan) -> str:
         except wire.Mismatch:
             return f"answers, but not as {_expected(plan)} does"
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL and _is_routed(target):
+                return ""  # only local ports are lacking, in TIME_WAIT after an earlier run
             reason = f"does not answer: {error.strerror or error}"
     return reason
+
+
+def _is_routed(target: Target) -> bool:
+    """Whether this machine has an address to reach the target from. UDP has ports of its own."""
+    with socket.socket(target.family, socket.SOCK_DGRAM) as probe:
+        return probe.connect_ex(target.socket_address) == 0
 
 
 def _expected(plan: LoadPlan) -> str:
