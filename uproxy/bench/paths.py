@@ -225,9 +225,9 @@ def _on_vips(site: Site) -> list[Forward]:
 
 
 def _on_node(site: Site) -> list[Forward]:
-    ports = (free_port, free_port) if site.lab is None else (lambda _ip: VIP_PORT, lambda _ip: VIP_PORT + 1)
     return [
-        Forward(site.node_ip, port(site.node_ip), pods) for port, pods in zip(ports, _pods(site), strict=True)
+        Forward(site.node_ip, VIP_PORT + number if site.lab else free_port(site.node_ip), pods)
+        for number, pods in enumerate(_pods(site))
     ]
 
 

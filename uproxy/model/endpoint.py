@@ -1,7 +1,7 @@
 """Where a Service's traffic can go: EndpointSlices, and Pods for Services with a selector."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from uproxy.model.names import IPAddress, NamespacedName, Protocol
@@ -30,6 +30,14 @@ class Endpoint:
     ready: bool = True
     serving: bool = True
     terminating: bool = False
+    node: str | None = None
+    """Name of the node that it runs on, when the slice says."""
+    hostname: str = ""
+    """The first label of its own DNS name (StatefulSets)."""
+    for_nodes: frozenset[str] = frozenset()
+    """`hints.forNodes`: which nodes should use it (KEP-3015)."""
+    for_zones: frozenset[str] = frozenset()
+    """`hints.forZones`: which zones should (KEP-2433)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,9 @@ class EndpointSlice:
     ports: tuple[SlicePort, ...]
     endpoints: tuple[Endpoint, ...]
     origin: Origin = Origin.ENDPOINT_SLICE
+    triggered_at_s: float | None = field(default=None, compare=False)
+    """Unix time of the Pod's or Service's change that led to this version, for the network programming
+    latency (annotation endpoints.kubernetes.io/last-change-trigger-time)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from uproxy.model.endpoint import EndpointSlice, Pod
 from uproxy.model.faults import Fault
 from uproxy.model.names import IPAddress
+from uproxy.model.node import Node
 from uproxy.model.service import Service
 
 KubernetesObject = Service | EndpointSlice | Pod
@@ -47,4 +48,11 @@ class Resolved:
     addresses: tuple[IPAddress, ...]
 
 
-Event = Upsert | Delete | Faulted | Synced | Resolved
+@dataclass(frozen=True, slots=True)
+class OwnNode:
+    """The node that this proxy runs on, as it is now; None when the cluster does not have it."""
+
+    node: Node | None
+
+
+Event = Upsert | Delete | Faulted | Synced | Resolved | OwnNode

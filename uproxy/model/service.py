@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from uproxy.model.names import Family, IPAddress, NamespacedName, Protocol
+from uproxy.model.names import Family, IPAddress, IPNetwork, NamespacedName, Protocol
+from uproxy.model.options import DEFAULT_OPTIONS, Options
 
 
 class ServiceType(StrEnum):
@@ -47,6 +48,20 @@ class Service:
     """Seconds of `sessionAffinity: ClientIP`; None means no affinity."""
     selector: Mapping[str, str] = field(default_factory=dict)
     publish_not_ready_addresses: bool = False
+    internal_local: bool = False
+    """`internalTrafficPolicy: Local`: clients of the cluster IP get endpoints of their own node only."""
+    external_local: bool = False
+    """`externalTrafficPolicy: Local`: the same for clients from outside, on all other addresses."""
+    source_ranges: tuple[IPNetwork, ...] = ()
+    """`loadBalancerSourceRanges`: who may use the load balancer's addresses; empty lets everybody in."""
+    health_check_node_port: int | None = None
+    """Where load balancers ask whether this node has endpoints; only with `external_local`."""
+    external_name: str = ""
+    """`spec.externalName` of an ExternalName Service."""
+    options: Options = DEFAULT_OPTIONS
+    """What annotations `uproxy.dev/...` ask for."""
+    option_faults: tuple[str, ...] = ()
+    """Annotations that cannot be followed, and why; their options keep their defaults."""
     proxy_name: str | None = None
     """Label `service.kubernetes.io/service-proxy-name`: another proxy's Service."""
 

@@ -37,7 +37,15 @@ def _endpoint(item: Cursor, read_host: Callable[[Cursor], _Host]) -> Endpoint:
         ready=ready,
         serving=conditions.at("serving").boolean(default=ready),
         terminating=conditions.at("terminating").boolean(default=False),
+        node=item.at("nodeName").subdomain() or None,
+        hostname=item.at("hostname").label(),
+        for_nodes=_hinted(item.at("hints", "forNodes")),
+        for_zones=_hinted(item.at("hints", "forZones")),
     )
+
+
+def _hinted(hints: Cursor) -> frozenset[str]:
+    return frozenset(hint.at("name").required().text() for hint in hints.items())
 
 
 def _ipv4(address: Cursor) -> _Host:

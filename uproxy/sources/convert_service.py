@@ -1,6 +1,9 @@
 """The rules for Service (v1)."""
 
-from uproxy.model.names import Family, IPAddress, NamespacedName, Protocol
+from ipaddress import ip_network
+
+from uproxy.model.names import Family, IPAddress, IPNetwork, NamespacedName, Protocol
+from uproxy.model.options import DEFAULT_OPTIONS, Options, parse_options
 from uproxy.model.service import Service, ServicePort, ServiceType
 from uproxy.sources.cursor import Cursor, fault_repeats, shown
 
@@ -10,6 +13,7 @@ _WITH_NODE_PORTS = (ServiceType.NODE_PORT, ServiceType.LOAD_BALANCER)
 _FAMILIES: dict[str, Family] = {"IPv4": 4, "IPv6": 6}
 _DAY_S = 86400
 _DEFAULT_AFFINITY_S = 10800
+_POLICIES = {"Cluster": False, "Local": True}
 
 
 def service(root: Cursor, key: NamespacedName) -> tuple[Service]:
@@ -33,6 +37,12 @@ def service(root: Cursor, key: NamespacedName) -> tuple[Service]:
             affinity_timeout_s=_affinity_timeout_s(spec),
             selector=spec.at("selector").texts(),
             publish_not_ready_addresses=spec.at("publishNotReadyAddresses").boolean(default=False),
+            internal_local=spec.at("internalTrafficPolicy").choice(_POLICIES, default=False),
+            external_local=_external_local(spec, kind),
+            source_ranges=_source_ranges(root, kind),
+            health_check_node_port=_health_check_node_port(spec, kind),
+            external_name=spec.at("externalName").text(),
+            options=_options(root),
             proxy_name=labels.get("service.kubernetes.io/service-proxy-name"),
         ),
     )
@@ -142,3 +152,47 @@ def _affinity_timeout_s(spec: Cursor) -> int | None:
     if config.value:
         config.fault("may only be set when sessionAffinity is ClientIP")
     return None
+
+
+def _external_local(spec: Cursor, kind: ServiceType) -> bool:
+    """Kinds that only have a cluster IP may have the policy too, for their externalIPs."""
+    policy = spec.at("externalTrafficPolicy")
+    is_external = kind in _WITH_NODE_PORTS or bool(spec.at("externalIPs").value)
+    if policy.value and not is_external:
+        policy.fault(f"may only be set for types {' and '.join(_WITH_NODE_PORTS)}, not {kind}")
+    return policy.choice(_POLICIES, default=False)
+
+
+def _health_check_node_port(spec: Cursor, kind: ServiceType) -> int | None:
+    number = spec.at("healthCheckNodePort")
+    if number.value in (None, 0) and number.value is not False:
+        return None
+    if kind is not ServiceType.LOAD_BALANCER or spec.at("externalTrafficPolicy").value != "Local":
+        number.fault("may only be set for type LoadBalancer with externalTrafficPolicy Local")
+    return number.port()
+
+
+def _source_ranges(root: Cursor, kind: ServiceType) -> tuple[IPNetwork, ...]:
+    """Spaces around a network are no fault, as in kube-proxy; everybody is meant by none at all."""
+    field = root.at("spec", "loadBalancerSourceRanges")
+    if field.value and kind is not ServiceType.LOAD_BALANCER:
+        field.fault(f"may only be set for type LoadBalancer, not {kind}")
+    networks = []
+    for item in field.items():
+        text = item.required().text().strip()
+        try:
+            networks.append(ip_network(text, strict=False))
+        except ValueError:
+            item.fault(f"must be a network such as 203.0.113.0/24, not {shown(item.value)}")
+    return tuple(dict.fromkeys(networks))
+
+
+def _options(root: Cursor) -> Options:
+    annotations = root.at("metadata", "annotations")
+    texts = annotations.texts()
+    if not texts:
+        return DEFAULT_OPTIONS
+    options, faults = parse_options(texts)
+    for key, message in faults:
+        annotations.at(key).fault(message)
+    return options

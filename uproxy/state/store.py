@@ -11,10 +11,11 @@ from collections.abc import Iterable
 
 from uproxy.errors import AddressesExhausted
 from uproxy.model.endpoint import EndpointSlice, Origin, Pod
-from uproxy.model.events import Delete, Event, Faulted, KubernetesObject, Resolved, Synced, Upsert
+from uproxy.model.events import Delete, Event, Faulted, KubernetesObject, OwnNode, Resolved, Synced, Upsert
 from uproxy.model.faults import Fault
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, EndpointState, Frontend
 from uproxy.model.names import Family, IPAddress, NamespacedName, Protocol, ServicePortName
+from uproxy.model.node import Node
 from uproxy.model.service import Service, ServicePort
 from uproxy.state.addresses import (
     AddressPlan,
@@ -36,6 +37,7 @@ class Store:
         self.desired: dict[ServicePortName, DesiredServicePort] = {}
         self.faults: dict[str, tuple[Fault, ...]] = {}
         self.synced: set[str] = set()
+        self.node: Node | None = None
         self._plan = plan
         self._allocator = ClusterIPAllocator(plan.service_cidr)
         self._claims = Claims()
@@ -81,6 +83,8 @@ class Store:
                 if self._resolutions.get(host) != addresses:
                     self._resolutions[host] = addresses
                     self._dirty |= self._host_users[host]
+            case OwnNode(node):
+                self.node = node
 
     def _replace(self, thing: KubernetesObject, *, present: bool) -> None:
         match thing:
