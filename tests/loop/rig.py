@@ -12,7 +12,7 @@ from uproxy.dataplane.native_relay import NativeRelay
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.dataplane.python_relay import PythonRelay
 from uproxy.dataplane.reactor import Reactor
-from uproxy.dataplane.relay import Relay
+from uproxy.dataplane.relay import Ended, Relay
 from uproxy.model.frontend import (
     Backend,
     Changes,
@@ -45,11 +45,16 @@ class Rig:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.ended: list = []
+        self.records: list = []
         self._cleanups: list = []
         self.descriptors = Descriptors(loop, limit)
         self.context = Context(loop, Reactor(loop), self.descriptors, timeouts, 0, True, time.monotonic)
-        self.relay = new_relay(relay, self.context, lambda ended: self.ended.append(ended.reason))
+        self.relay = new_relay(relay, self.context, self._note_end)
         self.dataplane = Dataplane(self.context, self.relay, flow_limit, 120.0)
+
+    def _note_end(self, ended: Ended) -> None:
+        self.ended.append(ended.reason)
+        self.records.append(ended)
 
     async def serve(
         self,

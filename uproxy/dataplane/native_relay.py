@@ -9,6 +9,7 @@ there was no compiler, in `engine_or_reason`.
 
 import socket
 from asyncio import TimerHandle
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -104,6 +105,7 @@ class NativeRelay:
         """By client descriptor: what connections tried whose first dial failed. An entry outlives the
         connection until the descriptor is used again."""
         self._waiting: dict[int, _Waiting] = {}
+        self._reports: deque[_engine.Report] = deque()
         self._closed = False
         descriptors.elsewhere = self._engine.descriptors
         context.loop.add_reader(self._engine.report_fd, self._take_reports)
@@ -199,14 +201,22 @@ class NativeRelay:
 
     # ---- what the engine tells ----
 
-    def _take_reports(self) -> None:
-        for report in self._engine.reports():
-            if report.failed_dial:
-                self._dial_failed(report)
-            else:
-                self._tell_end(report)
+    def _take_reports(self, ending: CloseReason | None = None) -> None:
+        """Deal with everything that the engine has told; clients whose dial failed are dialled for
+        again, unless everything is `ending`."""
+        self._reports.extend(self._engine.reports())
+        try:
+            while self._reports:
+                report = self._reports.popleft()
+                if report.failed_dial:
+                    self._dial_failed(report, ending)
+                else:
+                    self._tell_end(report)
+        finally:
+            if self._reports:  # a callback raised: a bug, but no other connection's
+                self._context.loop.call_soon(self._take_reports)
 
-    def _dial_failed(self, report: "_engine.Report") -> None:
+    def _dial_failed(self, report: "_engine.Report", ending: CloseReason | None) -> None:
         """The engine gave a client back."""
         client = report.client_fd
         dialling = self._redials.get(client)
@@ -214,6 +224,9 @@ class NativeRelay:
             started_s = self._context.now() - report.lasted_s
             budget_s = self._context.timeouts.dial_budget_s
             dialling = Dialling(self._routes[report.port], report.client, started_s, budget_s)
+        if ending is not None:
+            self._refuse(dialling, client, ending)
+            return
         self._go_on(dialling, client, self._states[report.backend], report.code)
 
     def _tell_end(self, report: "_engine.Report") -> None:
@@ -278,6 +291,8 @@ class NativeRelay:
         elif backend < 0:
             return  # never dialled
         self._engine.reset(self._reasons.index(reason), backend)
+        if state is None:
+            self._take_reports(ending=reason)
         self.collect()
 
     def close(self) -> None:

@@ -60,3 +60,8 @@ class Pipes:
         os.close(pipe.read_fd)
         os.close(pipe.write_fd)
         self._descriptors.released(2)
+
+    def close(self) -> None:
+        """Close those that wait for the next direction."""
+        while self._idle:
+            self.destroy(self._idle.pop())

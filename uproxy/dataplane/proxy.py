@@ -104,6 +104,7 @@ class Dataplane:
         deadline_s = self.context.now() + timeout_s
         while self.relay.open_connections and self.context.now() < deadline_s:  # noqa: ASYNC110 - no closing connection pays for an event
             await asyncio.sleep(_DRAIN_POLL_S)
+            self.relay.collect()  # a client whose dial has just failed is dialled for again
         return self.relay.open_connections
 
     def _sweep_flows(self) -> None:

@@ -77,6 +77,7 @@ class PythonRelay:
                 connection.reset(reason)
 
     def close(self) -> None:
-        """Reset what is still open, and stop the clock."""
+        """Reset what is still open, stop the clock, and close the pipes."""
         self.reset(CloseReason.SHUTDOWN)
+        self.pipes.close()
         self._sweeper.close()

@@ -178,6 +178,8 @@ struct slots {
     uint32_t count; /* ever given out */
     uint32_t *free; /* given back since */
     size_t free_count, free_room;
+    bool *owned; /* by slot: given out, and not given back */
+    size_t owned_room;
     bool ports;
 };
 
@@ -241,6 +243,7 @@ struct backend_counts *backend_counts(struct counters *counters, uint32_t slot);
 /* slots.c */
 int64_t slot_new(struct engine *e, struct slots *slots);
 int slot_drop(struct engine *e, struct slots *slots, uint32_t slot);
+bool slot_is_owned(const struct slots *slots, unsigned long slot);
 void sum_port(struct engine *e, uint32_t slot, struct port_counts *sum);
 void sum_backend(struct engine *e, uint32_t slot, struct backend_counts *sum);
 
@@ -255,5 +258,6 @@ void address_text(const struct sockaddr_storage *address, char text[64]);
 /* reports.c */
 void report_failed_dial(struct engine *e, const struct conn *c, int error);
 void report_end(struct engine *e, const struct conn *c, int reason);
+bool reports_name(struct engine *e, const struct slots *slots, uint32_t slot);
 
 #endif

@@ -8,6 +8,7 @@
 #include <Python.h>
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -76,12 +77,15 @@ static void release(Engine *self)
     for (unsigned i = 0; i < CHUNKS_MAX; i++)
         free(e->targets[i]);
     counters_free(&e->front);
-    counters_free(&self->engine.seen);
-    free(self->engine.ports.free);
-    free(self->engine.backends.free);
+    counters_free(&e->seen);
+    free(e->ports.free);
+    free(e->ports.owned);
+    free(e->backends.free);
+    free(e->backends.owned);
     if (e->report_fd >= 0)
         close(e->report_fd);
     pthread_mutex_destroy(&e->lock);
+    memset(e, 0, sizeof *e); /* so that it may begin again */
 }
 
 static int engine_init(Engine *self, PyObject *args, PyObject *kwargs)
@@ -120,7 +124,6 @@ static int engine_init(Engine *self, PyObject *args, PyObject *kwargs)
     if (e->report_fd < 0 || e->workers == NULL || e->scratch == NULL || start_workers(self) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
         release(self);
-        memset(e, 0, sizeof *e);
         return -1;
     }
     self->running = true;
@@ -152,6 +155,27 @@ static bool is_running(const Engine *self)
     return self->running;
 }
 
+/* ---- numbers from Python ---- */
+
+/* -1 with an exception set for what is none; a negative number is a descriptor that is not open. */
+static int parse_descriptor(PyObject *number)
+{
+    long fd = PyLong_AsLong(number);
+    if (fd > INT_MAX || fd < INT_MIN) {
+        PyErr_SetString(PyExc_OverflowError, "not a descriptor");
+        return -1;
+    }
+    return (int)fd;
+}
+
+static bool is_slot(const struct slots *slots, unsigned long slot)
+{
+    bool owned = slot_is_owned(slots, slot);
+    if (!owned)
+        PyErr_SetString(PyExc_ValueError, "no such slot");
+    return owned;
+}
+
 /* ---- Service ports and endpoints ---- */
 
 static PyObject *slot_or_error(int64_t slot)
@@ -164,11 +188,15 @@ static PyObject *engine_add_port(Engine *self, PyObject *Py_UNUSED(ignored))
     return is_running(self) ? slot_or_error(slot_new(&self->engine, &self->engine.ports)) : NULL;
 }
 
-static bool parse_target(const char *ip, unsigned port, struct target *t)
+static bool parse_target(const char *ip, long port, struct target *t)
 {
     struct sockaddr_in *four = (struct sockaddr_in *)&t->address;
     struct sockaddr_in6 *six = (struct sockaddr_in6 *)&t->address;
     memset(t, 0, sizeof *t);
+    if (port < 0 || port > UINT16_MAX) {
+        PyErr_Format(PyExc_ValueError, "%ld is not a port", port);
+        return false;
+    }
     if (inet_pton(AF_INET, ip, &four->sin_addr) == 1) {
         four->sin_family = AF_INET;
         four->sin_port = htons((uint16_t)port);
@@ -187,9 +215,9 @@ static bool parse_target(const char *ip, unsigned port, struct target *t)
 static PyObject *engine_add_backend(Engine *self, PyObject *args)
 {
     const char *ip;
-    unsigned port;
+    long port;
     struct target target;
-    if (!PyArg_ParseTuple(args, "sI", &ip, &port) || !parse_target(ip, port, &target) || !is_running(self))
+    if (!PyArg_ParseTuple(args, "sl", &ip, &port) || !parse_target(ip, port, &target) || !is_running(self))
         return NULL;
     int64_t slot = slot_new(&self->engine, &self->engine.backends);
     if (slot >= 0)
@@ -200,12 +228,8 @@ static PyObject *engine_add_backend(Engine *self, PyObject *args)
 static PyObject *drop(Engine *self, struct slots *slots, PyObject *number)
 {
     unsigned long slot = PyLong_AsUnsignedLong(number);
-    if (PyErr_Occurred() || !is_running(self))
+    if (PyErr_Occurred() || !is_running(self) || !is_slot(slots, slot))
         return NULL;
-    if (slot >= slots->count) {
-        PyErr_SetString(PyExc_ValueError, "no such slot");
-        return NULL;
-    }
     int done = slot_drop(&self->engine, slots, (uint32_t)slot);
     return done < 0 ? PyErr_NoMemory() : PyBool_FromLong(done);
 }
@@ -228,17 +252,14 @@ static PyObject *engine_begin(Engine *self, PyObject *const *args, Py_ssize_t co
         PyErr_SetString(PyExc_TypeError, "begin takes client, port, backend, address, begun_ns");
         return NULL;
     }
-    int client = (int)PyLong_AsLong(args[0]);
+    int client = parse_descriptor(args[0]);
     unsigned long port = PyLong_AsUnsignedLong(args[1]);
     unsigned long backend = PyLong_AsUnsignedLong(args[2]);
     const char *address = PyUnicode_AsUTF8(args[3]);
     uint64_t begun_ns = PyLong_AsUnsignedLongLong(args[4]);
-    if (PyErr_Occurred() || !is_running(self))
+    if (PyErr_Occurred() || !is_running(self) || !is_slot(&self->engine.ports, port) ||
+        !is_slot(&self->engine.backends, backend))
         return NULL;
-    if (port >= self->engine.ports.count || backend >= self->engine.backends.count) {
-        PyErr_SetString(PyExc_ValueError, "no such slot");
-        return NULL;
-    }
     return PyLong_FromLong(
         front_begin(&self->engine, client, (uint32_t)port, (uint32_t)backend, address, begun_ns));
 }
@@ -264,12 +285,8 @@ static PyObject *engine_joined(Engine *self, PyObject *number)
 {
     unsigned long slot = PyLong_AsUnsignedLong(number);
     struct backend_counts sum;
-    if (PyErr_Occurred() || !is_running(self))
+    if (PyErr_Occurred() || !is_running(self) || !is_slot(&self->engine.backends, slot))
         return NULL;
-    if (slot >= self->engine.backends.count) {
-        PyErr_SetString(PyExc_ValueError, "no such slot");
-        return NULL;
-    }
     sum_backend(&self->engine, (uint32_t)slot, &sum);
     return PyLong_FromUnsignedLongLong(sum.joined);
 }
@@ -439,7 +456,7 @@ static PyObject *module_accept(PyObject *Py_UNUSED(module), PyObject *listener)
     struct sockaddr_storage address;
     socklen_t size = sizeof address;
     char text[64];
-    int fd = (int)PyLong_AsLong(listener);
+    int fd = parse_descriptor(listener);
     if (PyErr_Occurred())
         return NULL;
     fd = accept4(fd, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -478,7 +495,7 @@ static PyObject *module_destination(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyObject *module_refuse(PyObject *Py_UNUSED(module), PyObject *client)
 {
-    int fd = (int)PyLong_AsLong(client);
+    int fd = parse_descriptor(client);
     if (PyErr_Occurred())
         return NULL;
     close_with_reset(fd);

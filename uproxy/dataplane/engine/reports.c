@@ -60,3 +60,14 @@ void report_end(struct engine *e, const struct conn *c, int reason)
     memcpy(told.client, c->peer->address, sizeof told.client);
     add(e, &told);
 }
+
+/* Whether Python has still to hear of something that happened at this Service port or endpoint. */
+bool reports_name(struct engine *e, const struct slots *slots, uint32_t slot)
+{
+    bool found = false;
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; i < e->reports_count && !found; i++)
+        found = slot == (slots->ports ? e->reports[i].port : e->reports[i].backend);
+    pthread_mutex_unlock(&e->lock);
+    return found;
+}

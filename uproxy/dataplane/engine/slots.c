@@ -79,14 +79,36 @@ static int grow(struct engine *e, const struct slots *slots, uint32_t slot)
     return e->targets[slot / CHUNK] == NULL ? -1 : 0;
 }
 
+bool slot_is_owned(const struct slots *slots, unsigned long slot)
+{
+    return slot < slots->count && slots->owned[slot];
+}
+
+static int grow_owned(struct slots *slots)
+{
+    if (slots->count < slots->owned_room)
+        return 0;
+    size_t room = slots->owned_room + CHUNK;
+    bool *more = realloc(slots->owned, room * sizeof *more);
+    if (more == NULL)
+        return -1;
+    slots->owned = more;
+    slots->owned_room = room;
+    return 0;
+}
+
 /* A slot that nobody uses; -1 when there is no memory for one. */
 int64_t slot_new(struct engine *e, struct slots *slots)
 {
+    uint32_t slot = slots->count;
     if (slots->free_count > 0)
-        return slots->free[--slots->free_count];
-    if (grow(e, slots, slots->count) < 0)
+        slot = slots->free[--slots->free_count];
+    else if (grow_owned(slots) < 0 || grow(e, slots, slot) < 0)
         return -1;
-    return slots->count++;
+    else
+        slots->count++;
+    slots->owned[slot] = true;
+    return slot;
 }
 
 static int keep_free(struct slots *slots, uint32_t slot)
@@ -116,13 +138,14 @@ static void forget_counts(struct engine *e, const struct slots *slots, uint32_t 
 }
 
 /* Give a slot up: 1 when done, 0 when a connection uses it or Python has not seen its last
- * counts, -1 when there is no memory to remember it. */
+ * counts and reports, -1 when there is no memory to remember it. */
 int slot_drop(struct engine *e, struct slots *slots, uint32_t slot)
 {
-    if (in_use(e, slots, slot))
+    if (in_use(e, slots, slot) || reports_name(e, slots, slot))
         return 0;
     if (keep_free(slots, slot) < 0)
         return -1;
+    slots->owned[slot] = false;
     forget_counts(e, slots, slot);
     return 1;
 }
