@@ -28,6 +28,10 @@ BOTH = pytest.mark.parametrize("mechanism", [Mechanism.NFT, Mechanism.IPTABLES])
 
 FOREIGN_NFT = "table inet foreign { chain c { type filter hook input priority 0; tcp dport 9 drop; }; }"
 FOREIGN_IPTABLES = """\
+*mangle
+-A PREROUTING -p tcp -m tcp --dport 9 -j DROP
+-A OUTPUT -p tcp -m tcp --dport 9 -j DROP
+COMMIT
 *nat
 :FOREIGN - [0:0]
 -A PREROUTING -p tcp -m tcp --dport 9 -j FOREIGN
