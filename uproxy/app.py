@@ -35,6 +35,7 @@ from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.reconcile.target import Target
 from uproxy.settings import LOOPBACK_SERVICE_CIDR, SERVICE_CIDR, Settings
 from uproxy.sources import files, flags
+from uproxy.sources.config_file import ConfigFile
 from uproxy.sources.resolve import Resolver
 from uproxy.state.addresses import AddressPlan
 from uproxy.state.store import Store
@@ -171,6 +172,7 @@ class Proxy:
         """Set it to end `run` in good order."""
         self._manifests = manifests
         self._servers: HttpServers | None = None
+        self._why_stopped = ""
         self._tasks = Tasks()
         loop.set_exception_handler(self._crashed)
         self.dataplane = _dataplane(loop, settings, choice)
@@ -199,10 +201,11 @@ class Proxy:
             targets.append(self.dataplane)
         return targets
 
-    async def run(self) -> None:
+    async def run(self, config: ConfigFile | None = None) -> None:
         """Serve until `stop` is set or a signal comes, then leave nothing behind.
 
-        Raises UproxyError when it cannot start, and whatever escaped as a bug.
+        Raises UproxyError when it cannot start, or when `config` has changed, for whoever
+        started it to start it again; and whatever escaped as a bug.
         """
         log.info("uproxy %s, capture %s by %s: %s", __version__, *_words(self.choice))
         log.info("relay: %s", self.dataplane.relay.name)
@@ -215,10 +218,19 @@ class Proxy:
             self._tasks.start("reconcile", self.reconcile.run())
             self._tasks.start("files", self._manifests.files.run())
             self._tasks.start("announce", self._announce())
+            if config is not None:
+                self._tasks.start("config", self._watch(config))
             await self._until_stopped()
             await self._drain()
         finally:
             await self._take_down()
+        if self._why_stopped:
+            raise UproxyError(self._why_stopped)
+
+    async def _watch(self, config: ConfigFile) -> None:
+        await config.changed()
+        self._why_stopped = f"{config.path} has changed: ended, to be started again with what it says now"
+        self.stop.set()
 
     async def _until_stopped(self) -> None:
         loop = asyncio.get_running_loop()

@@ -6,9 +6,12 @@ told in one line. Imports a command's parts only when it runs, so that `--help` 
 
 import argparse
 import asyncio
+import os
+import platform
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from uproxy import __version__
 from uproxy.bench.flags import add_bench_flags
@@ -16,10 +19,18 @@ from uproxy.errors import UproxyError
 from uproxy.settings import (
     METRICS_ADDRESS,
     Settings,
+    Surroundings,
     add_run_flags,
     parse_address,
     parse_settings,
+    parse_switch,
 )
+
+if TYPE_CHECKING:
+    from uproxy.sources.config_file import ConfigFile
+
+
+_SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,27 +89,50 @@ def _on_uvloop(work: Coroutine[Any, Any, int]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    return _on_uvloop(_serve(parse_settings(arguments)))
+    settings, config = _settings(arguments)
+    if parse_switch(arguments.cleanup):
+        return _cleanup(arguments)
+    if settings.from_cluster:  # NOTE for the merge: the source of objects of a cluster comes in here
+        raise UproxyError("reading Services from a cluster is not there yet: give manifests with -f")
+    return _on_uvloop(_serve(settings, config))
 
 
-async def _serve(settings: Settings) -> int:
-    from uproxy.app import Emit, Proxy, address_plan, load_manifests, steering
+def _settings(arguments: argparse.Namespace) -> tuple[Settings, "ConfigFile | None"]:
+    """What the flags say, and the file that they name."""
+    surroundings = Surroundings(platform.node(), _in_cluster())
+    if not arguments.config:
+        return parse_settings(arguments, surroundings), None
+    from uproxy.sources.config_file import ConfigFile
+
+    config = ConfigFile(arguments.config)
+    return parse_settings(arguments, surroundings, config.value()), config
+
+
+def _in_cluster() -> bool:
+    """Whether this is a Pod that has a service account, by the same signs as client-go's."""
+    return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and _SERVICE_ACCOUNT_TOKEN.exists()
+
+
+async def _serve(settings: Settings, config: "ConfigFile | None") -> int:
+    from uproxy.app import Emit, Proxy, address_plan, load_manifests, log, steering
     from uproxy.kit.logs import set_up_logging
     from uproxy.steering.probe import choose, probe
 
-    set_up_logging(settings.log_format)
+    set_up_logging(settings.log_format, settings.verbosity)
+    for note in settings.notes:
+        log.info("%s", note)
     emit = Emit()
     manifests = load_manifests(settings, emit)
     found = await probe()
     choice = choose(settings.capture, found, settings.redirect_mechanism)
     with steering(choice) as granted:
         plan = address_plan(settings.service_cidr, granted, found.first_port)
-        await Proxy(settings, granted, plan, manifests, emit).run()
+        await Proxy(settings, granted, plan, manifests, emit).run(config)
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    return asyncio.run(_check_all(parse_settings(arguments)))
+    return asyncio.run(_check_all(_settings(arguments)[0]))
 
 
 async def _check_all(settings: Settings) -> int:
