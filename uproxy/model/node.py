@@ -1,8 +1,8 @@
-"""The node that this proxy runs on, as the cluster sees it."""
+"""Nodes, as the cluster sees them. Only the own one matters: the node that this proxy runs on."""
 
 from dataclasses import dataclass
 
-from uproxy.model.names import IPAddress, IPNetwork
+from uproxy.model.names import IPAddress, IPNetwork, NamespacedName
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +19,8 @@ class Node:
     leaving: bool = False
     """Being deleted, or tainted ToBeDeletedByClusterAutoscaler: load balancers should look elsewhere
     (KEP-3836)."""
+
+    @property
+    def key(self) -> NamespacedName:
+        """Nodes have no namespace."""
+        return NamespacedName("", self.name)

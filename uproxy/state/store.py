@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from uproxy.errors import AddressesExhausted
-from uproxy.model.endpoint import EndpointSlice, Origin, Pod
-from uproxy.model.events import Delete, Event, Faulted, KubernetesObject, OwnNode, Resolved, Synced, Upsert
+from uproxy.model.endpoint import Endpoint, EndpointSlice, Origin, Pod
+from uproxy.model.events import Delete, Event, Faulted, KubernetesObject, Resolved, Synced, Upsert
 from uproxy.model.faults import Fault
-from uproxy.model.frontend import Backend, Changes, DesiredServicePort, EndpointState, Frontend
+from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend
 from uproxy.model.names import Family, IPAddress, NamespacedName, Protocol, ServicePortName
 from uproxy.model.node import Node
 from uproxy.model.service import Service, ServicePort
@@ -26,18 +26,22 @@ from uproxy.state.addresses import (
     needs_allocation,
 )
 from uproxy.state.labels import LabelIndex
-from uproxy.state.selection import authoritative, endpoints_of, slices_from_pods, usable
+from uproxy.state.policy import Here, local, usable
+from uproxy.state.selection import authoritative, endpoints_of, slices_from_pods, state_of
 
 
 class Store:
     """Objects in, desired state out."""
 
-    def __init__(self, plan: AddressPlan) -> None:
+    def __init__(self, plan: AddressPlan, node_name: str | None = None) -> None:
+        """`node_name` is the own node's; None without a cluster, when everything counts as local."""
         self.services: dict[NamespacedName, Service] = {}
         self.desired: dict[ServicePortName, DesiredServicePort] = {}
         self.faults: dict[str, tuple[Fault, ...]] = {}
         self.synced: set[str] = set()
         self.node: Node | None = None
+        """The own node, while it is known."""
+        self._node_name = node_name
         self._plan = plan
         self._allocator = ClusterIPAllocator(plan.service_cidr)
         self._claims = Claims()
@@ -83,8 +87,6 @@ class Store:
                 if self._resolutions.get(host) != addresses:
                     self._resolutions[host] = addresses
                     self._dirty |= self._host_users[host]
-            case OwnNode(node):
-                self.node = node
 
     def _replace(self, thing: KubernetesObject, *, present: bool) -> None:
         match thing:
@@ -94,6 +96,8 @@ class Store:
                 self._replace_slice(thing, present=present)
             case Pod():
                 self._replace_pod(thing, present=present)
+            case Node():
+                self._replace_node(thing, present=present)
 
     def _replace_service(self, service: Service, *, present: bool) -> None:
         before = self.services.pop(service.key, None)
@@ -131,6 +135,13 @@ class Store:
         if present:
             self._pods[pod.key] = pod
             self._labels.add_pod(pod)
+
+    def _replace_node(self, node: Node, *, present: bool) -> None:
+        """Other nodes do not matter here. The own one does, to every Service."""
+        known = node if present else None
+        if node.name == self._node_name and known != self.node:
+            self.node = known
+            self._dirty |= self.services.keys()
 
     # ---- rebuilding ----
 
@@ -196,17 +207,19 @@ class Store:
         name = _name(service, port)
         if port.protocol is Protocol.SCTP:
             return self._unserved(service, port, "SCTP is not relayed")
-        wanted, notes = frontends(service, port, cluster, self._plan)
+        wanted, notes = frontends(service, port, cluster, self._plan, self.node)
         held, conflicts = self._claim(name, wanted)
-        endpoints, loops = self._without_loops(endpoints_of(port, slices, self._resolutions), port.protocol)
+        members, loops = self._without_loops(endpoints_of(port, slices, self._resolutions), port.protocol)
+        here = Here(self._node_name, self.node.zone if self.node is not None else None)
         return DesiredServicePort(
             name,
             port.port,
             tuple(held),
-            endpoints,
-            usable(endpoints),
+            {backend: state_of(endpoint) for backend, endpoint in members.items()},
+            usable(members, here),
             service.affinity_timeout_s,
             (*notes, *conflicts, *loops),
+            local(members, here) if any(frontend.local for frontend in held) else {},
         )
 
     def _claim(self, name: ServicePortName, wanted: list[Frontend]) -> tuple[list[Frontend], list[str]]:
@@ -224,8 +237,8 @@ class Store:
         return held, conflicts
 
     def _without_loops(
-        self, endpoints: dict[Backend, EndpointState], protocol: Protocol
-    ) -> tuple[dict[Backend, EndpointState], list[str]]:
+        self, endpoints: dict[Backend, Endpoint], protocol: Protocol
+    ) -> tuple[dict[Backend, Endpoint], list[str]]:
         """Leave out endpoints that are Services' own addresses: dialling them would go in circles.
 
         Every circle has an edge to an address that was claimed before that edge came, so

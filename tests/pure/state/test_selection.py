@@ -8,7 +8,10 @@ from uproxy.model.endpoint import ContainerPort, Endpoint, EndpointSlice, Origin
 from uproxy.model.frontend import Backend, EndpointState
 from uproxy.model.names import NamespacedName, Protocol
 from uproxy.model.service import Service, ServicePort
-from uproxy.state.selection import authoritative, endpoints_of, slices_from_pods, usable
+from uproxy.state import selection
+from uproxy.state.policy import Here
+from uproxy.state.policy import usable as usable_members
+from uproxy.state.selection import authoritative, slices_from_pods, state_of
 
 WEB = NamespacedName("default", "web")
 HTTP = ServicePort("http", Protocol.TCP, 80, "http")
@@ -26,6 +29,24 @@ def piece(*endpoints: Endpoint, origin=Origin.ENDPOINT_SLICE, name="web-1", port
 
 def endpoint(text: str, *, ready=True, serving=None, terminating=False) -> Endpoint:
     return Endpoint(ip_address(text), ready, ready if serving is None else serving, terminating)
+
+
+def endpoints_of(*given) -> dict[Backend, EndpointState]:
+    return {backend: state_of(its) for backend, its in selection.endpoints_of(*given).items()}
+
+
+def usable(given: dict[Backend, EndpointState]):
+    """Without a node or hints."""
+    members = {
+        backend: Endpoint(
+            backend.ip,
+            ready=state is READY,
+            serving=state is not NOT_READY,
+            terminating=state is TERMINATING,
+        )
+        for backend, state in given.items()
+    }
+    return usable_members(members, Here())
 
 
 @pytest.mark.parametrize(
