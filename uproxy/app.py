@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from time import monotonic
 from typing import Any
@@ -178,10 +179,10 @@ class Proxy:
         self.dataplane = _dataplane(loop, settings, choice)
         self.targets = self._build_targets(Resolver(emit))
         sources = frozenset((files.NAME, flags.NAME))
-        self.reconcile = ReconcileLoop(self.store, self.targets, sources, monotonic)
+        self.reconcile = ReconcileLoop(self.store, self.targets, sources, monotonic, _wall_s)
         emit.target = self.reconcile
         about = About(self.dataplane.relay.name, choice.capture, choice.mechanism)
-        self.pages = Pages(self.store, self.dataplane, self.reconcile, about)
+        self.pages = Pages(self.store, self.dataplane, self.reconcile, about, settings)
 
     @property
     def metrics_address(self) -> str:
@@ -297,6 +298,10 @@ class Proxy:
         error = context.get("exception") or UproxyError(context["message"])
         if not self._tasks.failed.done():
             self._tasks.failed.set_result(error)
+
+
+def _wall_s() -> float:
+    return datetime.now(UTC).timestamp()
 
 
 def _words(choice: Choice) -> tuple[str, str, str]:

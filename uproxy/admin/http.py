@@ -12,7 +12,8 @@ from aiohttp import web
 
 from uproxy.admin.address import Address, words_of
 from uproxy.admin.exposition import CONTENT_TYPE
-from uproxy.admin.health import Answer, HealthState
+from uproxy.admin.health import HealthState, node_eligible
+from uproxy.admin.kube_proxy_metrics import HealthCodes
 from uproxy.admin.metrics import About, Metrics
 from uproxy.admin.pacing import slices
 from uproxy.admin.rows import ServiceRow
@@ -20,6 +21,7 @@ from uproxy.admin.view import service_rows
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.errors import UproxyError
 from uproxy.reconcile.loop import ReconcileLoop
+from uproxy.settings import Settings
 from uproxy.state.store import Store
 
 _SHUTDOWN_S = 1.0
@@ -31,12 +33,21 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Pages:
     """What the HTTP servers answer, path by path."""
 
-    def __init__(self, store: Store, dataplane: Dataplane, loop: ReconcileLoop, about: About) -> None:
+    def __init__(
+        self,
+        store: Store,
+        dataplane: Dataplane,
+        loop: ReconcileLoop,
+        about: About,
+        settings: Settings,
+    ) -> None:
         self.health = HealthState(loop)
         self._store = store
         self._dataplane = dataplane
         self._loop = loop
-        self._metrics = Metrics(store, dataplane, loop, about)
+        self._settings = settings
+        self._asked = HealthCodes()
+        self._metrics = Metrics(store, dataplane, loop, about, self._asked)
 
     def of_metrics_address(self) -> dict[str, Handler]:
         """Pages by path, for the metrics address."""
@@ -46,6 +57,7 @@ class Pages:
             "/livez": self._serve_livez,
             "/services": self._serve_services,
             "/proxyMode": _serve_proxy_mode,
+            "/configz": self._serve_configz,
         }
 
     def of_health_address(self) -> dict[str, Handler]:
@@ -61,14 +73,23 @@ class Pages:
             rows += some
         return _json(200, msgspec.json.encode(rows))
 
+    async def _serve_configz(self, _request: web.Request) -> web.Response:
+        settings = msgspec.to_builtins(self._settings, enc_hook=str)
+        return _json(200, msgspec.json.encode({"uproxy": settings}))
+
     async def _serve_healthz(self, _request: web.Request) -> web.Response:
-        return self._health_answer(self.health.healthz)
+        eligible = node_eligible(self._store.node, self._settings.from_cluster)
+        answer = self.health.healthz(*self._moment(), eligible)
+        self._asked.healthz[answer.status] += 1
+        return _json(*answer)
 
     async def _serve_livez(self, _request: web.Request) -> web.Response:
-        return self._health_answer(self.health.livez)
+        answer = self.health.livez(*self._moment())
+        self._asked.livez[answer.status] += 1
+        return _json(*answer)
 
-    def _health_answer(self, ask: Callable[[float, datetime], Answer]) -> web.Response:
-        return _json(*ask(self._dataplane.context.now(), datetime.now(UTC)))
+    def _moment(self) -> tuple[float, datetime]:
+        return self._dataplane.context.now(), datetime.now(UTC)
 
 
 async def _serve_ok(_request: web.Request) -> web.Response:

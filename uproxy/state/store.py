@@ -65,6 +65,12 @@ class Store:
         """The Service that an EndpointSlice belongs to, if the slice is known."""
         return self._slice_homes.get((Origin.ENDPOINT_SLICE, key))
 
+    def known_slice(self, piece: EndpointSlice) -> EndpointSlice | None:
+        """The version of `piece` that is in force."""
+        key = (piece.origin, piece.key)
+        home = self._slice_homes.get(key)
+        return None if home is None else self._slices[home].get(key)
+
     def apply(self, events: Iterable[Event]) -> Changes:
         """Fold events in; returns what became different, and nothing that did not."""
         for event in events:
