@@ -8,9 +8,9 @@ import pytest
 
 from tests.pure.kube_proxy_files import HEAD, KUBEADM
 from uproxy.model.faults import BadInput
+from uproxy.model.node import NodePortKeyword
 from uproxy.settings import (
     LocalMode,
-    NodePortKeyword,
     Settings,
     Surroundings,
     add_run_flags,

@@ -56,6 +56,10 @@ class HealthState:
         """Whether everything was programmed once, and no change waits for too long."""
         return self._loop.programmed.is_set() and self._waits_s(now_s) <= LATE_S
 
+    def serves(self, now_s: float) -> bool:
+        """Whether it works, and is not about to end: what the health checks of Services go by."""
+        return self.works(now_s) and not self.draining
+
     def _answer(self, now_s: float, wall: datetime, eligible: bool, more: dict[str, bool]) -> Answer:
         programmed = self._loop.programmed.is_set()
         waits_s = self._waits_s(now_s)

@@ -108,6 +108,14 @@ async def _forbid_sniffing(_request: web.Request, response: web.StreamResponse) 
     response.headers["X-Content-Type-Options"] = "nosniff"
 
 
+class CannotServe(UproxyError):
+    """An address cannot be bound. `what` says what should have been served there."""
+
+    def __init__(self, what: str, address: Address, reason: str) -> None:
+        super().__init__(f"cannot serve {what} on {address}: {reason}")
+        self.what = what
+
+
 class HttpServers:
     """The servers that run, and where they listen."""
 
@@ -119,7 +127,7 @@ class HttpServers:
     async def serve(self, what: str, handlers: Mapping[str, Handler], address: Address) -> Address:
         """Serve on `address`; returns where that is when the port was 0.
 
-        Raises UproxyError when it cannot be bound, which says `what` cannot be served.
+        Raises CannotServe when it cannot be bound.
         """
         app = web.Application()
         app.on_response_prepare.append(_forbid_sniffing)
@@ -130,7 +138,7 @@ class HttpServers:
         try:
             await web.TCPSite(runner, address.host, address.port).start()
         except OSError as error:
-            raise UproxyError(f"cannot serve {what} on {address}: {words_of(error)}") from error
+            raise CannotServe(what, address, words_of(error)) from error
         return Address(*runner.addresses[0][:2])
 
     async def close(self) -> None:
@@ -142,7 +150,7 @@ class HttpServers:
 async def start_http(pages: Pages, metrics: tuple[str, int], health: tuple[str, int]) -> HttpServers:
     """Serve metrics and health, on one server when their addresses are the same.
 
-    On that one `/healthz` is the health address's. Raises UproxyError when an address cannot
+    On that one `/healthz` is the health address's. Raises CannotServe when an address cannot
     be bound; nothing is left listening then.
     """
     servers = HttpServers()

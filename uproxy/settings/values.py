@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 
 from uproxy.kit.durations import parse_duration_s
 from uproxy.model.names import IPAddress, IPNetwork
+from uproxy.model.node import NodePortKeyword
 
 SERVICE_CIDR = "10.96.0.0/16"
 LOOPBACK_SERVICE_CIDR = "127.96.0.0/16"
@@ -30,15 +31,6 @@ class LocalMode(StrEnum):
 
     CLUSTER_CIDR = "ClusterCIDR"
     NODE_CIDR = "NodeCIDR"
-
-
-class NodePortKeyword(StrEnum):
-    """What may stand for CIDRs in `nodePortAddresses`."""
-
-    PRIMARY = "primary"
-    """The Node's first InternalIP of each family, or `bind_address`."""
-    LOCALHOST = "localhost"
-    ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
