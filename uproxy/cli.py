@@ -152,7 +152,8 @@ async def _check_all(settings: Settings) -> int:
         manifests.flags.observe(events[-1])
     store = Store(address_plan(settings.service_cidr, choice, found.first_port))
     store.apply(events)
-    notes = [f"{port.name}: {note}" for port in store.desired.values() for note in port.notes]
+    notes = list(settings.notes)
+    notes += [f"{port.name}: {note}" for port in store.desired.values() for note in port.notes]
     for note in notes:
         print(f"note: {note}")
     counted = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.files.skipped.items()))

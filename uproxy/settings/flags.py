@@ -95,7 +95,6 @@ def _add_cluster_flags(cluster: argparse._ArgumentGroup) -> None:
     )
     cluster.add_argument(
         "--proxy-name",
-        default="",
         metavar="NAME",
         help="serve the Services with the label service.kubernetes.io/service-proxy-name: NAME "
         "(default: those without that label)",

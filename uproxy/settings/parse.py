@@ -175,7 +175,7 @@ class _Parsing:
             kubeconfig=kubeconfig,
             master=master,
             node_name=said("node_name", surroundings.host_name.strip().lower()),
-            proxy_name=flags.proxy_name,
+            proxy_name=flags.proxy_name or None,
             bind_address=_specified(said("bind_address")),
             config_file=flags.config or "",
             notes=tuple(self._notes(files, kubeconfig, master)),

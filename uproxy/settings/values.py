@@ -70,8 +70,8 @@ class Settings:
     """URL of the API server; overrides the kubeconfig's."""
     node_name: str = ""
     """Name of the Node that this proxy runs on, in lower case."""
-    proxy_name: str = ""
-    """Serve the Services whose label service.kubernetes.io/service-proxy-name is this; empty
+    proxy_name: str | None = None
+    """Serve the Services whose label service.kubernetes.io/service-proxy-name is this; None
     serves those that have no such label, as kube-proxy does."""
     cluster_cidrs: tuple[IPNetwork, ...] = ()
     """Where the cluster's Pods are."""
