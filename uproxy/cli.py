@@ -6,6 +6,7 @@ told in one line. Imports a command's parts only when it runs, so that `--help` 
 
 import argparse
 import asyncio
+import logging
 import os
 import platform
 import sys
@@ -28,6 +29,9 @@ from uproxy.settings import (
 
 if TYPE_CHECKING:
     from uproxy.sources.config_file import ConfigFile
+    from uproxy.steering.probe import Choice
+
+_log = logging.getLogger("uproxy")
 
 
 _SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
@@ -92,9 +96,48 @@ def _run(arguments: argparse.Namespace) -> int:
     settings, config = _settings(arguments)
     if parse_switch(arguments.cleanup):
         return _cleanup(arguments)
+    if parse_switch(arguments.init_only):
+        return _init_only(settings)
     if settings.from_cluster:  # NOTE for the merge: the source of objects of a cluster comes in here
         raise UproxyError("reading Services from a cluster is not there yet: give manifests with -f")
-    return _on_uvloop(_serve(settings, config))
+    choice, first_port = _prepare(settings)
+    return _on_uvloop(_serve(settings, choice, first_port, config))
+
+
+def _init_only(settings: Settings) -> int:
+    """Try everything once with full privileges: the kernel loads the modules that the rules need, which
+    a process with CAP_NET_ADMIN alone may not everywhere have it do."""
+    from uproxy.steering.probe import choose, probe
+
+    found = asyncio.run(probe())
+    print("\n".join(found.lines()))
+    choice = choose(settings.capture, found, settings.redirect_mechanism)
+    print(f"capture: {choice.capture} by {choice.mechanism}: {choice.reason}")
+    return 0
+
+
+def _prepare(settings: Settings) -> "tuple[Choice, int]":
+    """What has to be done before there is a thread but this one: to look at the machine with all
+    privileges, and then to give up those that are not needed any more."""
+    from uproxy.kit.logs import set_up_logging
+    from uproxy.kit.privileges import Capability, keep_capabilities, set_oom_score_adj
+    from uproxy.steering.probe import Mechanism, choose, probe
+
+    set_up_logging(settings.log_format, settings.verbosity)
+    for note in settings.notes:
+        _log.info("%s", note)
+    found = asyncio.run(probe())
+    choice = choose(settings.capture, found, settings.redirect_mechanism)
+    if settings.oom_score_adj is not None and (why := set_oom_score_adj(settings.oom_score_adj)):
+        _log.info("oom_score_adj stays as it is: %s", why)
+    kept = [Capability.NET_ADMIN, Capability.NET_BIND_SERVICE]
+    if choice.mechanism is Mechanism.IPTABLES:  # it matches ipsets, which takes a raw socket
+        kept.append(Capability.NET_RAW)
+    if settings.files:  # which may be somebody's private ones
+        kept.append(Capability.DAC_READ_SEARCH)
+    if why := keep_capabilities(*kept):
+        _log.info("not all privileges could be given up: %s", why)
+    return choice, found.first_port
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Settings, "ConfigFile | None"]:
@@ -113,20 +156,13 @@ def _in_cluster() -> bool:
     return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and _SERVICE_ACCOUNT_TOKEN.exists()
 
 
-async def _serve(settings: Settings, config: "ConfigFile | None") -> int:
-    from uproxy.app import Emit, Proxy, address_plan, load_manifests, log, steering
-    from uproxy.kit.logs import set_up_logging
-    from uproxy.steering.probe import choose, probe
+async def _serve(settings: Settings, choice: "Choice", first_port: int, config: "ConfigFile | None") -> int:
+    from uproxy.app import Emit, Proxy, address_plan, load_manifests, steering
 
-    set_up_logging(settings.log_format, settings.verbosity)
-    for note in settings.notes:
-        log.info("%s", note)
     emit = Emit()
     manifests = load_manifests(settings, emit)
-    found = await probe()
-    choice = choose(settings.capture, found, settings.redirect_mechanism)
     with steering(choice) as granted:
-        plan = address_plan(settings.service_cidr, granted, found.first_port)
+        plan = address_plan(settings.service_cidr, granted, first_port)
         await Proxy(settings, granted, plan, manifests, emit).run(config)
     return 0
 
