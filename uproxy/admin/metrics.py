@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from uproxy import __version__
+from uproxy.admin.kube_proxy_metrics import HealthCodes, KubeProxyCollector
 from uproxy.admin.pacing import slices
 from uproxy.admin.port_series import PortSeries, PortText
 from uproxy.dataplane.proxy import Dataplane
@@ -46,11 +47,14 @@ class About:
 class Metrics:
     """All metrics of one proxy, in a registry of its own."""
 
-    def __init__(self, store: Store, dataplane: Dataplane, loop: ReconcileLoop, about: About) -> None:
+    def __init__(
+        self, store: Store, dataplane: Dataplane, loop: ReconcileLoop, about: About, asked: HealthCodes
+    ) -> None:
         self._dataplane = dataplane
         self._texts: Mapping[ProgrammedPort, PortText] = {}
         self._registry = CollectorRegistry()
         self._registry.register(ProxyCollector(store, dataplane, loop, about))
+        self._registry.register(KubeProxyCollector(loop, asked))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 

@@ -1,8 +1,18 @@
 """Nodes, as the cluster sees them. Only the own one matters: the node that this proxy runs on."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from uproxy.model.names import IPAddress, IPNetwork, NamespacedName
+
+
+class NodePortKeyword(StrEnum):
+    """What may stand for CIDRs in `nodePortAddresses`."""
+
+    PRIMARY = "primary"
+    """The Node's first InternalIP of each family, or what overrides it."""
+    LOCALHOST = "localhost"
+    ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)

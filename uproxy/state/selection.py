@@ -4,6 +4,7 @@ Pure. The rules are those of the endpoint controllers; docs/semantics.md lists t
 tests. Which endpoints take new connections is `policy`'s business.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from uproxy.model.endpoint import ContainerPort, Endpoint, EndpointSlice, Origin, Pod, SlicePort
@@ -100,3 +101,19 @@ _ORDER = (EndpointState.READY, EndpointState.TERMINATING, EndpointState.NOT_READ
 
 def _better(one: Endpoint | None, other: Endpoint) -> Endpoint:
     return other if one is None else min(one, other, key=lambda endpoint: _ORDER.index(state_of(endpoint)))
+
+
+def local_ready_endpoints(slices: Iterable[EndpointSlice], node_name: str | None) -> int:
+    """How many ready endpoints run on the node of this name: what load balancers are told.
+
+    Those that only still serve while they end do not count. An endpoint that serves several ports
+    is one, and so is a Pod that has an address of each family. Without a name all are local.
+    """
+    ready = {
+        endpoint.host
+        for piece in slices
+        for endpoint in piece.endpoints
+        if endpoint.ready and node_name in (None, endpoint.node)
+    }
+    families = Counter(4 if isinstance(host, str) else host.version for host in ready)
+    return max(families.values(), default=0)

@@ -27,7 +27,13 @@ from uproxy.state.addresses import (
 )
 from uproxy.state.labels import LabelIndex
 from uproxy.state.policy import Here, local, usable
-from uproxy.state.selection import authoritative, endpoints_of, slices_from_pods, state_of
+from uproxy.state.selection import (
+    authoritative,
+    endpoints_of,
+    local_ready_endpoints,
+    slices_from_pods,
+    state_of,
+)
 
 
 class Store:
@@ -42,6 +48,8 @@ class Store:
         self.desired: dict[ServicePortName, DesiredServicePort] = {}
         self.faults: dict[str, tuple[Fault, ...]] = {}
         self.synced: set[str] = set()
+        self.health_checks: dict[NamespacedName, int] = {}
+        """The port of each Service whose load balancer asks this node whether to send it traffic."""
         self.node: Node | None = None
         """The own node, while it is known."""
         self._node_name = node_name
@@ -69,6 +77,17 @@ class Store:
     def service_of_slice(self, key: NamespacedName) -> NamespacedName | None:
         """The Service that an EndpointSlice belongs to, if the slice is known."""
         return self._slice_homes.get((Origin.ENDPOINT_SLICE, key))
+
+    def local_ready_endpoints(self, key: NamespacedName) -> int:
+        """How many ready endpoints of a Service run on this node."""
+        service = self.services.get(key)
+        return local_ready_endpoints(self._slices_of(service), self._node_name) if service is not None else 0
+
+    def known_slice(self, piece: EndpointSlice) -> EndpointSlice | None:
+        """The version of `piece` that is in force."""
+        key = (piece.origin, piece.key)
+        home = self._slice_homes.get(key)
+        return None if home is None else self._slices[home].get(key)
 
     def apply(self, events: Iterable[Event]) -> Changes:
         """Fold events in; returns what became different, and nothing that did not."""
@@ -106,12 +125,15 @@ class Store:
 
     def _replace_service(self, service: Service, *, present: bool) -> None:
         before = self.services.pop(service.key, None)
+        self.health_checks.pop(service.key, None)
         if before is not None:
             self._labels.remove_service(before)
             for ip in before.cluster_ips:
                 self._allocator.unreserve(ip)
         if present:
             self.services[service.key] = service
+            if service.health_check_node_port is not None and service.captured:
+                self.health_checks[service.key] = service.health_check_node_port
             self._labels.add_service(service)
             for ip in service.cluster_ips:
                 displaced = self._allocator.reserve(ip)

@@ -25,6 +25,7 @@ OK = "ok"
 _FIRST_UNPRIVILEGED_PORT = 1024
 _CAP_NET_BIND_SERVICE = 1 << 10
 _CAP_NET_ADMIN = 1 << 12
+_CAP_NET_RAW = 1 << 13
 _PACKAGES = {"nft": "nftables", "iptables-restore": "iptables", "ipset": "ipset", "ip": "iproute2"}
 _PORTS = RedirectPorts(10256, 10257)
 _SAMPLE: Mapping[Vip, Rule] = {
@@ -205,6 +206,9 @@ async def _try_ip6tables() -> str:
 
 
 async def _try_netfilter(family: Family, program: str) -> str:
+    if not _capabilities() & _CAP_NET_RAW:
+        # iptables' set match finds a set's number by a raw socket, in any namespace (seen with 1.8.9).
+        return "CAP_NET_RAW is not granted, which iptables needs to match ipsets"
     sample = {vip: what for vip, what in _SAMPLE.items() if vip.family == family}
     sets = iptables.render_sets(sample, (), [family])
     rules = iptables.render_rules(family, _PORTS, saved="")

@@ -2,17 +2,18 @@ import asyncio
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.loop.admin.conftest import WEB
+from tests.loop.admin.conftest import ABOUT, WEB
 from tests.loop.rig import until
 from uproxy import __version__
-from uproxy.admin.metrics import About, Metrics
+from uproxy.admin.kube_proxy_metrics import HealthCodes
+from uproxy.admin.metrics import Metrics
 from uproxy.model.events import Delete, Faulted
 from uproxy.model.faults import Fault
 
 
 async def scrape(proxy):
     """Every sample by name and labels; fails on a line that does not parse, or appears twice."""
-    metrics = Metrics(proxy.store, proxy.dataplane, proxy.loop, About("python", "bind", "loopback"))
+    metrics = Metrics(proxy.store, proxy.dataplane, proxy.loop, ABOUT, HealthCodes())
     found = {}
     for family in text_string_to_metric_families((await metrics.scrape()).decode()):
         for sample in family.samples:

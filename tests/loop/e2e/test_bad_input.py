@@ -72,8 +72,8 @@ async def test_mistakes_in_flags_are_told_together(tmp_path: Path) -> None:
     done = await run(*UPROXY, "run", "-f", str(tmp_path / "one.yaml"), *flags)
     assert done.status == 1
     assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [
-        "--service-cidr",
         "--metrics-bind-address",
+        "--service-cidr",
         "--connect-timeout",
     ]
 
