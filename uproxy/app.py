@@ -37,7 +37,7 @@ from uproxy.model.names import IPAddress, IPNetwork, NamespacedName, Protocol, V
 from uproxy.model.service import Service
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.reconcile.target import Target
-from uproxy.settings import LOOPBACK_SERVICE_CIDR, SERVICE_CIDR, Settings
+from uproxy.settings import LOOPBACK_SERVICE_CIDR, SERVICE_CIDR, LocalMode, Settings
 from uproxy.sources import files, flags
 from uproxy.sources.config_file import ConfigFile
 from uproxy.sources.resolve import Resolver
@@ -67,6 +67,16 @@ def address_plan(cidr: IPNetwork | None, choice: Choice, first_port: int) -> Add
     network = cidr or ip_network(LOOPBACK_SERVICE_CIDR if binds else SERVICE_CIDR)
     loopback_only = choice.mechanism is Mechanism.LOOPBACK
     return AddressPlan(network, loopback_only, first_port if binds else 0)
+
+
+def new_store(settings: Settings, plan: AddressPlan) -> Store:
+    """An empty one, which knows what the settings say of the node and its Pods."""
+    own_cidrs = settings.detect_local_mode is LocalMode.NODE_CIDR
+    return Store(
+        plan,
+        settings.node_name if settings.is_one_of_many else None,
+        () if own_cidrs else settings.cluster_cidrs,
+    )
 
 
 @contextmanager
@@ -180,7 +190,7 @@ class Proxy:
         self.settings = settings
         self.choice = choice
         self.plan = plan
-        self.store = Store(plan, settings.node_name if settings.from_cluster else None)
+        self.store = new_store(settings, plan)
         self.stop = asyncio.Event()
         """Set it to end `run` in good order."""
         self._manifests = manifests

@@ -107,7 +107,7 @@ class ReconcileLoop:
             for name in self.problems
             if name not in fresh and name in self.store.desired
         ]
-        return Changes((*changes.updated, *again), changes.removed)
+        return Changes((*changes.updated, *again), changes.removed, changes.inside)
 
     async def _program(self, changes: Changes) -> None:
         found: dict[Vip, str] = {}

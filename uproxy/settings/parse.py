@@ -154,6 +154,7 @@ class _Parsing:
         flags, said = self._flags, given.get
         files, kubeconfig, master = tuple(flags.files), said("kubeconfig", ""), flags.master or ""
         metrics, healthz = _default_addresses(said("bind_address"))
+        from_cluster = not files and bool(kubeconfig or master or surroundings.in_cluster)
         return Settings(
             files=files,
             endpoints=tuple(flags.endpoints),
@@ -171,10 +172,11 @@ class _Parsing:
             drain_timeout_s=self._timeout_s("drain-timeout", given),
             log_format=said("log_format", "text"),
             access_log=flags.access_log,
-            from_cluster=not files and bool(kubeconfig or master or surroundings.in_cluster),
+            from_cluster=from_cluster,
             kubeconfig=kubeconfig,
             master=master,
             node_name=said("node_name", surroundings.host_name.strip().lower()),
+            is_one_of_many=from_cluster or "node_name" in given,
             proxy_name=flags.proxy_name or None,
             bind_address=_specified(said("bind_address")),
             config_file=flags.config or "",

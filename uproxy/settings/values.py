@@ -70,6 +70,9 @@ class Settings:
     """URL of the API server; overrides the kubeconfig's."""
     node_name: str = ""
     """Name of the Node that this proxy runs on, in lower case."""
+    is_one_of_many: bool = False
+    """Whether there are other nodes: with a cluster, or where `--hostname-override` says which this is.
+    Else everything is local."""
     proxy_name: str | None = None
     """Serve the Services whose label service.kubernetes.io/service-proxy-name is this; None
     serves those that have no such label, as kube-proxy does."""

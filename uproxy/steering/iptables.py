@@ -42,7 +42,7 @@ _INCOMING = "-TMP"
 _JUMPS = {
     "mangle": {
         "PREROUTING": "-m conntrack --ctstate NEW -j UPROXY-GUARD-IN",
-        "OUTPUT": "! -o lo -m conntrack --ctstate NEW -j UPROXY-GUARD-OUT",
+        "OUTPUT": "-m conntrack --ctstate NEW -j UPROXY-GUARD-OUT",
     },
     "nat": {"PREROUTING": "-j UPROXY-CAPTURE", "OUTPUT": "-j UPROXY-CAPTURE"},
     "filter": {
@@ -58,6 +58,7 @@ _RULES = {
 -A UPROXY-GUARD-IN ! -i lo -j UPROXY-OUTSIDE
 -A UPROXY-GUARD-IN -j UPROXY-GUARD
 -A UPROXY-GUARD-OUT -m mark --mark {mark:#x} -j RETURN
+-A UPROXY-GUARD-OUT -p udp -o lo -j RETURN
 -A UPROXY-GUARD-OUT -j UPROXY-GUARD
 -A UPROXY-GUARD -m set --match-set UPROXY-LIMITED{family} dst,dst \
 -m set ! --match-set UPROXY-ALLOWED{family} dst,dst,src -j DROP

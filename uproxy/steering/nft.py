@@ -52,7 +52,8 @@ _SETS = {
 # - The address of a local route (AnyIP) is `local` to fib, as every address of the node is.
 # - Sets are looked up before fib, which costs more. A bare `reject` is port unreachable.
 # - Who may come is asked before NAT, of new connections only, by a filter chain: a connection that was
-#   let in lives on when that changes. What the node sends to itself is asked when it comes in by `lo`.
+#   let in lives on when that changes. What the node itself sends is asked on its way out, as TCP is
+#   redirected there; but for UDP by `lo`, which is asked when it comes in (a sender would see EPERM).
 _CHAINS = """\
 	chain capture {{
 		meta mark {mark:#x} return
@@ -93,7 +94,8 @@ ip6 daddr . meta l4proto . th dport . ip6 saddr != @allowed6 drop
 		type filter hook output priority -150; policy accept;
 		ct state != new accept
 		meta mark {mark:#x} accept
-		oifname != "lo" jump guard
+		meta l4proto udp oifname "lo" accept
+		jump guard
 	}}
 	chain refuse {{
 		meta l4proto tcp reject with tcp reset
