@@ -97,6 +97,17 @@ async def test_cleanup_removes_all_and_the_second_time_finds_nothing(stage: Stag
     assert stage.cleanup() == "nothing to remove\n"
 
 
+@pytest.mark.parametrize("way", [way("redirect-nft", "python")], indirect=True, ids=str)
+async def test_kube_proxys_flags_for_cleaning_up_and_for_trying(stage: Stage, before: str) -> None:
+    tried = stage.node.run(*UPROXY, "run", "--init-only", *stage.way.flags).stdout
+    assert "capture: redirect by nft" in tried
+    assert stage.kernel_state() == before
+    async with stage.proxy(everything(stage)) as proxy:
+        proxy.kill9()
+    assert "table inet uproxy" in stage.node.run(*UPROXY, "run", "--cleanup").stdout
+    assert stage.kernel_state() == before
+
+
 @pytest.mark.parametrize("way", [way("bind", "native-1")], indirect=True, ids=str)
 async def test_healthy_only_once_everything_is_programmed(stage: Stage) -> None:
     """An `ip` that waits for a word from the test stands for a slow machine."""
