@@ -4,6 +4,7 @@ Owns paths, content types and listening. What is said is written elsewhere in th
 Paths and addresses are kube-proxy's, `/services` is ours.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
@@ -46,8 +47,10 @@ class Pages:
         self._dataplane = dataplane
         self._loop = loop
         self._settings = settings
+        self.events: Counter[str] = Counter()
+        """Events for the cluster, by what became of them; counted by who posts them."""
         self._asked = HealthCodes()
-        self._metrics = Metrics(store, dataplane, loop, about, self._asked)
+        self._metrics = Metrics(store, dataplane, loop, about, self._asked, self.events)
 
     def of_metrics_address(self) -> dict[str, Handler]:
         """Pages by path, for the metrics address."""

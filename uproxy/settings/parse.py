@@ -145,6 +145,7 @@ class _Parsing:
             return fallback
 
     def _timeout_s(self, flag: str, given: Mapping[str, Any]) -> float:
+        """Of our own flag, else of kube-proxy's, where 0 leaves things as they are, else the default."""
         default_s = parse_duration_s(TIMEOUTS[flag][0])
         said_s = given.get(f"{flag.replace('-', '_')}_s") or default_s
         return self._own(flag, parse_duration_s if flag == "drain-timeout" else parse_positive_s, said_s)
