@@ -13,6 +13,7 @@ from typing import Any
 from uproxy.dataplane.backends import BackendState
 from uproxy.dataplane.context import Context
 from uproxy.dataplane.flows import FlowTable
+from uproxy.dataplane.guard import Guard, set_guard
 from uproxy.dataplane.reactor import FAILED, READABLE
 from uproxy.dataplane.routes import Route
 from uproxy.dataplane.sockets import bind_udp, datagrams_to, dial_failure
@@ -77,7 +78,7 @@ class UdpFlows:
         """Begin a flow with its first datagram; None when no backend can take it."""
         now_s = self.context.now()
         tried: list[BackendState] = []
-        found = self._upstream(route, str(key[1][0]), now_s, tried)
+        found = self._upstream(route, key[1], now_s, tried)
         if found is None:
             return None
         backend, upstream = found
@@ -96,7 +97,7 @@ class UdpFlows:
         """Give a flow another backend, after its own refused; False when there is none."""
         self.release(flow)
         flow.tried.append(flow.backend)
-        found = self._upstream(flow.listener.route, str(flow.client[0]), self.context.now(), flow.tried)
+        found = self._upstream(flow.listener.route, flow.client, self.context.now(), flow.tried)
         if found is None:
             self.table.remove(flow.key)
             flow.listener.route.stats.flows_active -= 1
@@ -106,9 +107,12 @@ class UdpFlows:
         return True
 
     def _upstream(
-        self, route: Route, client: str, now_s: float, tried: list[BackendState]
+        self, route: Route, client: Client, now_s: float, tried: list[BackendState]
     ) -> tuple[BackendState, socket.socket] | None:
-        while (backend := route.balancer.pick(client, now_s, tried)) is not None:
+        address = str(client[0])
+        if route.inside is not None and self.context.insiders.has(address):
+            route = route.inside
+        while (backend := route.balancer.pick(address, now_s, tried)) is not None:
             try:
                 return backend, datagrams_to(backend.family, backend.address, self.context.mark)
             except OSError as error:
@@ -165,9 +169,16 @@ class UdpListener:
         self._flows = flows
         self._socket = bind_udp(ip, port)
         self._many_addresses = ip.is_unspecified
-        self._ipv6 = ip.version == 6
+        self._family = ip.version
+        self.guard = Guard()
         flows.context.descriptors.used += 1
         flows.context.reactor.watch(self._socket.fileno(), self)
+
+    def set_guard(self, guard: Guard) -> None:
+        """Keep out whom `guard` does not let in. Raises OSError."""
+        if guard != self.guard or guard.inside_only:
+            set_guard(self._socket, self._family, guard, self._flows.context.insiders.networks)
+            self.guard = guard
 
     def on_events(self, events: int) -> None:
         """Datagrams wait."""
@@ -269,7 +280,7 @@ class UdpListener:
             self.route.stats.datagrams_dropped += 1  # no room, or the client is out of reach
 
     def _from_address(self, local: bytes) -> tuple[int, int, bytes]:
-        if self._ipv6:
+        if self._family == 6:
             return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, local + struct.pack("i", 0)
         return socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("i4s4x", 0, local)
 

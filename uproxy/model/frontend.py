@@ -105,3 +105,5 @@ class Changes:
 
     updated: tuple[DesiredServicePort, ...] = ()
     removed: tuple[ServicePortName, ...] = ()
+    inside: tuple[IPNetwork, ...] | None = None
+    """Where this node's Pods are, for traffic policies; None while that is as it was."""

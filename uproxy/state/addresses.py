@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 
 from uproxy.errors import AddressesExhausted
 from uproxy.model.frontend import Frontend, FrontendKind
@@ -161,12 +161,17 @@ def _allowed(service: Service, ip: IPAddress, node: Node | None) -> tuple[IPNetw
     nothing about this one; a range of everybody is none; and where the node itself is let in, so is
     the address, which is what the node's own connections to it come from.
     """
-    ranges = tuple(network for network in service.source_ranges if network.version == ip.version)
+    # Collapsed, because nftables refuses intervals that overlap.
+    ranges: tuple[IPNetwork, ...] = (
+        tuple(collapse_addresses(n for n in service.source_ranges if isinstance(n, IPv4Network)))
+        if ip.version == 4
+        else tuple(collapse_addresses(n for n in service.source_ranges if isinstance(n, IPv6Network)))
+    )
     if any(network.prefixlen == 0 for network in ranges):
         return ()
     own = node.addresses if node is not None else ()
     if any(address in network for address in own for network in ranges):
-        return (*ranges, ip_network(ip))
+        return ranges if any(ip in network for network in ranges) else (*ranges, ip_network(ip))
     return ranges
 
 

@@ -14,7 +14,7 @@ from uproxy.model.endpoint import Endpoint, EndpointSlice, Origin, Pod
 from uproxy.model.events import Delete, Event, Faulted, KubernetesObject, Resolved, Synced, Upsert
 from uproxy.model.faults import Fault
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend
-from uproxy.model.names import Family, IPAddress, NamespacedName, Protocol, ServicePortName
+from uproxy.model.names import Family, IPAddress, IPNetwork, NamespacedName, Protocol, ServicePortName
 from uproxy.model.node import Node
 from uproxy.model.service import Service, ServicePort
 from uproxy.state.addresses import (
@@ -39,8 +39,11 @@ from uproxy.state.selection import (
 class Store:
     """Objects in, desired state out."""
 
-    def __init__(self, plan: AddressPlan, node_name: str | None = None) -> None:
-        """`node_name` is the own node's; None without a cluster, when everything counts as local."""
+    def __init__(
+        self, plan: AddressPlan, node_name: str | None = None, cluster_cidrs: tuple[IPNetwork, ...] = ()
+    ) -> None:
+        """`node_name` is the own node's; None without a cluster, when everything counts as local.
+        `cluster_cidrs` is where Pods are, when the node's own `podCIDRs` are not to be asked."""
         self.services: dict[NamespacedName, Service] = {}
         self.desired: dict[ServicePortName, DesiredServicePort] = {}
         self.faults: dict[str, tuple[Fault, ...]] = {}
@@ -50,6 +53,8 @@ class Store:
         self.node: Node | None = None
         """The own node, while it is known."""
         self._node_name = node_name
+        self._cluster_cidrs = cluster_cidrs
+        self._inside_told: tuple[IPNetwork, ...] = ()
         self._plan = plan
         self._allocator = ClusterIPAllocator(plan.service_cidr)
         self._claims = Claims()
@@ -177,7 +182,12 @@ class Store:
                 self._release_address(key)
             for key in batch:
                 self._rebuild_service(key, updated, removed)
-        return Changes(tuple(updated.values()), tuple(removed - updated.keys()))
+        return Changes(tuple(updated.values()), tuple(removed - updated.keys()), self._inside_news())
+
+    def _inside_news(self) -> tuple[IPNetwork, ...] | None:
+        inside = self._cluster_cidrs or (self.node.pod_cidrs if self.node is not None else ())
+        before, self._inside_told = self._inside_told, inside
+        return inside if inside != before else None
 
     def _release_address(self, key: NamespacedName) -> None:
         service = self.services.get(key)

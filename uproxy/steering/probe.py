@@ -18,7 +18,7 @@ from uproxy.kit.commands import run
 from uproxy.model.names import Family, Protocol, Vip
 from uproxy.steering import iptables, nft
 from uproxy.steering.programs import complaint
-from uproxy.steering.rules import RedirectPorts, Verdict
+from uproxy.steering.rules import RedirectPorts, Rule, Verdict
 
 OK = "ok"
 
@@ -28,8 +28,8 @@ _CAP_NET_ADMIN = 1 << 12
 _CAP_NET_RAW = 1 << 13
 _PACKAGES = {"nft": "nftables", "iptables-restore": "iptables", "ipset": "ipset", "ip": "iproute2"}
 _PORTS = RedirectPorts(10256, 10257)
-_SAMPLE: Mapping[Vip, Verdict] = {
-    Vip(ip_address(ip), 80 + offset, protocol): what
+_SAMPLE: Mapping[Vip, Rule] = {
+    Vip(ip_address(ip), 80 + offset, protocol): Rule(what)
     for ip in ("192.0.2.1", "2001:db8::1", "0.0.0.0", "::")
     for offset, protocol, what in (
         (0, Protocol.TCP, Verdict.REDIRECT),
@@ -184,7 +184,7 @@ def _choose_bind(probe: Probe, prefix: str) -> Choice:
 async def _try_nft() -> str:
     if missing := _missing("nft"):
         return missing
-    table = nft.render_table(_PORTS, _SAMPLE)
+    table = nft.render_table(_PORTS, _SAMPLE, ())
     finding = await _finding("unshare", "--net", "nft", "-f", "-", stdin=table)
     if not finding.startswith("unshare:"):
         return finding
@@ -210,7 +210,7 @@ async def _try_netfilter(family: Family, program: str) -> str:
         # iptables' set match finds a set's number by a raw socket, in any namespace (seen with 1.8.9).
         return "CAP_NET_RAW is not granted, which iptables needs to match ipsets"
     sample = {vip: what for vip, what in _SAMPLE.items() if vip.family == family}
-    sets = iptables.render_sets(sample, [family])
+    sets = iptables.render_sets(sample, (), [family])
     rules = iptables.render_rules(family, _PORTS, saved="")
     script = ("sh", "-c", _IPTABLES_SCRIPT, "sh", sets, rules, program)
     finding = await _finding("unshare", "--net", *script)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Protocol, ServicePortName, Vip
-from uproxy.steering.rules import RuleDelta, RuleTable, Verdict, verdict
+from uproxy.steering.rules import Rule, RuleDelta, RuleTable, Verdict, rule
 
 VIPS = tuple(
     Vip(ip_address(ip), 80, Protocol.TCP)
@@ -30,17 +30,17 @@ def _service(name: str, vips: tuple[Vip, ...], backends: int = 1) -> DesiredServ
 @pytest.mark.parametrize(
     ("protocol", "backends", "expected"),
     [
-        pytest.param(Protocol.TCP, 1, Verdict.REDIRECT, id="tcp"),
-        pytest.param(Protocol.TCP, 0, Verdict.REJECT, id="tcp-without-backends"),
+        pytest.param(Protocol.TCP, 1, Rule(Verdict.REDIRECT), id="tcp"),
+        pytest.param(Protocol.TCP, 0, Rule(Verdict.REJECT), id="tcp-without-backends"),
         pytest.param(Protocol.UDP, 1, None, id="udp-is-bound-not-redirected"),
-        pytest.param(Protocol.UDP, 0, Verdict.REJECT, id="udp-without-backends"),
+        pytest.param(Protocol.UDP, 0, Rule(Verdict.REJECT), id="udp-without-backends"),
         pytest.param(Protocol.SCTP, 1, None, id="sctp"),
         pytest.param(Protocol.SCTP, 0, None, id="sctp-without-backends"),
     ],
 )
-def test_verdict(protocol: Protocol, backends: int, expected: Verdict | None) -> None:
+def test_verdict(protocol: Protocol, backends: int, expected: Rule | None) -> None:
     port = _service("web", (VIPS[0]._replace(protocol=protocol),), backends)
-    assert verdict(port, port.frontends[0]) is expected
+    assert rule(port, port.frontends[0]) == expected
 
 
 def test_verdict_goes_by_the_family_of_the_backends() -> None:
@@ -49,7 +49,7 @@ def test_verdict_goes_by_the_family_of_the_backends() -> None:
     stand_in = Frontend(Vip(ip_address("127.1.0.1"), 80, Protocol.TCP), FrontendKind.CLUSTER_IP, 6)
     name = ServicePortName("default", "web", "", Protocol.TCP)
     port = DesiredServicePort(name, 80, (stand_in,), endpoints={}, usable={6: (backend,)})
-    assert verdict(port, stand_in) is Verdict.REDIRECT
+    assert rule(port, stand_in) == Rule(Verdict.REDIRECT)
 
 
 def _settled(*updated: DesiredServicePort) -> RuleTable:
@@ -68,7 +68,7 @@ def test_change_between_two_sets_of_backends_needs_no_rule() -> None:
 def test_last_backend_gone_flips_the_verdict_in_one_delta() -> None:
     table = _settled(_service("web", VIPS[:1]))
     table.want(Changes(updated=(_service("web", VIPS[:1], backends=0),)))
-    assert table.delta() == RuleDelta({VIPS[0]: Verdict.REJECT}, {VIPS[0]: Verdict.REDIRECT})
+    assert table.delta() == RuleDelta({VIPS[0]: Rule(Verdict.REJECT)}, {VIPS[0]: Rule(Verdict.REDIRECT)})
 
 
 def test_vip_that_moves_to_another_service_in_one_batch_needs_no_rule() -> None:
@@ -76,7 +76,7 @@ def test_vip_that_moves_to_another_service_in_one_batch_needs_no_rule() -> None:
     moved = Changes(updated=(_service("new", VIPS[:1]),), removed=(_service("old", ()).name,))
     table.want(moved)
     assert not table.delta()
-    assert table.wanted == {VIPS[0]: Verdict.REDIRECT}
+    assert table.wanted == {VIPS[0]: Rule(Verdict.REDIRECT)}
 
 
 def test_what_failed_is_still_owed_after_the_next_change() -> None:
@@ -84,7 +84,7 @@ def test_what_failed_is_still_owed_after_the_next_change() -> None:
     table.want(Changes(removed=(_service("web", ()).name,)))
     table.want(Changes(updated=(_service("other", VIPS[2:3]),)))
     assert table.delta().remove.keys() == set(VIPS[:2])
-    assert table.delta().add == {VIPS[2]: Verdict.REDIRECT}
+    assert table.delta().add == {VIPS[2]: Rule(Verdict.REDIRECT)}
 
 
 # A batch in numbers, which hypothesis draws far faster than objects: for some of four
@@ -110,7 +110,7 @@ def test_deltas_always_lead_from_the_programmed_to_the_wanted(
     steps: list[tuple[dict[int, tuple[int, int]], bool]],
 ) -> None:
     """Each delta is valid on what is there, whichever transactions failed before it."""
-    table, kernel = RuleTable(), dict[Vip, Verdict]()
+    table, kernel = RuleTable(), dict[Vip, Rule]()
     state: dict[ServicePortName, DesiredServicePort] = {}
     for batch, succeeds in [*steps, ({}, True)]:
         changes = _changes(batch)
@@ -127,7 +127,7 @@ def test_deltas_always_lead_from_the_programmed_to_the_wanted(
             assert not table.delta()
     assert kernel == table.wanted
     assert kernel == {
-        frontend.vip: verdict(port, frontend) for port in state.values() for frontend in port.frontends
+        frontend.vip: rule(port, frontend) for port in state.values() for frontend in port.frontends
     }
 
 
