@@ -195,9 +195,8 @@ class Proxy:
         emit.target = self.reconcile
         about = About(self.dataplane.relay.name, choice.capture, choice.mechanism)
         self.pages = Pages(self.store, self.dataplane, self.reconcile, about, settings)
-        self._events = (
-            events.Events(post, settings.node_name, _wall, self.pages.events) if post is not None else None
-        )
+        counted = self.pages.outcomes.events
+        self._events = events.Events(post, settings.node_name, _wall, counted) if post is not None else None
 
     @property
     def metrics_address(self) -> str:

@@ -21,7 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from uproxy import __version__
-from uproxy.admin.kube_proxy_metrics import HealthCodes, KubeProxyCollector
+from uproxy.admin.kube_proxy_metrics import KubeProxyCollector, Outcomes
 from uproxy.admin.pacing import slices
 from uproxy.admin.port_series import PortSeries, PortText
 from uproxy.dataplane.proxy import Dataplane
@@ -53,14 +53,13 @@ class Metrics:
         dataplane: Dataplane,
         loop: ReconcileLoop,
         about: About,
-        asked: HealthCodes,
-        events: Mapping[str, int],
+        outcomes: Outcomes,
     ) -> None:
         self._dataplane = dataplane
         self._texts: Mapping[ProgrammedPort, PortText] = {}
         self._registry = CollectorRegistry()
-        self._registry.register(ProxyCollector(store, dataplane, loop, about, events))
-        self._registry.register(KubeProxyCollector(loop, asked))
+        self._registry.register(ProxyCollector(store, dataplane, loop, about, outcomes))
+        self._registry.register(KubeProxyCollector(loop, outcomes))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
@@ -88,13 +87,13 @@ class ProxyCollector(Collector):
         dataplane: Dataplane,
         loop: ReconcileLoop,
         about: About,
-        events: Mapping[str, int],
+        outcomes: Outcomes,
     ) -> None:
         self._store = store
         self._dataplane = dataplane
         self._loop = loop
         self._about = about
-        self._events = events
+        self._outcomes = outcomes
 
     def collect(self) -> Iterator[Metric]:
         """Read the counts."""
@@ -109,7 +108,7 @@ class ProxyCollector(Collector):
         family = CounterMetricFamily(
             "uproxy_events", "Events for the cluster, by what became of them.", labels=["outcome"]
         )
-        for outcome, count in sorted(self._events.items()):
+        for outcome, count in sorted(self._outcomes.events.items()):
             family.add_metric([outcome], count)
         return family
 

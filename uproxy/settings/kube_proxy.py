@@ -87,7 +87,10 @@ APPLIED = (
         parse_duration_s,
     ),
     Applied(
-        "udp_idle_timeout_s", "conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout", parse_duration_s
+        "udp_idle_timeout_s",
+        "conntrack-udp-timeout-stream",
+        "conntrack.udpStreamTimeout",
+        parse_duration_s,
     ),
     Applied("log_format", "log-format", "logging.format", parse_log_format, beside_config=True),
     Applied("verbosity", "v", "logging.verbosity", parse_verbosity, beside_config=True),
