@@ -14,7 +14,11 @@ SERVED = {"type": "NodePort", "ports": node_ports(tcp=30080, udp=30053), "extern
 UNSERVED_IPS = ("172.30.0.9", "fd00:172:30::9")
 
 # The first rule that anybody adds makes iptables-nft add its built-in chains, which then stay.
-_BUILT_IN_CHAINS = {"nat": ("PREROUTING", "OUTPUT"), "filter": ("INPUT", "FORWARD", "OUTPUT")}
+_BUILT_IN_CHAINS = {
+    "nat": ("PREROUTING", "OUTPUT"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+    "mangle": ("PREROUTING", "OUTPUT"),
+}
 _ADD_AND_DELETE = "".join(
     f"*{table}\n" + "".join(f"-A {chain} -j RETURN\n-D {chain} -j RETURN\n" for chain in chains) + "COMMIT\n"
     for table, chains in _BUILT_IN_CHAINS.items()
