@@ -11,10 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from uproxy.kit.durations import parse_duration_s
-from uproxy.settings.values import (
-    HEALTHZ_PORT,
-    METRICS_PORT,
-    LocalMode,
+from uproxy.settings.readers import (
     parse_address,
     parse_cidrs,
     parse_ip,
@@ -24,6 +21,7 @@ from uproxy.settings.values import (
     parse_oom_score_adj,
     parse_verbosity,
 )
+from uproxy.settings.values import HEALTHZ_PORT, METRICS_PORT, LocalMode
 
 
 class NotHere(Exception):

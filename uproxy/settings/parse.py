@@ -16,6 +16,7 @@ from uproxy.model.names import IPAddress
 from uproxy.settings.flags import TIMEOUTS
 from uproxy.settings.kube_proxy import APPLIED, IGNORED_FLAGS, Applied, NotHere, parse_switch
 from uproxy.settings.kube_proxy_file import read_fields
+from uproxy.settings.readers import parse_address, parse_cidr, parse_positive_s, parse_threads
 from uproxy.settings.values import (
     DEFAULT_THREADS_MAX,
     HEALTHZ_PORT,
@@ -23,10 +24,6 @@ from uproxy.settings.values import (
     METRICS_PORT,
     Address,
     Settings,
-    parse_address,
-    parse_cidr,
-    parse_positive_s,
-    parse_threads,
 )
 
 T = TypeVar("T")
