@@ -197,7 +197,6 @@ class Proxy:
         self._servers: HttpServers | None = None
         self._why_stopped = ""
         self._tasks = Tasks()
-        self._events = events.Events(post, settings.node_name, _wall) if post is not None else None
         loop.set_exception_handler(self._crashed)
         self.dataplane = _dataplane(loop, settings, choice)
         self.targets = self._build_targets(Resolver(emit))
@@ -206,6 +205,8 @@ class Proxy:
         emit.target = self.reconcile
         about = About(self.dataplane.relay.name, choice.capture, choice.mechanism)
         self.pages = Pages(self.store, self.dataplane, self.reconcile, about, settings)
+        counted = self.pages.outcomes.events
+        self._events = events.Events(post, settings.node_name, _wall, counted) if post is not None else None
 
     @property
     def metrics_address(self) -> str:

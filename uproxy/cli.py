@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], help_: str) -> argparse.ArgumentParser:
-        sub: argparse.ArgumentParser = commands.add_parser(name, help=help_, description=help_)
+        sub: argparse.ArgumentParser = commands.add_parser(
+            name, help=help_, description=help_, allow_abbrev=False
+        )
         sub.set_defaults(command=run)
         return sub
 

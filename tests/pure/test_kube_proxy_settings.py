@@ -251,6 +251,10 @@ class TestFlags:
         assert settings.verbosity == 3
         assert settings.notes == ()
 
+    def test_values_may_stand_apart_from_their_flags(self):
+        settings = parse(*CLUSTER, "--oom-score-adj", "-999", "-v", "4", "--proxy-mode", "ipvs")
+        assert (settings.oom_score_adj, settings.verbosity) == (-999, 4)
+
     def test_flags_that_nobody_has_are_mistakes(self):
         parser = argparse.ArgumentParser(exit_on_error=False)
         add_run_flags(parser)

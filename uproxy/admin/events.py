@@ -99,12 +99,12 @@ def _reference(notice: Notice) -> dict[str, str]:
 class Events:
     """Posts notices in the background, one after another.
 
-    `now` gives the present moment in UTC.
+    `now` gives the present moment in UTC; `outcomes` is told how many were `posted`, `failed`, or
+    `dropped` since too many were waiting.
     """
 
-    def __init__(self, post: Post, node: str, now: Callable[[], datetime]) -> None:
-        self.outcomes: Counter[str] = Counter()
-        """How many were `posted`, `failed`, or `dropped` since too many were waiting."""
+    def __init__(self, post: Post, node: str, now: Callable[[], datetime], outcomes: Counter[str]) -> None:
+        self._outcomes = outcomes
         self._post = post
         self._node = node
         self._now = now
@@ -115,7 +115,7 @@ class Events:
         try:
             self._waiting.put_nowait(event_object(notice, self._node, self._now()))
         except asyncio.QueueFull:
-            self.outcomes["dropped"] += 1
+            self._outcomes["dropped"] += 1
 
     async def run(self) -> None:
         """Post what waits, until cancelled."""
@@ -124,9 +124,9 @@ class Events:
             try:
                 await self._post(namespace, event)
             except UproxyError:
-                self.outcomes["failed"] += 1
+                self._outcomes["failed"] += 1
             else:
-                self.outcomes["posted"] += 1
+                self._outcomes["posted"] += 1
             finally:
                 self._waiting.task_done()
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from uproxy.admin.address import Address, words_of
 from uproxy.admin.exposition import CONTENT_TYPE
 from uproxy.admin.health import HealthState, node_eligible
-from uproxy.admin.kube_proxy_metrics import HealthCodes
+from uproxy.admin.kube_proxy_metrics import Outcomes
 from uproxy.admin.metrics import About, Metrics
 from uproxy.admin.pacing import slices
 from uproxy.admin.rows import ServiceRow
@@ -46,8 +46,8 @@ class Pages:
         self._dataplane = dataplane
         self._loop = loop
         self._settings = settings
-        self._asked = HealthCodes()
-        self._metrics = Metrics(store, dataplane, loop, about, self._asked)
+        self.outcomes = Outcomes()
+        self._metrics = Metrics(store, dataplane, loop, about, self.outcomes)
 
     def of_metrics_address(self) -> dict[str, Handler]:
         """Pages by path, for the metrics address."""
@@ -80,12 +80,12 @@ class Pages:
     async def _serve_healthz(self, _request: web.Request) -> web.Response:
         eligible = node_eligible(self._store.node, self._settings.from_cluster)
         answer = self.health.healthz(*self._moment(), eligible)
-        self._asked.healthz[answer.status] += 1
+        self.outcomes.healthz[answer.status] += 1
         return _json(*answer)
 
     async def _serve_livez(self, _request: web.Request) -> web.Response:
         answer = self.health.livez(*self._moment())
-        self._asked.livez[answer.status] += 1
+        self.outcomes.livez[answer.status] += 1
         return _json(*answer)
 
     def _moment(self) -> tuple[float, datetime]:

@@ -31,20 +31,23 @@ _PREFIX = "kubeproxy_"
 _RULES = f"{_PREFIX}sync_proxy_rules_"
 
 
-class HealthCodes:
-    """How the health checks were answered, by HTTP status."""
+class Outcomes:
+    """What became of things that are only counted."""
 
     def __init__(self) -> None:
         self.healthz: Counter[int] = Counter()
+        """How health checks were answered, by HTTP status."""
         self.livez: Counter[int] = Counter()
+        self.events: Counter[str] = Counter()
+        """Of Events for the cluster: posted, failed, dropped."""
 
 
 class KubeProxyCollector(Collector):
     """The metrics `kubeproxy_*`."""
 
-    def __init__(self, loop: ReconcileLoop, asked: HealthCodes) -> None:
+    def __init__(self, loop: ReconcileLoop, outcomes: Outcomes) -> None:
         self._loop = loop
-        self._asked = asked
+        self._outcomes = outcomes
 
     def collect(self) -> Iterator[Metric]:
         """Read the counts."""
@@ -53,7 +56,7 @@ class KubeProxyCollector(Collector):
         yield from _changes("endpoint", "Endpoint", record.endpoints)
         yield from _changes("service", "Service", record.services)
         yield self._without_local_endpoints()
-        for page, codes in (("healthz", self._asked.healthz), ("livez", self._asked.livez)):
+        for page, codes in (("healthz", self._outcomes.healthz), ("livez", self._outcomes.livez)):
             yield _codes(page, codes)
 
     def _syncs(self) -> Iterator[Metric]:

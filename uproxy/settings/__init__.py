@@ -3,6 +3,7 @@
 from uproxy.settings.flags import add_run_flags, add_source_flags
 from uproxy.settings.kube_proxy import parse_switch
 from uproxy.settings.parse import Surroundings, parse_settings
+from uproxy.settings.readers import parse_address, parse_cidr
 from uproxy.settings.values import (
     DEFAULT_THREADS_MAX,
     HEALTHZ_ADDRESS,
@@ -13,8 +14,6 @@ from uproxy.settings.values import (
     Address,
     LocalMode,
     Settings,
-    parse_address,
-    parse_cidr,
 )
 
 __all__ = [

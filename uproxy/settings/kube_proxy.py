@@ -11,10 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from uproxy.kit.durations import parse_duration_s
-from uproxy.settings.values import (
-    HEALTHZ_PORT,
-    METRICS_PORT,
-    LocalMode,
+from uproxy.settings.readers import (
     parse_address,
     parse_cidrs,
     parse_ip,
@@ -24,6 +21,7 @@ from uproxy.settings.values import (
     parse_oom_score_adj,
     parse_verbosity,
 )
+from uproxy.settings.values import HEALTHZ_PORT, METRICS_PORT, LocalMode
 
 
 class NotHere(Exception):
@@ -39,7 +37,7 @@ class Applied(NamedTuple):
     field: str
     """Path in the configuration file."""
     read: Callable[[str], object]
-    """From text. Raises ValueError, or NotHere. None leaves the default."""
+    """From text. Raises ValueError, or NotHere."""
     beside_config: bool = False
     """Whether the flag counts beside `--config`."""
 
@@ -52,11 +50,6 @@ def _local_mode(text: str) -> LocalMode:
     except ValueError:
         known = ", ".join((*LocalMode, "BridgeInterface", "InterfaceNamePrefix"))
         raise ValueError(f"must be one of {known}, not {text!r}") from None
-
-
-def _timeout_s(text: str) -> float | None:
-    """Of conntrack: 0 leaves it as it is."""
-    return parse_duration_s(text) or None
 
 
 APPLIED = (
@@ -80,15 +73,23 @@ APPLIED = (
     Applied("node_port_addresses", "nodeport-addresses", "nodePortAddresses", parse_node_port_addresses),
     Applied("oom_score_adj", "oom-score-adj", "oomScoreAdj", parse_oom_score_adj),
     Applied(
-        "idle_timeout_s", "conntrack-tcp-timeout-established", "conntrack.tcpEstablishedTimeout", _timeout_s
+        "idle_timeout_s",
+        "conntrack-tcp-timeout-established",
+        "conntrack.tcpEstablishedTimeout",
+        parse_duration_s,
     ),
     Applied(
         "half_closed_timeout_s",
         "conntrack-tcp-timeout-close-wait",
         "conntrack.tcpCloseWaitTimeout",
-        _timeout_s,
+        parse_duration_s,
     ),
-    Applied("udp_idle_timeout_s", "conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout", _timeout_s),
+    Applied(
+        "udp_idle_timeout_s",
+        "conntrack-udp-timeout-stream",
+        "conntrack.udpStreamTimeout",
+        parse_duration_s,
+    ),
     Applied("log_format", "log-format", "logging.format", parse_log_format, beside_config=True),
     Applied("verbosity", "v", "logging.verbosity", parse_verbosity, beside_config=True),
 )

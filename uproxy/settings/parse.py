@@ -16,6 +16,7 @@ from uproxy.model.names import IPAddress
 from uproxy.settings.flags import TIMEOUTS
 from uproxy.settings.kube_proxy import APPLIED, IGNORED_FLAGS, Applied, NotHere, parse_switch
 from uproxy.settings.kube_proxy_file import read_fields
+from uproxy.settings.readers import parse_address, parse_cidr, parse_positive_s, parse_threads
 from uproxy.settings.values import (
     DEFAULT_THREADS_MAX,
     HEALTHZ_PORT,
@@ -23,10 +24,6 @@ from uproxy.settings.values import (
     METRICS_PORT,
     Address,
     Settings,
-    parse_address,
-    parse_cidr,
-    parse_positive_s,
-    parse_threads,
 )
 
 T = TypeVar("T")
@@ -145,6 +142,7 @@ class _Parsing:
             return fallback
 
     def _timeout_s(self, flag: str, given: Mapping[str, Any]) -> float:
+        """Of our own flag, else of kube-proxy's, where 0 leaves things as they are, else the default."""
         default_s = parse_duration_s(TIMEOUTS[flag][0])
         said_s = given.get(f"{flag.replace('-', '_')}_s") or default_s
         return self._own(flag, parse_duration_s if flag == "drain-timeout" else parse_positive_s, said_s)

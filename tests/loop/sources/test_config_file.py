@@ -7,9 +7,16 @@ import pytest
 
 from tests.loop.rig import until
 from uproxy.model.faults import BadInput
+from uproxy.sources import config_file
 from uproxy.sources.config_file import ConfigFile
 
 PATIENCE_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def never_by_chance(monkeypatch):
+    """Only what is watched is noticed."""
+    monkeypatch.setattr(config_file, "_RETRY_S", 3600.0)
 
 
 @pytest.fixture

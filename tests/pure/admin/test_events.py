@@ -1,6 +1,7 @@
 """Events, as kube-proxy words them."""
 
 import asyncio
+from collections import Counter
 from datetime import UTC, datetime
 
 from uproxy.admin import events
@@ -59,7 +60,7 @@ def test_what_an_api_server_would_refuse_is_cut_short():
     assert len(event["reportingInstance"]) == 128
 
 
-async def posted(fails: int, count: int) -> tuple[Events, list[str]]:
+async def posted(fails: int, count: int) -> tuple[Counter, list[str]]:
     """`count` notices, the first `fails` of which cannot be posted."""
     seen: list[str] = []
 
@@ -68,23 +69,24 @@ async def posted(fails: int, count: int) -> tuple[Events, list[str]]:
         if len(seen) <= fails:
             raise UproxyError("no API server answers")
 
-    made = Events(post, "node-1", lambda: AT)
+    outcomes: Counter[str] = Counter()
+    made = Events(post, "node-1", lambda: AT, outcomes)
     for _ in range(count):
         made.tell(started("node-1"))
     running = asyncio.ensure_future(made.run())
     await made.flush()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    return made, seen
+    return outcomes, seen
 
 
 async def test_failures_are_counted_and_no_more():
-    made, seen = await posted(fails=1, count=3)
+    outcomes, seen = await posted(fails=1, count=3)
     assert len(seen) == 3
-    assert made.outcomes == {"failed": 1, "posted": 2}
+    assert outcomes == {"failed": 1, "posted": 2}
 
 
 async def test_too_many_at_once_are_dropped_and_counted():
-    made, seen = await posted(fails=0, count=QUEUE_MAX + 5)
+    outcomes, seen = await posted(fails=0, count=QUEUE_MAX + 5)
     assert len(seen) == QUEUE_MAX
-    assert made.outcomes == {"dropped": 5, "posted": QUEUE_MAX}
+    assert outcomes == {"dropped": 5, "posted": QUEUE_MAX}
