@@ -54,3 +54,5 @@ class ServiceRow(msgspec.Struct, frozen=True):
     """UDP only."""
     bytes: Bytes = Bytes()
     endpoints: list[EndpointRow] = []
+    options: dict[str, str] = {}
+    """What its annotations `uproxy.dev/...` ask for, where that is not the default."""

@@ -9,6 +9,7 @@ from uproxy.admin.status import PENDING, faults_by_service, faulty, status_of
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.dataplane.routes import ProgrammedPort
 from uproxy.model.names import address_text
+from uproxy.model.options import asked_for
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.state.store import Store
 
@@ -52,6 +53,7 @@ def row(programmed: ProgrammedPort, status: str, now_s: float) -> ServiceRow:
         flows=Counts(stats.flows_active, stats.flows),
         bytes=Bytes(stats.bytes_to_backend, stats.bytes_to_client),
         endpoints=_endpoints(programmed, now_s),
+        options=asked_for(desired.options),
     )
 
 

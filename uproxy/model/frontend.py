@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from uproxy.model.names import Family, IPAddress, IPNetwork, ServicePortName, Vip, address_text
+from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, ServicePortName, Vip, address_text
+from uproxy.model.options import DEFAULT_OPTIONS, Options
 
 
 class Backend(NamedTuple):
@@ -83,6 +84,16 @@ class DesiredServicePort:
     notes: tuple[str, ...] = ()
     """Why parts of the Service are not served: `10.0.0.1:80/TCP belongs to default/other`."""
     local: Mapping[Family, tuple[Backend, ...]] = field(default_factory=dict)
+    options: Options = DEFAULT_OPTIONS
+    """What the Service asks of this proxy in particular."""
+    gone: frozenset[Backend] = frozenset()
+    """Endpoints that are listed still, but have ended: terminating, and serving no more."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether clients are accepted while there is no endpoint, and wait for a first one. A datagram
+        is not worth keeping: its sender asks again."""
+        return self.options.hold_s is not None and self.name.protocol is Protocol.TCP
 
     def backends(self, frontend: Frontend, *, inside: bool = False) -> tuple[Backend, ...]:
         """Where clients of `frontend` go. Those `inside`, on this node or in its Pods, are not bound by
@@ -95,7 +106,7 @@ class DesiredServicePort:
         if self.backends(frontend):
             return Treatment.FORWARD
         if not self.usable.get(frontend.family):
-            return Treatment.REJECT
+            return Treatment.FORWARD if self.holds else Treatment.REJECT
         return Treatment.DROP if frontend.kind is FrontendKind.CLUSTER_IP else Treatment.INSIDE
 
 
