@@ -54,6 +54,8 @@ class Engine:
         """Reset every connection to a backend, or with -1 every connection; waits for that."""
     def joined(self, backend: int, /) -> int:
         """How many dials of a backend have succeeded."""
+    def open(self, backends: list[int], /) -> list[int]:
+        """How many connections each of these backends has now, dials under way included; 0 for -1."""
     def live(self) -> int:
         """Connections."""
     def descriptors(self) -> int:

@@ -90,6 +90,7 @@ class Connection:
             self.dial_started_s = now_s
             error, server = self._connect(state)
             if server is not None:
+                state.taken += 1
                 return self._connected(server, now()) if error == 0 else self._await_handshake(server)
             failure = dial_failure(error)
             if failure is DialFailure.NO_RESOURCES:
@@ -156,6 +157,7 @@ class Connection:
             self._shared.context.reactor.release(self.server.fileno())
             self.server.close()
             self.server = None
+            self.backend.taken -= 1
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -189,6 +191,7 @@ class Connection:
     def _ended(self, reason: CloseReason) -> None:
         self.count_bytes()
         self.backend.active -= 1
+        self.backend.taken -= 1
         self._account(reason)
 
     def _account(self, reason: CloseReason) -> None:

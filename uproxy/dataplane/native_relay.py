@@ -10,7 +10,7 @@ there was no compiler, in `engine_or_reason`.
 import socket
 from asyncio import TimerHandle
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -244,6 +244,10 @@ class NativeRelay:
             )
 
     # ---- counts ----
+
+    def loads(self, states: Sequence[BackendState]) -> Sequence[int]:
+        """How many connections each of some backends has now, dials under way included."""
+        return self._engine.open([state.relay_slot for state in states])
 
     def collect(self) -> None:
         """Fold in what the engine counted since the last time."""

@@ -8,6 +8,7 @@ usable; it is told.
 import asyncio
 from collections.abc import Mapping
 
+from uproxy.dataplane.balancing.balancer import open_flows
 from uproxy.dataplane.context import Context
 from uproxy.dataplane.listeners import RedirectListener, VipListener
 from uproxy.dataplane.relay import Relay
@@ -49,18 +50,19 @@ class Dataplane:
     async def make(self, changes: Changes) -> Mapping[Vip, str]:
         """Route as desired, and listen wherever traffic will come."""
         problems: dict[Vip, str] = {}
+        now_s = self.context.now()
         for desired in changes.updated:
             programmed = self.ports.get(desired.name)
             if programmed is None:
-                programmed = self.ports[desired.name] = ProgrammedPort(desired)
+                programmed = self.ports[desired.name] = self._programmed(desired, now_s)
             else:
                 before = programmed.desired
-                programmed.update(desired)
+                programmed.update(desired, now_s)
                 self._table.remove(_vips(before) - _vips(desired), desired.name)
             self._listen(programmed, problems)
         for name in changes.removed:
             if name in self.ports:
-                self.ports[name].retire()
+                self.ports[name].retire(now_s)
         self.flows.drop_unusable()
         return problems
 
@@ -114,6 +116,10 @@ class Dataplane:
         self.relay.collect()
         interval_s = sweep_interval_s(self.context.timeouts)
         self._sweep = self.context.loop.call_later(interval_s, self._sweep_flows)
+
+    def _programmed(self, desired: DesiredServicePort, now_s: float) -> ProgrammedPort:
+        loads = self.relay.loads if desired.name.protocol is Protocol.TCP else open_flows
+        return ProgrammedPort(desired, loads, now_s)
 
     # ---- listeners ----
 

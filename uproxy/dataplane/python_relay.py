@@ -1,7 +1,7 @@
 """The relay that needs no compiler: connections as objects, in the event loop's thread."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from uproxy.dataplane.backends import BackendState
 from uproxy.dataplane.connection import Connection, Connections
@@ -64,6 +64,10 @@ class PythonRelay:
             return None
         client.setblocking(False)
         return PythonArrival(self._shared, client, address[0])
+
+    def loads(self, states: Sequence[BackendState]) -> Sequence[int]:
+        """How many connections each of some backends has now, dials under way included."""
+        return [state.taken for state in states]
 
     def collect(self) -> None:
         """Count the bytes of open connections; everything else is counted as it happens."""

@@ -5,46 +5,61 @@ the shared listener of redirect capture looks its destinations up in. A change s
 values in place; a connection that was routed before keeps what it was given.
 """
 
-import random
 import struct
 from collections.abc import Iterable
+from random import Random
 from typing import TypeVar
 
 from uproxy.dataplane.backends import BackendState
-from uproxy.dataplane.balancing import RoundRobin
+from uproxy.dataplane.balancing.affinity import SessionAffinity
+from uproxy.dataplane.balancing.balancer import Loads
+from uproxy.dataplane.balancing.policies import new_balancer
 from uproxy.dataplane.stats import PortStats
 from uproxy.model.frontend import Backend, DesiredServicePort
 from uproxy.model.names import Family, ServicePortName, Vip
+from uproxy.model.options import Options
 
 _FAMILIES: tuple[Family, ...] = (4, 6)
+_LOTS = Random()
 K = TypeVar("K")
 
 
 class Route:
     """Where connections to one Service port go, for one family of endpoints."""
 
-    __slots__ = ("balancer", "name", "relay_slot", "stats")
+    __slots__ = ("_loads", "balancer", "name", "options", "relay_slot", "stats")
 
-    def __init__(self, name: ServicePortName, stats: PortStats) -> None:
+    def __init__(self, name: ServicePortName, stats: PortStats, options: Options, loads: Loads) -> None:
         self.name = name
         self.stats = stats
-        self.balancer = RoundRobin(random.randrange(1 << 16))
+        self.options = options
+        self._loads = loads
+        self.balancer = SessionAffinity(new_balancer(options, loads, _LOTS))
         self.relay_slot = -1
         """The relay's own number for it, when it has one."""
+
+    def follow(self, options: Options, now_s: float) -> None:
+        """New connections are treated as `options` say, and open ones where that makes sense."""
+        before, self.options = self.options, options
+        if (options.balancing, options.slow_start_s) != (before.balancing, before.slow_start_s):
+            self.balancer.follow(new_balancer(options, self._loads, _LOTS), now_s)
 
 
 class ProgrammedPort:
     """One Service port as it is programmed: routes, backends and counts."""
 
-    def __init__(self, desired: DesiredServicePort) -> None:
+    def __init__(self, desired: DesiredServicePort, loads: Loads, now_s: float) -> None:
+        """`loads` tells how busy its backends are."""
         self.stats = PortStats()
         self.states: dict[Backend, BackendState] = {}
         self.listening: set[Vip] = set()
         """Addresses on which a listener was opened for this Service port."""
-        self.routes: dict[Family, Route] = {family: Route(desired.name, self.stats) for family in _FAMILIES}
-        self.update(desired)
+        self.routes: dict[Family, Route] = {
+            family: Route(desired.name, self.stats, desired.options, loads) for family in _FAMILIES
+        }
+        self.update(desired, now_s)
 
-    def update(self, desired: DesiredServicePort) -> None:
+    def update(self, desired: DesiredServicePort, now_s: float) -> None:
         """Route new connections as `desired` says; states of backends that stay are kept."""
         self.desired = desired
         states = self.states
@@ -54,14 +69,15 @@ class ProgrammedPort:
             state.usable = backend in usable
         for family, route in self.routes.items():
             chosen = tuple(self.states[backend] for backend in desired.usable.get(family, ()))
-            route.balancer.replace(chosen, desired.affinity_timeout_s)
+            route.follow(desired.options, now_s)
+            route.balancer.replace(chosen, desired.affinity_timeout_s, now_s)
 
-    def retire(self) -> None:
+    def retire(self, now_s: float) -> None:
         """The Service port is gone: no backend takes anything new."""
         for state in self.states.values():
             state.usable = False
         for route in self.routes.values():
-            route.balancer.replace((), None)
+            route.balancer.replace((), None, now_s)
 
 
 class RoutingTable:

@@ -2,6 +2,7 @@
 
 from ipaddress import ip_address
 
+from uproxy.dataplane.balancing.balancer import open_flows
 from uproxy.dataplane.routes import ProgrammedPort
 from uproxy.model.faults import Fault
 from uproxy.model.frontend import Backend, DesiredServicePort, EndpointState, Frontend, FrontendKind
@@ -39,7 +40,7 @@ def desired(
 
 
 def programmed(*args, **kwargs) -> ProgrammedPort:
-    return ProgrammedPort(desired(*args, **kwargs))
+    return ProgrammedPort(desired(*args, **kwargs), open_flows, 0.0)
 
 
 def fault(message="must be a number", name="web", kind="Service", field="spec.ports[0].port") -> Fault:

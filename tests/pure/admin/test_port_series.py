@@ -117,7 +117,7 @@ def test_what_is_kept_between_scrapes_follows_every_change():
     later = collect(port, known=ejected.texts, now_s=NOW_S + 60)
     assert samples(later)["uproxy_endpoints", "ready"] == 1
     assert later.texts[port] is first.texts[port]
-    port.update(desired({"10.0.0.1:8080": READY, "10.0.0.2:8080": READY}))
+    port.update(desired({"10.0.0.1:8080": READY, "10.0.0.2:8080": READY}), NOW_S)
     assert samples(collect(port, known=later.texts, now_s=NOW_S + 60))["uproxy_endpoints", "ready"] == 2
 
 

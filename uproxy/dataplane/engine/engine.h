@@ -246,6 +246,7 @@ int slot_drop(struct engine *e, struct slots *slots, uint32_t slot);
 bool slot_is_owned(const struct slots *slots, unsigned long slot);
 void sum_port(struct engine *e, uint32_t slot, struct port_counts *sum);
 void sum_backend(struct engine *e, uint32_t slot, struct backend_counts *sum);
+uint64_t backend_open(struct engine *e, uint32_t slot);
 
 /* sockets.c */
 int stream_socket(int family, uint32_t mark);

@@ -291,6 +291,32 @@ static PyObject *engine_joined(Engine *self, PyObject *number)
     return PyLong_FromUnsignedLongLong(sum.joined);
 }
 
+/* Asked for every connection of a Service that balances by load, for all of its endpoints. */
+static PyObject *engine_open(Engine *self, PyObject *backends)
+{
+    if (!is_running(self))
+        return NULL;
+    if (!PyList_Check(backends)) {
+        PyErr_SetString(PyExc_TypeError, "open takes a list of slots");
+        return NULL;
+    }
+    Py_ssize_t count = PyList_GET_SIZE(backends);
+    PyObject *loads = PyList_New(count);
+    for (Py_ssize_t i = 0; loads != NULL && i < count; i++) {
+        long slot = PyLong_AsLong(PyList_GET_ITEM(backends, i));
+        uint64_t load = 0;
+        bool fine = slot == -1 ? !PyErr_Occurred() : is_slot(&self->engine.backends, (unsigned long)slot);
+        if (fine && slot >= 0)
+            load = backend_open(&self->engine, (uint32_t)slot);
+        PyObject *number = fine ? PyLong_FromUnsignedLongLong(load) : NULL;
+        if (number == NULL)
+            Py_CLEAR(loads);
+        else
+            PyList_SET_ITEM(loads, i, number);
+    }
+    return loads;
+}
+
 static PyObject *engine_live(Engine *self, PyObject *Py_UNUSED(ignored))
 {
     long sum = 0;
@@ -512,6 +538,7 @@ static PyMethodDef engine_methods[] = {
     {"begin", (PyCFunction)(void (*)(void))engine_begin, METH_FASTCALL, NULL},
     {"reset", (PyCFunction)engine_reset, METH_VARARGS, NULL},
     {"joined", (PyCFunction)engine_joined, METH_O, NULL},
+    {"open", (PyCFunction)engine_open, METH_O, NULL},
     {"live", (PyCFunction)engine_live, METH_NOARGS, NULL},
     {"descriptors", (PyCFunction)engine_descriptors, METH_NOARGS, NULL},
     {"collect", (PyCFunction)engine_collect, METH_NOARGS, NULL},

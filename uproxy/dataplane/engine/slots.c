@@ -52,6 +52,15 @@ static uint64_t open_on_backend(const struct backend_counts *b)
     return b->begun - b->returned - b->ended;
 }
 
+/* Connections that a backend has now, dials under way included. What has begun is the front's own count,
+ * so the sum is never too small. */
+uint64_t backend_open(struct engine *e, uint32_t slot)
+{
+    struct backend_counts sum;
+    sum_backend(e, slot, &sum);
+    return open_on_backend(&sum);
+}
+
 /* ---- slots ---- */
 
 static bool in_use(struct engine *e, const struct slots *slots, uint32_t slot)
