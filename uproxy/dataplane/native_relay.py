@@ -295,9 +295,9 @@ class NativeRelay:
         elif backend < 0:
             return  # never dialled
         self._engine.reset(self._reasons.index(reason), backend)
-        if state is None:
+        if state is None:  # collecting looks at every endpoint, too much for the end of one
             self._take_reports(ending=reason)
-        self.collect()
+            self.collect()
 
     def close(self) -> None:
         """Reset what is still open, and end the engine's threads. Twice is fine."""

@@ -12,6 +12,7 @@ from uproxy.dataplane.balancing.balancer import open_flows
 from uproxy.dataplane.context import Context
 from uproxy.dataplane.listeners import RedirectListener, VipListener
 from uproxy.dataplane.relay import Relay
+from uproxy.dataplane.removal import Removals
 from uproxy.dataplane.routes import ProgrammedPort, Route, RoutingTable
 from uproxy.dataplane.sockets import reason
 from uproxy.dataplane.sweeper import sweep_interval_s
@@ -33,6 +34,7 @@ class Dataplane:
         self.flows = UdpFlows(context, flow_limit, flow_idle_s)
         self.redirects: list[RedirectListener] = []
         self._table = RoutingTable()
+        self._removals = Removals(context, relay)
         self._listeners: dict[Vip, VipListener | UdpListener] = {}
         self._sweep = context.loop.call_soon(self._sweep_flows)
 
@@ -60,6 +62,7 @@ class Dataplane:
                 programmed.update(desired, now_s)
                 self._table.remove(_vips(before) - _vips(desired), desired.name)
             self._listen(programmed, problems)
+            self._removals.observe(programmed)
         for name in changes.removed:
             if name in self.ports:
                 self.ports[name].retire(now_s)
@@ -84,6 +87,7 @@ class Dataplane:
     async def close(self) -> None:
         """Close every listener, and cut what is still open."""
         self.stop_accepting()
+        self._removals.close()
         self.relay.close()
         self._sweep.cancel()
 

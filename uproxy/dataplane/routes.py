@@ -6,7 +6,7 @@ values in place; a connection that was routed before keeps what it was given.
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from random import Random
 from typing import TypeVar
 
@@ -50,8 +50,12 @@ class ProgrammedPort:
 
     def __init__(self, desired: DesiredServicePort, loads: Loads, now_s: float) -> None:
         """`loads` tells how busy its backends are."""
+        self._loads = loads
+        self._departed: dict[Backend, BackendState] = {}
         self.stats = PortStats()
         self.states: dict[Backend, BackendState] = {}
+        self.removed_since_s: dict[BackendState, float] = {}
+        """Endpoints that are no longer listed, or have ended, while they still have connections."""
         self.listening: set[Vip] = set()
         """Addresses on which a listener was opened for this Service port."""
         self.routes: dict[Family, Route] = {
@@ -63,7 +67,10 @@ class ProgrammedPort:
         """Route new connections as `desired` says; states of backends that stay are kept."""
         self.desired = desired
         states = self.states
-        self.states = {backend: states.get(backend) or BackendState(backend) for backend in desired.endpoints}
+        self.states = {
+            backend: states.get(backend) or self._returned(backend) for backend in desired.endpoints
+        }
+        self._note_removed(states, now_s)
         usable = {backend for backends in desired.usable.values() for backend in backends}
         for backend, state in (states | self.states).items():
             state.usable = backend in usable
@@ -71,6 +78,21 @@ class ProgrammedPort:
             chosen = tuple(self.states[backend] for backend in desired.usable.get(family, ()))
             route.follow(desired.options, now_s)
             route.balancer.replace(chosen, desired.affinity_timeout_s, now_s)
+
+    def _returned(self, backend: Backend) -> BackendState:
+        """A backend that is listed now: a new one, or one that has come back to its connections."""
+        state = self._departed.pop(backend, None) or BackendState(backend)
+        state.answered()
+        return state
+
+    def _note_removed(self, before: Mapping[Backend, BackendState], now_s: float) -> None:
+        gone = [state for backend, state in before.items() if backend not in self.states]
+        gone += self._departed.values()
+        busy = [state for state, load in zip(gone, self._loads(gone), strict=True) if load]
+        self._departed = {state.backend: state for state in busy}
+        ended = [self.states[backend] for backend in self.desired.gone]
+        since_s = self.removed_since_s
+        self.removed_since_s = {state: since_s.get(state, now_s) for state in (*busy, *ended)}
 
     def retire(self, now_s: float) -> None:
         """The Service port is gone: no backend takes anything new."""

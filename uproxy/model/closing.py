@@ -17,6 +17,8 @@ class CloseReason(StrEnum):
     """Every endpoint refused, timed out or was unreachable, or the dial budget ran out."""
     IDLE_TIMEOUT = "idle-timeout"
     HALF_CLOSED_TIMEOUT = "half-closed-timeout"
+    ENDPOINT_REMOVED = "endpoint-removed"
+    """Its endpoint was removed, and the Service asks for a reset then, at once or after a while."""
     SHUTDOWN = "shutdown"
     """Still open when the drain timeout of a stopping proxy ended."""
 

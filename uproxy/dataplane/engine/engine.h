@@ -31,7 +31,7 @@ enum {
 /* Why connections end. The order is that of REASONS in module.c. */
 enum reason {
     CLIENT_EOF, BACKEND_EOF, CLIENT_RESET, BACKEND_RESET, IDLE_TIMEOUT, HALF_CLOSED_TIMEOUT, SHUTDOWN,
-    REASONS_COUNT
+    ENDPOINT_REMOVED, REASONS_COUNT
 };
 
 enum side { CLIENT = 0, BACKEND = 1 }; /* of a connection; a direction is named by its source */

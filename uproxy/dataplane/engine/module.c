@@ -578,8 +578,8 @@ static PyMethodDef module_functions[] = {
 static int module_exec(PyObject *module)
 {
     PyObject *type = PyType_FromSpec(&engine_spec);
-    PyObject *reasons = Py_BuildValue("(sssssss)", "client-eof", "backend-eof", "client-reset", "backend-reset",
-                                      "idle-timeout", "half-closed-timeout", "shutdown");
+    PyObject *reasons = Py_BuildValue("(ssssssss)", "client-eof", "backend-eof", "client-reset", "backend-reset",
+                                      "idle-timeout", "half-closed-timeout", "shutdown", "endpoint-removed");
     if (report_type == NULL)
         report_type = PyStructSequence_NewType(&report_description);
     int failed = PyModule_AddObjectRef(module, "Engine", type);
