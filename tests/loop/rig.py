@@ -42,7 +42,13 @@ class Rig:
     """A Dataplane, and short ways to program it."""
 
     def __init__(
-        self, relay: str, timeouts: Timeouts = TIMEOUTS, limit: int = 10_000, flow_limit: int = 100
+        self,
+        relay: str,
+        timeouts: Timeouts = TIMEOUTS,
+        limit: int = 10_000,
+        flow_limit: int = 100,
+        *,
+        access_log: bool = True,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.ended: list = []
@@ -50,7 +56,7 @@ class Rig:
         self._cleanups: list = []
         self.descriptors = Descriptors(loop, limit)
         self.context = Context(loop, Reactor(loop), self.descriptors, timeouts, 0, True, time.monotonic)
-        self.relay = new_relay(relay, self.context, self._note_end)
+        self.relay = new_relay(relay, self.context, self._note_end if access_log else None)
         self.dataplane = Dataplane(self.context, self.relay, flow_limit, 120.0)
 
     def _note_end(self, ended: Ended) -> None:

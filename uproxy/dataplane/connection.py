@@ -19,6 +19,7 @@ from uproxy.dataplane.relay import Ended
 from uproxy.dataplane.routes import Route
 from uproxy.dataplane.sockets import begin_connect, close_with_reset, dial_failure, stream_to
 from uproxy.dataplane.source_ports import SourcePorts
+from uproxy.dataplane.waiter import Waiter
 from uproxy.model.closing import CloseReason, DialFailure
 
 
@@ -48,6 +49,7 @@ class Connection:
         "_dialling",
         "_shared",
         "_timer",
+        "_waiter",
         "backend",
         "client",
         "dial_started_s",
@@ -70,6 +72,7 @@ class Connection:
         self.pair: Pair | None = None
         self._dialling = Dialling(route, client_address, now_s, context.timeouts.dial_budget_s)
         self._timer: TimerHandle | None = None
+        self._waiter: Waiter | None = None
         self._counted = (0, 0)
         self.quiet_since_s = now_s
         self.quiet_bytes = 0
@@ -78,14 +81,17 @@ class Connection:
         stats = route.stats
         stats.connections += 1
         stats.active += 1
-        self._dial(now_s)
+        if route.room:
+            route.room.serve(now_s)  # nobody is overtaken
+        self._dial(now_s, None)
 
     # ---- dialling ----
 
-    def _dial(self, now_s: float) -> None:
-        """Dial the next endpoint; on to the one after it when that fails at once."""
+    def _dial(self, now_s: float, first: BackendState | None) -> None:
+        """Dial `first`, or the next endpoint; on to the one after it when that fails at once."""
         dialling, now = self._dialling, self._shared.context.now
-        while (state := dialling.next(now_s)) is not None:
+        state = first or dialling.next(now_s)
+        while state is not None:
             self.backend = state
             self.dial_started_s = now_s
             error, server = self._connect(state)
@@ -97,7 +103,30 @@ class Connection:
                 return self._dial_later()
             dialling.failed(state, failure, now_s)
             now_s = now()
-        return self._refuse(dialling.verdict(now_s))
+            state = dialling.next(now_s)
+        return self._wait_or_end(now_s)
+
+    def _wait_or_end(self, now_s: float) -> None:
+        found = self._dialling.wait_or_end(now_s)
+        if isinstance(found, CloseReason):
+            self._refuse(found)
+            return
+        self._waiter = Waiter(
+            self._shared.context,
+            self.client.fileno(),
+            self._dialling,
+            found,
+            dial=self._dial_after_wait,
+            end=self._end_after_wait,
+        )
+
+    def _dial_after_wait(self, state: BackendState) -> None:
+        self._waiter = None
+        self._dial(self._shared.context.now(), state)
+
+    def _end_after_wait(self, reason: CloseReason) -> None:
+        self._waiter = None
+        self._refuse(reason)
 
     def _connect(self, state: BackendState) -> tuple[int, socket.socket | None]:
         """Begin to connect: a socket, with 0 when it is connected already; or an errno alone."""
@@ -141,7 +170,8 @@ class Connection:
     def _failed(self, failure: DialFailure, now_s: float) -> None:
         self._abandon_dial()
         self._dialling.failed(self.backend, failure, now_s)
-        self._dial(now_s)
+        self._dial(now_s, None)
+        self._dialling.route.room.serve(now_s)  # the failed one had taken a place
 
     def _dial_later(self) -> None:
         self._dialling.route.stats.dial_failed(DialFailure.NO_RESOURCES)
@@ -149,7 +179,7 @@ class Connection:
 
     def _dial_again(self) -> None:
         self._timer = None
-        self._dial(self._shared.context.now())
+        self._dial(self._shared.context.now(), None)
 
     def _abandon_dial(self) -> None:
         self._cancel_timer()
@@ -180,11 +210,18 @@ class Connection:
         close_with_reset(self.client)
         self._account(reason)
 
+    def has(self, state: BackendState) -> bool:
+        """Whether it is connected to an endpoint, or dials it."""
+        return (self.pair is not None or self.server is not None) and self.backend is state
+
     def reset(self, reason: CloseReason) -> None:
         """End at once, in whatever state it is. Without effect on one that is over."""
         if self.pair is not None:
             self.pair.reset(reason)
         elif self in self._shared.live:
+            if self._waiter is not None:
+                self._waiter.leave()
+                self._waiter = None
             self._abandon_dial()
             self._refuse(reason)
 
@@ -193,6 +230,9 @@ class Connection:
         self.backend.active -= 1
         self.backend.taken -= 1
         self._account(reason)
+        room = self._dialling.route.room
+        if room:
+            room.serve(self._shared.context.now())
 
     def _account(self, reason: CloseReason) -> None:
         shared, stats = self._shared, self._dialling.route.stats

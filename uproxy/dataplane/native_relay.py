@@ -12,6 +12,7 @@ from asyncio import TimerHandle
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from uproxy.dataplane.routes import Route
 from uproxy.dataplane.sockets import dial_failure
 from uproxy.dataplane.source_ports import local_port_range
 from uproxy.dataplane.stats import CONNECT_BUCKETS_S
+from uproxy.dataplane.waiter import Waiter
 from uproxy.model.closing import CloseReason, DialFailure
 from uproxy.model.names import Family
 
@@ -105,6 +107,7 @@ class NativeRelay:
         """By client descriptor: what connections tried whose first dial failed. An entry outlives the
         connection until the descriptor is used again."""
         self._waiting: dict[int, _Waiting] = {}
+        self._in_rooms: dict[int, Waiter] = {}
         self._reports: deque[_engine.Report] = deque()
         self._closed = False
         descriptors.elsewhere = self._engine.descriptors
@@ -113,7 +116,7 @@ class NativeRelay:
     @property
     def open_connections(self) -> int:
         """Connections that have begun and not ended."""
-        return self._engine.live() + len(self._waiting)
+        return self._engine.live() + len(self._waiting) + len(self._in_rooms)
 
     # ---- begin ----
 
@@ -130,10 +133,12 @@ class NativeRelay:
         stats.active += 1
         if self._redials:
             self._redials.pop(client, None)
-        state = route.balancer.pick(address, now_s)
+        state = route.balancer.pick(address, now_s) if route.plain else None
         error = self._dial(route, state, client, address) if state is not None else 0
         if state is None or error:
             dialling = Dialling(route, address, now_s, self._context.timeouts.dial_budget_s)
+            if route.room:
+                route.room.serve(now_s)  # nobody is overtaken
             self._go_on(dialling, client, state, error)
 
     def _dial(self, route: Route, state: BackendState, client: int, address: str, begun_ns: int = 0) -> int:
@@ -142,6 +147,7 @@ class NativeRelay:
         if port < 0:
             port = route.relay_slot = self._engine.add_port()
             self._routes[port] = route
+            self.configure(route)
         if backend < 0:
             backend = state.relay_slot = self._engine.add_backend(*state.address)
             self._states[backend] = state
@@ -158,13 +164,36 @@ class NativeRelay:
                 return
             state = dialling.next(now_s)
             if state is None:
-                self._refuse(dialling, client, dialling.verdict(now_s))
+                self._wait_or_end(dialling, client, now_s)
                 return
-            self._redials[client] = dialling
-            begun_ns = int(dialling.started_s * 1e9)
-            error = self._dial(dialling.route, state, client, dialling.client_address, begun_ns)
+            error = self._dial_again(dialling, client, state)
             if error == 0:
                 return
+
+    def _dial_again(self, dialling: Dialling, client: int, state: BackendState) -> int:
+        """Dial on behalf of a client for which this is not the short step of `begin`."""
+        self._redials[client] = dialling
+        begun_ns = int(dialling.started_s * 1e9)
+        return self._dial(dialling.route, state, client, dialling.client_address, begun_ns)
+
+    def _wait_or_end(self, dialling: Dialling, client: int, now_s: float) -> None:
+        found = dialling.wait_or_end(now_s)
+        if isinstance(found, CloseReason):
+            self._refuse(dialling, client, found)
+            return
+        dial, end = partial(self._dial_after_wait, dialling, client), partial(self._refuse, dialling, client)
+        self._context.descriptors.used += 1  # the client's, which the engine does not count
+        self._in_rooms[client] = Waiter(self._context, client, dialling, found, dial=dial, end=end)
+
+    def _dial_after_wait(self, dialling: Dialling, client: int, state: BackendState) -> None:
+        self._forget_wait(client)
+        error = self._dial_again(dialling, client, state)
+        if error:
+            self._go_on(dialling, client, state, error)
+
+    def _forget_wait(self, client: int) -> None:
+        if self._in_rooms.pop(client, None) is not None:
+            self._context.descriptors.released(1)
 
     def _blame(self, dialling: Dialling, client: int, state: BackendState, error: int, now_s: float) -> bool:
         """Count a failed dial. False when it was this machine's fault, and the client has to wait."""
@@ -174,7 +203,7 @@ class NativeRelay:
             dialling.failed(state, failure, now_s)
             return True
         dialling.route.stats.dial_failed(failure)
-        timer = self._context.loop.call_later(RESOURCES_RETRY_S, self._dial_again, client)
+        timer = self._context.loop.call_later(RESOURCES_RETRY_S, self._dial_later, client)
         self._waiting[client] = _Waiting(dialling, timer)
         return False
 
@@ -185,11 +214,12 @@ class NativeRelay:
             state.joined_at_failure = joined
             state.answered()
 
-    def _dial_again(self, client: int) -> None:
+    def _dial_later(self, client: int) -> None:
         self._go_on(self._waiting.pop(client).dialling, client, None, 0)
 
     def _refuse(self, dialling: Dialling, client: int, reason: CloseReason) -> None:
         """End a connection that has no backend: the client sees a reset."""
+        self._forget_wait(client)
         self.engine_module.refuse(client)
         self._redials.pop(client, None)
         stats = dialling.route.stats
@@ -198,6 +228,11 @@ class NativeRelay:
         if self._ended is not None:
             lasted_s = self._context.now() - dialling.started_s
             self._ended(Ended(dialling.route.name, dialling.client_address, None, 0, 0, lasted_s, reason))
+
+    def configure(self, route: Route) -> None:
+        """Have the engine know what a route's Service asks for."""
+        if route.relay_slot >= 0:
+            self._engine.set_port(route.relay_slot, route.limit is not None)
 
     # ---- what the engine tells ----
 
@@ -212,6 +247,8 @@ class NativeRelay:
                     self._dial_failed(report, ending)
                 else:
                     self._tell_end(report)
+                if ending is None:
+                    self._serve_who_waits(report)
         finally:
             if self._reports:  # a callback raised: a bug, but no other connection's
                 self._context.loop.call_soon(self._take_reports)
@@ -228,6 +265,12 @@ class NativeRelay:
             self._refuse(dialling, client, ending)
             return
         self._go_on(dialling, client, self._states[report.backend], report.code)
+
+    def _serve_who_waits(self, report: "_engine.Report") -> None:
+        """A connection has given its place back."""
+        room = self._routes[report.port].room
+        if room:
+            room.serve(self._context.now())
 
     def _tell_end(self, report: "_engine.Report") -> None:
         if self._ended is not None:
@@ -292,6 +335,8 @@ class NativeRelay:
                 waiting.timer.cancel()
                 del self._waiting[client]
                 self._refuse(waiting.dialling, client, reason)
+            for waiter in list(self._in_rooms.values()):
+                waiter.give_up(reason)
         elif backend < 0:
             return  # never dialled
         self._engine.reset(self._reasons.index(reason), backend)

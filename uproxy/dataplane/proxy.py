@@ -63,6 +63,9 @@ class Dataplane:
                 self._table.remove(_vips(before) - _vips(desired), desired.name)
             self._listen(programmed, problems)
             self._removals.observe(programmed)
+            for route in programmed.routes.values():
+                self.relay.configure(route)
+            programmed.room.serve(now_s)
         for name in changes.removed:
             if name in self.ports:
                 self.ports[name].retire(now_s)
@@ -78,7 +81,9 @@ class Dataplane:
                 self._close_listeners(programmed, set(programmed.listening))
         for desired in changes.updated:
             programmed = self.ports[desired.name]
-            wanted = {frontend.vip for frontend in desired.frontends if desired.backends(frontend)}
+            wanted = {
+                frontend.vip for frontend in desired.frontends if desired.backends(frontend) or desired.holds
+            }
             self._close_listeners(programmed, programmed.listening - wanted)
 
     async def prune(self) -> None:
@@ -134,7 +139,7 @@ class Dataplane:
             route = programmed.routes[frontend.family]
             if self._redirected(vip):
                 self._table.set(vip, route)
-            elif desired.backends(frontend):
+            elif desired.backends(frontend) or desired.holds:
                 problem = self._open(programmed, vip, route)
                 if problem is not None:
                     problems[vip] = problem

@@ -69,6 +69,9 @@ class PythonRelay:
         """How many connections each of some backends has now, dials under way included."""
         return [state.taken for state in states]
 
+    def configure(self, route: Route) -> None:
+        """What a route's Service asks for is looked up when it matters."""
+
     def collect(self) -> None:
         """Count the bytes of open connections; everything else is counted as it happens."""
         for connection in self.live:
@@ -76,9 +79,13 @@ class PythonRelay:
 
     def reset(self, reason: CloseReason, state: BackendState | None = None) -> None:
         """End every connection, or every one to a backend."""
-        for connection in list(self.live):
-            if state is None or connection.backend is state:
+        if state is not None:
+            for connection in [one for one in self.live if one.has(state)]:
                 connection.reset(reason)
+            return
+        # Those without an endpoint first, or they would get the places of those that end.
+        for connection in sorted(self.live, key=lambda one: one.pair is not None):
+            connection.reset(reason)
 
     def close(self) -> None:
         """Reset what is still open, stop the clock, and close the pipes."""

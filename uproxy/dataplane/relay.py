@@ -58,6 +58,10 @@ class Relay(Protocol):
         """How many connections each of some backends has at this moment, dials under way included."""
         ...
 
+    def configure(self, route: Route) -> None:
+        """A Service asks for something else (`Route.options`), for its open connections too."""
+        ...
+
     def collect(self) -> None:
         """Bring the counts of `PortStats` and `BackendState` up to date, open connections included."""
         ...

@@ -6,7 +6,7 @@ values in place; a connection that was routed before keeps what it was given.
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from random import Random
 from typing import TypeVar
 
@@ -15,9 +15,10 @@ from uproxy.dataplane.balancing.affinity import SessionAffinity
 from uproxy.dataplane.balancing.balancer import Loads
 from uproxy.dataplane.balancing.policies import new_balancer
 from uproxy.dataplane.stats import PortStats
+from uproxy.dataplane.waiting import WaitingRoom
 from uproxy.model.frontend import Backend, DesiredServicePort
 from uproxy.model.names import Family, ServicePortName, Vip
-from uproxy.model.options import Options
+from uproxy.model.options import DEFAULT_OPTIONS, Options
 
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _LOTS = Random()
@@ -27,12 +28,15 @@ K = TypeVar("K")
 class Route:
     """Where connections to one Service port go, for one family of endpoints."""
 
-    __slots__ = ("_loads", "balancer", "name", "options", "relay_slot", "stats")
+    __slots__ = ("_loads", "balancer", "limit", "name", "options", "plain", "relay_slot", "room", "stats")
 
-    def __init__(self, name: ServicePortName, stats: PortStats, options: Options, loads: Loads) -> None:
+    def __init__(
+        self, name: ServicePortName, stats: PortStats, room: WaitingRoom, options: Options, loads: Loads
+    ) -> None:
         self.name = name
         self.stats = stats
-        self.options = options
+        self.room = room
+        self._set(options)
         self._loads = loads
         self.balancer = SessionAffinity(new_balancer(options, loads, _LOTS))
         self.relay_slot = -1
@@ -40,9 +44,32 @@ class Route:
 
     def follow(self, options: Options, now_s: float) -> None:
         """New connections are treated as `options` say, and open ones where that makes sense."""
-        before, self.options = self.options, options
+        before = self.options
+        self._set(options)
         if (options.balancing, options.slow_start_s) != (before.balancing, before.slow_start_s):
             self.balancer.follow(new_balancer(options, self._loads, _LOTS), now_s)
+
+    def _set(self, options: Options) -> None:
+        self.options = options
+        self.limit = options.max_connections_per_endpoint
+        """How many connections each backend may have; None for any number."""
+        self.plain = self.limit is None
+        """Whether connections ask for nothing but a backend."""
+
+    def pick(self, client: str, now_s: float, tried: Collection[BackendState] = ()) -> BackendState | None:
+        """The backend for a new connection of `client`, none of those it `tried` already; None when there is
+        none, or none has a place."""
+        if self.limit is None:
+            return self.balancer.pick(client, now_s, tried)
+        backends, limit = self.balancer.backends, self.limit
+        loads = self._loads(backends)
+        full = [state for state, load in zip(backends, loads, strict=True) if load >= limit]
+        state = self.balancer.pick(client, now_s, {*tried, *full})
+        if state is not None and state.sits_out_until_s > now_s:
+            # Rather wait for one that is well than dial one that is not.
+            well = any(other.sits_out_until_s <= now_s and other not in tried for other in full)
+            return None if well else state
+        return state
 
 
 class ProgrammedPort:
@@ -53,13 +80,14 @@ class ProgrammedPort:
         self._loads = loads
         self._departed: dict[Backend, BackendState] = {}
         self.stats = PortStats()
+        self.room = WaitingRoom()
         self.states: dict[Backend, BackendState] = {}
         self.removed_since_s: dict[BackendState, float] = {}
         """Endpoints that are no longer listed, or have ended, while they still have connections."""
         self.listening: set[Vip] = set()
         """Addresses on which a listener was opened for this Service port."""
         self.routes: dict[Family, Route] = {
-            family: Route(desired.name, self.stats, desired.options, loads) for family in _FAMILIES
+            family: Route(desired.name, self.stats, self.room, desired.options, loads) for family in _FAMILIES
         }
         self.update(desired, now_s)
 
@@ -99,7 +127,9 @@ class ProgrammedPort:
         for state in self.states.values():
             state.usable = False
         for route in self.routes.values():
+            route.follow(DEFAULT_OPTIONS, now_s)
             route.balancer.replace((), None, now_s)
+        self.room.serve(now_s)
 
 
 class RoutingTable:

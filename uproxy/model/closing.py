@@ -15,6 +15,13 @@ class CloseReason(StrEnum):
     NO_ENDPOINTS = "no-endpoints"
     DIAL_FAILED = "dial-failed"
     """Every endpoint refused, timed out or was unreachable, or the dial budget ran out."""
+    QUEUE_FULL = "queue-full"
+    """Every endpoint had as many connections as it may have, and as many clients waited as may wait; or
+    there was no endpoint, and no room to wait for one."""
+    QUEUE_TIMEOUT = "queue-timeout"
+    """No endpoint had a place for it in time."""
+    HOLD_TIMEOUT = "hold-timeout"
+    """There was no endpoint in time."""
     IDLE_TIMEOUT = "idle-timeout"
     HALF_CLOSED_TIMEOUT = "half-closed-timeout"
     ENDPOINT_REMOVED = "endpoint-removed"

@@ -115,10 +115,21 @@ class TestWrongArguments:
         with pytest.raises(WRONG):
             getattr(stage.engine, method)(slot)
 
-    @pytest.mark.parametrize("arguments", [(), (0,), (-1, 0), (7, 0), ("idle", 0), (0, None)])
+    @pytest.mark.parametrize("arguments", [(), (0,), (-1, 0), (99, 0), ("idle", 0), (0, None)])
     def test_reset(self, stage, arguments):
         with pytest.raises(WRONG):
             stage.engine.reset(*arguments)
+
+    @pytest.mark.parametrize("backends", [0, (0,), [1], [-2], [2**80], ["0"], [None]])
+    def test_open(self, stage, backends):
+        with pytest.raises(WRONG):
+            stage.engine.open(backends)
+        assert stage.engine.open([-1, stage.backend]) == [0, 0]
+
+    @pytest.mark.parametrize("arguments", [(), (0,), (1, True), (-1, True), ("0", True)])
+    def test_set_port(self, stage, arguments):
+        with pytest.raises(WRONG):
+            stage.engine.set_port(*arguments)
 
     def test_functions_on_sockets(self, stage):
         for function in (stage.module.accept, stage.module.refuse):
@@ -151,6 +162,8 @@ class TestLife:
         for use in (
             lambda: stage.begin(descriptor),
             engine.add_port,
+            lambda: engine.set_port(0, True),
+            lambda: engine.open([0]),
             lambda: engine.add_backend("127.0.0.1", 1),
             lambda: engine.drop_port(0),
             lambda: engine.drop_backend(0),

@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 import threading
+from importlib import import_module
 
 import pytest
 
@@ -266,7 +267,7 @@ class Totals:
 
     def __init__(self) -> None:
         self.bytes = [0, 0]
-        self.closes = [0] * 7
+        self.closes = [0] * len(import_module("uproxy.dataplane._engine").REASONS)
         self.connects = self.joined = self.active = 0
 
     def add(self, collected) -> None:

@@ -166,12 +166,18 @@ struct report {
     char client[64];
 };
 
+/* What is asked for at one Service port. Written by the front, read by workers. */
+struct port_settings {
+    bool report_ends; /* even if those of others are not */
+};
+
 struct target {
     struct sockaddr_storage address;
     socklen_t size;
 };
 
 const struct target *target_of(const struct engine *e, uint32_t backend);
+struct port_settings *settings_of(const struct engine *e, uint32_t port);
 
 /* Slots of one kind: a number for each Service port, or each endpoint. */
 struct slots {
@@ -188,6 +194,7 @@ struct engine {
     struct worker *workers;
     struct counters front;               /* what the front counts */
     struct target *targets[CHUNKS_MAX];  /* of backends, by slot, in chunks that never move */
+    struct port_settings *settings[CHUNKS_MAX]; /* of Service ports, by slot */
     struct counters seen;                /* what Python was told already */
     struct slots ports, backends;
     struct conn *handing_over; /* atomic; what the front still touches (worker.c, front_holds) */

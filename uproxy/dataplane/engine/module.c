@@ -74,8 +74,10 @@ static void release(Engine *self)
     free(e->reports);
     free(e->workers);
     free(e->scratch);
-    for (unsigned i = 0; i < CHUNKS_MAX; i++)
+    for (unsigned i = 0; i < CHUNKS_MAX; i++) {
         free(e->targets[i]);
+        free(e->settings[i]);
+    }
     counters_free(&e->front);
     counters_free(&e->seen);
     free(e->ports.free);
@@ -223,6 +225,18 @@ static PyObject *engine_add_backend(Engine *self, PyObject *args)
     if (slot >= 0)
         self->engine.targets[slot / CHUNK][slot % CHUNK] = target;
     return slot_or_error(slot);
+}
+
+static PyObject *engine_set_port(Engine *self, PyObject *args)
+{
+    unsigned long slot;
+    int report_ends;
+    if (!PyArg_ParseTuple(args, "kp", &slot, &report_ends) || !is_running(self) ||
+        !is_slot(&self->engine.ports, slot))
+        return NULL;
+    struct port_settings *settings = settings_of(&self->engine, (uint32_t)slot);
+    __atomic_store_n(&settings->report_ends, report_ends != 0, __ATOMIC_RELEASE);
+    Py_RETURN_NONE;
 }
 
 static PyObject *drop(Engine *self, struct slots *slots, PyObject *number)
@@ -533,6 +547,7 @@ static PyObject *module_refuse(PyObject *Py_UNUSED(module), PyObject *client)
 static PyMethodDef engine_methods[] = {
     {"add_port", (PyCFunction)engine_add_port, METH_NOARGS, NULL},
     {"add_backend", (PyCFunction)engine_add_backend, METH_VARARGS, NULL},
+    {"set_port", (PyCFunction)engine_set_port, METH_VARARGS, NULL},
     {"drop_port", (PyCFunction)engine_drop_port, METH_O, NULL},
     {"drop_backend", (PyCFunction)engine_drop_backend, METH_O, NULL},
     {"begin", (PyCFunction)(void (*)(void))engine_begin, METH_FASTCALL, NULL},

@@ -141,7 +141,7 @@ void conn_close(struct worker *w, struct conn *c, int reason)
     else
         ADD(backend->ended, 1);
     ADD(port_counts(&w->counters, c->port)->closes[reason], 1);
-    if (c->peer != NULL)
+    if (c->peer != NULL || READ(settings_of(w->engine, c->port)->report_ends))
         report_end(w->engine, c, reason); /* after the counts: whoever hears of it may look at them */
     bury(w, c);
 }

@@ -67,3 +67,11 @@ async def call(rig, vip) -> tuple[str, Caller]:
     """Connect; whom it reached, and the client."""
     caller = await Caller(rig, vip).connect()
     return (await caller.read()).decode(), caller
+
+
+async def turned_away(rig, vip) -> bool:
+    """Whether a client is accepted and reset at once; it may hear of it when it connects."""
+    try:
+        return await (await Caller(rig, vip).connect()).was_reset()
+    except ConnectionResetError:
+        return True
