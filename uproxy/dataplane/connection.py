@@ -15,6 +15,7 @@ from uproxy.dataplane.context import Context
 from uproxy.dataplane.dialling import RESOURCES_RETRY_S, Dialling
 from uproxy.dataplane.pair import Pair
 from uproxy.dataplane.pipes import Pipes
+from uproxy.dataplane.proxy_protocol import header_for
 from uproxy.dataplane.relay import Ended
 from uproxy.dataplane.routes import Route
 from uproxy.dataplane.sockets import begin_connect, close_with_reset, dial_failure, stream_to
@@ -62,7 +63,15 @@ class Connection:
     backend: BackendState
     """The endpoint that is dialled, then the one that answered."""
 
-    def __init__(self, shared: Connections, route: Route, client: socket.socket, client_address: str) -> None:
+    def __init__(
+        self,
+        shared: Connections,
+        route: Route,
+        client: socket.socket,
+        client_address: str,
+        destination: bytes | None,
+    ) -> None:
+        """`destination` is where the client was going, when its socket does not tell."""
         self._shared = shared
         context = shared.context
         now_s = context.now()
@@ -70,7 +79,8 @@ class Connection:
         self.server: socket.socket | None = None
         """The socket of a dial under way."""
         self.pair: Pair | None = None
-        self._dialling = Dialling(route, client_address, now_s, context.timeouts.dial_budget_s)
+        budget_s = context.timeouts.dial_budget_s
+        self._dialling = Dialling(route, client_address, now_s, budget_s, destination)
         self._timer: TimerHandle | None = None
         self._waiter: Waiter | None = None
         self._counted = (0, 0)
@@ -199,9 +209,11 @@ class Connection:
         state.answered()
         state.connections += 1
         state.active += 1
-        self._dialling.route.stats.connect_time.record(now_s - self.dial_started_s)
-        shared = self._shared
-        self.pair = Pair(shared.context.reactor, shared.pipes, self.client, server, self._ended)
+        dialling, shared = self._dialling, self._shared
+        dialling.route.stats.connect_time.record(now_s - self.dial_started_s)
+        self.pair = pair = Pair(shared.context.reactor, shared.pipes, self.client, server, self._ended)
+        if dialling.route.options.proxy_protocol:
+            pair.up.begin_with(header_for(self.client, dialling.destination))
 
     # ---- ending ----
 

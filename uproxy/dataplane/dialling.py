@@ -19,13 +19,22 @@ RESOURCES_RETRY_S = 0.1
 class Dialling:
     """What was tried for one client."""
 
-    __slots__ = ("client_address", "deadline_s", "route", "started_s", "tried")
+    __slots__ = ("client_address", "deadline_s", "destination", "route", "started_s", "tried")
 
-    def __init__(self, route: Route, client_address: str, started_s: float, budget_s: float) -> None:
+    def __init__(
+        self,
+        route: Route,
+        client_address: str,
+        started_s: float,
+        budget_s: float,
+        destination: bytes | None = None,
+    ) -> None:
+        """`destination` is where the client was going, when its socket does not tell."""
         self.route = route
         self.client_address = client_address
         self.started_s = started_s
         self.deadline_s = started_s + budget_s
+        self.destination = destination
         self.tried: list[BackendState] = []
 
     def next(self, now_s: float) -> BackendState | None:

@@ -20,6 +20,7 @@ from uproxy.dataplane.backends import BackendState
 from uproxy.dataplane.context import Context
 from uproxy.dataplane.descriptors import PIPES_SHARE
 from uproxy.dataplane.dialling import RESOURCES_RETRY_S, Dialling
+from uproxy.dataplane.proxy_protocol import header_for
 from uproxy.dataplane.relay import Ended
 from uproxy.dataplane.routes import Route
 from uproxy.dataplane.sockets import dial_failure
@@ -47,21 +48,23 @@ def engine_or_reason() -> str | None:
 class NativeArrival:
     """A client's descriptor, not yet a connection."""
 
-    __slots__ = ("_address", "_client", "_relay")
+    __slots__ = ("_address", "_client", "_destination", "_relay")
 
     def __init__(self, relay: "NativeRelay", client: int, address: str) -> None:
         self._relay = relay
         self._client = client
         self._address = address
+        self._destination: bytes | None = None
 
     def destination(self, family: Family) -> bytes | None:
         """Where it was going before the kernel redirected it."""
         found: bytes | None = self._relay.engine_module.destination(self._client, family)
+        self._destination = found
         return found
 
     def begin(self, route: Route) -> None:
         """Dial one of the route's endpoints, and relay."""
-        self._relay.begin(route, self._client, self._address)
+        self._relay.begin(route, self._client, self._address, self._destination)
 
     def refuse(self) -> None:
         """Close; the client sees a reset."""
@@ -125,7 +128,7 @@ class NativeRelay:
         accepted = self.engine_module.accept(listener.fileno())
         return NativeArrival(self, *accepted) if accepted is not None else None
 
-    def begin(self, route: Route, client: int, address: str) -> None:
+    def begin(self, route: Route, client: int, address: str, destination: bytes | None) -> None:
         """The short step that Python takes for each connection."""
         now_s = self._context.now()
         stats = route.stats
@@ -136,12 +139,22 @@ class NativeRelay:
         state = route.balancer.pick(address, now_s) if route.plain else None
         error = self._dial(route, state, client, address) if state is not None else 0
         if state is None or error:
-            dialling = Dialling(route, address, now_s, self._context.timeouts.dial_budget_s)
+            budget_s = self._context.timeouts.dial_budget_s
+            dialling = Dialling(route, address, now_s, budget_s, destination)
             if route.room:
                 route.room.serve(now_s)  # nobody is overtaken
             self._go_on(dialling, client, state, error)
 
-    def _dial(self, route: Route, state: BackendState, client: int, address: str, begun_ns: int = 0) -> int:
+    def _dial(
+        self,
+        route: Route,
+        state: BackendState,
+        client: int,
+        address: str,
+        *,
+        begun_ns: int = 0,
+        header: bytes = b"",
+    ) -> int:
         """Give the client to the engine: 0, or the errno of a dial that failed at once."""
         port, backend = route.relay_slot, state.relay_slot
         if port < 0:
@@ -151,7 +164,7 @@ class NativeRelay:
         if backend < 0:
             backend = state.relay_slot = self._engine.add_backend(*state.address)
             self._states[backend] = state
-        return self._engine.begin(client, port, backend, address, begun_ns)
+        return self._engine.begin(client, port, backend, address, begun_ns, header)
 
     def _go_on(self, dialling: Dialling, client: int, state: BackendState | None, error: int) -> None:
         """After `state` failed with `error`: the next endpoint, until one is dialled or all have failed.
@@ -174,7 +187,9 @@ class NativeRelay:
         """Dial on behalf of a client for which this is not the short step of `begin`."""
         self._redials[client] = dialling
         begun_ns = int(dialling.started_s * 1e9)
-        return self._dial(dialling.route, state, client, dialling.client_address, begun_ns)
+        route = dialling.route
+        header = _header(client, dialling.destination) if route.options.proxy_protocol else b""
+        return self._dial(route, state, client, dialling.client_address, begun_ns=begun_ns, header=header)
 
     def _wait_or_end(self, dialling: Dialling, client: int, now_s: float) -> None:
         found = dialling.wait_or_end(now_s)
@@ -353,6 +368,14 @@ class NativeRelay:
         self._context.descriptors.elsewhere = int
         self._engine.close()
         self._closed = True
+
+
+def _header(client: int, destination: bytes | None) -> bytes:
+    sock = socket.socket(fileno=client)
+    try:
+        return header_for(sock, destination)
+    finally:
+        sock.detach()
 
 
 def _ms(seconds: float) -> int:

@@ -247,6 +247,12 @@ class Direction:
         if not self.eof:
             self._reactor.later(self)
 
+    def begin_with(self, data: bytes) -> None:
+        """Send something of ours, ahead of what the source says."""
+        self._unsent = data
+        self.blocked = True
+        self.pump()
+
     def pump(self) -> None:
         """Go on after giving way, or when the sink has room again."""
         if not self.blocked or self._flush():

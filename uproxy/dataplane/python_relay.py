@@ -20,20 +20,22 @@ from uproxy.model.names import Family
 class PythonArrival:
     """A client's socket, not yet a connection."""
 
-    __slots__ = ("_address", "_client", "_shared")
+    __slots__ = ("_address", "_client", "_destination", "_shared")
 
     def __init__(self, shared: Connections, client: socket.socket, address: str) -> None:
         self._shared = shared
         self._client = client
         self._address = address
+        self._destination: bytes | None = None
 
     def destination(self, family: Family) -> bytes | None:
         """Where it was going before the kernel redirected it."""
-        return original_destination(self._client, family)
+        self._destination = original_destination(self._client, family)
+        return self._destination
 
     def begin(self, route: Route) -> None:
         """Dial one of the route's endpoints, and relay."""
-        Connection(self._shared, route, self._client, self._address)
+        Connection(self._shared, route, self._client, self._address, self._destination)
 
     def refuse(self) -> None:
         """Close; the client sees a reset."""

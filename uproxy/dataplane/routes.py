@@ -53,7 +53,7 @@ class Route:
         self.options = options
         self.limit = options.max_connections_per_endpoint
         """How many connections each backend may have; None for any number."""
-        self.plain = self.limit is None
+        self.plain = self.limit is None and not options.proxy_protocol
         """Whether connections ask for nothing but a backend."""
 
     def pick(self, client: str, now_s: float, tried: Collection[BackendState] = ()) -> BackendState | None:

@@ -23,6 +23,7 @@ enum {
     EVENTS = 256,               /* taken from epoll at a time */
     STEPS_A_TURN = 8,           /* reads of one direction before others have a turn */
     BUCKETS_MAX = 16,           /* of the connect time histogram */
+    HEADER_MAX = 256,           /* bytes of ours ahead of the client's */
     WORKERS_MAX = 64,
     CHUNK = 256,                /* counters are allocated so many slots at a time */
     CHUNKS_MAX = 4096,
@@ -166,6 +167,12 @@ struct report {
     char client[64];
 };
 
+/* Ours, for the backend to read ahead of what the client says: a PROXY header, or nothing. */
+struct header {
+    const char *bytes;
+    uint32_t size; /* HEADER_MAX at most */
+};
+
 /* What is asked for at one Service port. Written by the front, read by workers. */
 struct port_settings {
     bool report_ends; /* even if those of others are not */
@@ -213,7 +220,7 @@ uint64_t clock_ms(void);
 
 /* front.c */
 int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, const char *address,
-                uint64_t begun_ns);
+                uint64_t begun_ns, struct header header);
 
 /* worker.c */
 int worker_start(struct worker *w, struct engine *e);

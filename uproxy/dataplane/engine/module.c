@@ -260,10 +260,24 @@ static PyObject *engine_drop_backend(Engine *self, PyObject *slot)
 
 /* ---- connections ---- */
 
+static bool parse_header(PyObject *bytes, struct header *header)
+{
+    char *data;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(bytes, &data, &size) < 0)
+        return false;
+    if (size > HEADER_MAX) {
+        PyErr_SetString(PyExc_ValueError, "the header is too long");
+        return false;
+    }
+    *header = (struct header){.bytes = data, .size = (uint32_t)size};
+    return true;
+}
+
 static PyObject *engine_begin(Engine *self, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 5) {
-        PyErr_SetString(PyExc_TypeError, "begin takes client, port, backend, address, begun_ns");
+    if (count != 6) {
+        PyErr_SetString(PyExc_TypeError, "begin takes client, port, backend, address, begun_ns, header");
         return NULL;
     }
     int client = parse_descriptor(args[0]);
@@ -271,11 +285,12 @@ static PyObject *engine_begin(Engine *self, PyObject *const *args, Py_ssize_t co
     unsigned long backend = PyLong_AsUnsignedLong(args[2]);
     const char *address = PyUnicode_AsUTF8(args[3]);
     uint64_t begun_ns = PyLong_AsUnsignedLongLong(args[4]);
-    if (PyErr_Occurred() || !is_running(self) || !is_slot(&self->engine.ports, port) ||
-        !is_slot(&self->engine.backends, backend))
+    struct header header;
+    if (PyErr_Occurred() || !parse_header(args[5], &header) || !is_running(self) ||
+        !is_slot(&self->engine.ports, port) || !is_slot(&self->engine.backends, backend))
         return NULL;
     return PyLong_FromLong(
-        front_begin(&self->engine, client, (uint32_t)port, (uint32_t)backend, address, begun_ns));
+        front_begin(&self->engine, client, (uint32_t)port, (uint32_t)backend, address, begun_ns, header));
 }
 
 static PyObject *engine_reset(Engine *self, PyObject *args)

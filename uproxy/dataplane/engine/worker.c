@@ -205,6 +205,8 @@ static void dial_event(struct worker *w, struct conn *c)
     count_connect(&w->counters, &w->engine->options, c);
     if (!watch(w, c, BACKEND, EPOLL_CTL_MOD) || !watch(w, c, CLIENT, EPOLL_CTL_ADD))
         conn_close(w, c, BACKEND_RESET);
+    else if (c->from[CLIENT].blocked)
+        relay_pump(w, c, CLIENT); /* the front left a header */
 }
 
 /* ---- time ---- */
