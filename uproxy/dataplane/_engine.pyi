@@ -42,9 +42,9 @@ class Engine:
     ) -> None: ...
     def add_port(self) -> int:
         """A slot for a Service port's counts."""
-    def set_port(self, slot: int, report_ends: bool, /) -> None:
-        """What is asked for at a Service port: whether `reports` tells of its ends, even if it does not
-        of others. Such a report may lack the client."""
+    def set_port(self, slot: int, report_ends: bool, age_ms: int, /) -> None:
+        """What is asked for at a Service port. Whether `reports` tells of its ends, even if it does not
+        of others; such a report may lack the client. How old connections may get; 0 for any age."""
     def add_backend(self, ip: str, port: int, /) -> int:
         """A slot for an endpoint's address and counts. Raises ValueError."""
     def drop_port(self, slot: int, /) -> bool:

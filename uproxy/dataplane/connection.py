@@ -222,6 +222,11 @@ class Connection:
         close_with_reset(self.client)
         self._account(reason)
 
+    @property
+    def max_age_s(self) -> float | None:
+        """How old its Service lets connections get; None for any age."""
+        return self._dialling.route.options.max_connection_age_s
+
     def has(self, state: BackendState) -> bool:
         """Whether it is connected to an endpoint, or dials it."""
         return (self.pair is not None or self.server is not None) and self.backend is state

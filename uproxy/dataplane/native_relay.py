@@ -247,7 +247,8 @@ class NativeRelay:
     def configure(self, route: Route) -> None:
         """Have the engine know what a route's Service asks for."""
         if route.relay_slot >= 0:
-            self._engine.set_port(route.relay_slot, route.limit is not None)
+            age_s = route.options.max_connection_age_s
+            self._engine.set_port(route.relay_slot, route.limit is not None, int((age_s or 0) * 1000))
 
     # ---- what the engine tells ----
 

@@ -96,6 +96,16 @@ class Pair:
         if not self.closed:
             self._close(reason, ())
 
+    @property
+    def blocked(self) -> bool:
+        """Whether something waits to be passed on."""
+        return self.up.blocked or self.down.blocked
+
+    def end(self, reason: CloseReason) -> None:
+        """End in good order, at a moment when nothing is under way."""
+        if not self.closed:
+            self._close(reason, (self.up, self.down))
+
     def reset_by(self, direction: "Direction") -> None:
         """The source of `direction` was reset: so is the other side.
 

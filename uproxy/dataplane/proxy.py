@@ -63,12 +63,12 @@ class Dataplane:
                 self._table.remove(_vips(before) - _vips(desired), desired.name)
             self._listen(programmed, problems)
             self._removals.observe(programmed)
-            for route in programmed.routes.values():
-                self.relay.configure(route)
+            self._configure(programmed)
             programmed.room.serve(now_s)
         for name in changes.removed:
             if name in self.ports:
                 self.ports[name].retire(now_s)
+                self._configure(self.ports[name])
         self.flows.drop_unusable()
         return problems
 
@@ -129,6 +129,10 @@ class Dataplane:
     def _programmed(self, desired: DesiredServicePort, now_s: float) -> ProgrammedPort:
         loads = self.relay.loads if desired.name.protocol is Protocol.TCP else open_flows
         return ProgrammedPort(desired, loads, now_s)
+
+    def _configure(self, programmed: ProgrammedPort) -> None:
+        for route in programmed.routes.values():
+            self.relay.configure(route)
 
     # ---- listeners ----
 

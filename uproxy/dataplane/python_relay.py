@@ -72,7 +72,9 @@ class PythonRelay:
         return [state.taken for state in states]
 
     def configure(self, route: Route) -> None:
-        """What a route's Service asks for is looked up when it matters."""
+        """Look at connections as often as the age that they may have asks for. Everything else is looked up
+        when it matters."""
+        self._sweeper.note_age(route, route.options.max_connection_age_s)
 
     def collect(self) -> None:
         """Count the bytes of open connections; everything else is counted as it happens."""

@@ -26,6 +26,8 @@ class CloseReason(StrEnum):
     HALF_CLOSED_TIMEOUT = "half-closed-timeout"
     ENDPOINT_REMOVED = "endpoint-removed"
     """Its endpoint was removed, and the Service asks for a reset then, at once or after a while."""
+    MAX_AGE = "max-age"
+    """As old as the Service lets connections get."""
     SHUTDOWN = "shutdown"
     """Still open when the drain timeout of a stopping proxy ended."""
 

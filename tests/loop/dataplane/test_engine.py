@@ -129,7 +129,9 @@ class TestWrongArguments:
             stage.engine.open(backends)
         assert stage.engine.open([-1, stage.backend]) == [0, 0]
 
-    @pytest.mark.parametrize("arguments", [(), (0,), (1, True), (-1, True), ("0", True)])
+    @pytest.mark.parametrize(
+        "arguments", [(), (0, True), (1, True, 0), (-1, True, 0), ("0", True, 0), (0, True, -1)]
+    )
     def test_set_port(self, stage, arguments):
         with pytest.raises(WRONG):
             stage.engine.set_port(*arguments)
@@ -165,7 +167,7 @@ class TestLife:
         for use in (
             lambda: stage.begin(descriptor),
             engine.add_port,
-            lambda: engine.set_port(0, True),
+            lambda: engine.set_port(0, True, 0),
             lambda: engine.open([0]),
             lambda: engine.add_backend("127.0.0.1", 1),
             lambda: engine.drop_port(0),

@@ -32,7 +32,7 @@ enum {
 /* Why connections end. The order is that of REASONS in module.c. */
 enum reason {
     CLIENT_EOF, BACKEND_EOF, CLIENT_RESET, BACKEND_RESET, IDLE_TIMEOUT, HALF_CLOSED_TIMEOUT, SHUTDOWN,
-    ENDPOINT_REMOVED, REASONS_COUNT
+    ENDPOINT_REMOVED, MAX_AGE, REASONS_COUNT
 };
 
 enum side { CLIENT = 0, BACKEND = 1 }; /* of a connection; a direction is named by its source */
@@ -99,7 +99,8 @@ struct conn {
     uint32_t deferred; /* events of the backend that came while the front still held on */
     uint32_t active_ms;   /* of the engine's clock, when bytes last moved */
     uint8_t dialling, closed, first_eof, queued, watches_out, kept_alive;
-    uint8_t settled; /* the front has let go of it for certain */
+    uint8_t settled;  /* the front has let go of it for certain */
+    uint8_t in_order; /* ended for its age, and neither side is to see a reset */
 };
 
 enum { NOBODY = 2 }; /* in first_eof */
@@ -139,8 +140,9 @@ struct worker {
     int live;        /* atomic */
     char *scratch;
     struct counters counters;
-    pthread_mutex_t lock; /* of the two below */
+    pthread_mutex_t lock; /* of the three below */
     struct reset reset;
+    bool sweep_soon; /* sweeps come more often from now on */
     bool stop;
     pthread_cond_t done;
 };
@@ -175,6 +177,7 @@ struct header {
 
 /* What is asked for at one Service port. Written by the front, read by workers. */
 struct port_settings {
+    uint64_t age_ms;  /* of its connections, at most; 0 for any */
     bool report_ends; /* even if those of others are not */
 };
 
@@ -205,6 +208,7 @@ struct engine {
     struct counters seen;                /* what Python was told already */
     struct slots ports, backends;
     struct conn *handing_over; /* atomic; what the front still touches (worker.c, front_holds) */
+    uint64_t shortest_age_ms; /* atomic; of all Service ports that have one */
     uint32_t next_worker;
     uint32_t next_local_port;
     char *scratch; /* the front's */
@@ -227,6 +231,7 @@ int worker_start(struct worker *w, struct engine *e);
 void worker_stop(struct worker *w);
 void worker_reset(struct worker *w, int reason, int64_t backend);
 void worker_wake(struct worker *w);
+void worker_sweep_soon(struct worker *w);
 void worker_adopt(struct worker *w, struct conn *c);
 void worker_take_turn(struct worker *w, struct conn *c, enum side from);
 void conn_close(struct worker *w, struct conn *c, int reason);
@@ -246,6 +251,10 @@ bool splice_step(struct worker *w, struct conn *c, enum side from);
 bool splice_drain(struct worker *w, struct conn *c, enum side from);
 void splice_leave(struct worker *w, struct direction *d);
 void pipes_destroy(struct worker *w);
+
+/* age.c */
+bool age_ends(struct worker *w, struct conn *c);
+uint64_t age_sweep_ms(const struct engine *e, uint64_t asked_ms);
 
 /* counters.c */
 void count_connect(struct counters *counters, const struct options *o, const struct conn *c);

@@ -227,15 +227,39 @@ static PyObject *engine_add_backend(Engine *self, PyObject *args)
     return slot_or_error(slot);
 }
 
-static PyObject *engine_set_port(Engine *self, PyObject *args)
+/* Sweeps come as often as the shortest age asks for. */
+static void note_ages(struct engine *e)
 {
-    unsigned long slot;
-    int report_ends;
-    if (!PyArg_ParseTuple(args, "kp", &slot, &report_ends) || !is_running(self) ||
-        !is_slot(&self->engine.ports, slot))
+    uint64_t shortest_ms = 0;
+    for (uint32_t slot = 0; slot < e->ports.count; slot++) {
+        uint64_t age_ms = settings_of(e, slot)->age_ms;
+        if (age_ms != 0 && (shortest_ms == 0 || age_ms < shortest_ms))
+            shortest_ms = age_ms;
+    }
+    if (shortest_ms == e->shortest_age_ms)
+        return;
+    __atomic_store_n(&e->shortest_age_ms, shortest_ms, __ATOMIC_RELEASE);
+    for (unsigned i = 0; i < e->options.workers; i++)
+        worker_sweep_soon(&e->workers[i]);
+}
+
+static PyObject *engine_set_port(Engine *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "set_port takes slot, report_ends, age_ms");
+        return NULL;
+    }
+    unsigned long slot = PyLong_AsUnsignedLong(args[0]);
+    int report_ends = PyObject_IsTrue(args[1]);
+    uint64_t age_ms = PyLong_AsUnsignedLongLong(args[2]);
+    if (PyErr_Occurred() || !is_running(self) || !is_slot(&self->engine.ports, slot))
         return NULL;
     struct port_settings *settings = settings_of(&self->engine, (uint32_t)slot);
     __atomic_store_n(&settings->report_ends, report_ends != 0, __ATOMIC_RELEASE);
+    if (settings->age_ms != age_ms) {
+        __atomic_store_n(&settings->age_ms, age_ms, __ATOMIC_RELEASE);
+        note_ages(&self->engine);
+    }
     Py_RETURN_NONE;
 }
 
@@ -562,7 +586,7 @@ static PyObject *module_refuse(PyObject *Py_UNUSED(module), PyObject *client)
 static PyMethodDef engine_methods[] = {
     {"add_port", (PyCFunction)engine_add_port, METH_NOARGS, NULL},
     {"add_backend", (PyCFunction)engine_add_backend, METH_VARARGS, NULL},
-    {"set_port", (PyCFunction)engine_set_port, METH_VARARGS, NULL},
+    {"set_port", (PyCFunction)(void (*)(void))engine_set_port, METH_FASTCALL, NULL},
     {"drop_port", (PyCFunction)engine_drop_port, METH_O, NULL},
     {"drop_backend", (PyCFunction)engine_drop_backend, METH_O, NULL},
     {"begin", (PyCFunction)(void (*)(void))engine_begin, METH_FASTCALL, NULL},
@@ -608,8 +632,8 @@ static PyMethodDef module_functions[] = {
 static int module_exec(PyObject *module)
 {
     PyObject *type = PyType_FromSpec(&engine_spec);
-    PyObject *reasons = Py_BuildValue("(ssssssss)", "client-eof", "backend-eof", "client-reset", "backend-reset",
-                                      "idle-timeout", "half-closed-timeout", "shutdown", "endpoint-removed");
+    PyObject *reasons = Py_BuildValue("(sssssssss)", "client-eof", "backend-eof", "client-reset", "backend-reset",
+                                      "idle-timeout", "half-closed-timeout", "shutdown", "endpoint-removed", "max-age");
     if (report_type == NULL)
         report_type = PyStructSequence_NewType(&report_description);
     int failed = PyModule_AddObjectRef(module, "Engine", type);

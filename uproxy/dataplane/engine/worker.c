@@ -123,6 +123,8 @@ static bool ends_in_order(const struct conn *c, enum side side, int reason)
 {
     if (reason == CLIENT_EOF || reason == BACKEND_EOF)
         return true;
+    if (reason == MAX_AGE)
+        return c->in_order;
     return reason == (side == CLIENT ? BACKEND_RESET : CLIENT_RESET) && c->first_eof == !side;
 }
 
@@ -227,7 +229,7 @@ static void expire_dials(struct worker *w)
 static void check(struct worker *w, struct conn *c)
 {
     const struct options *o = &w->engine->options;
-    if (front_holds(w, c))
+    if (front_holds(w, c) || age_ends(w, c))
         return;
     int32_t quiet_ms = (int32_t)((uint32_t)w->now_ms - c->active_ms); /* < 0: begun a moment ago */
     for (int side = CLIENT; side <= BACKEND; side++) {
@@ -258,7 +260,7 @@ static void sweep(struct worker *w)
     if (w->sweep_next == NULL) {
         if (w->now_ms < w->next_sweep_ms)
             return;
-        w->next_sweep_ms = w->now_ms + sweep_interval_ms(&w->engine->options);
+        w->next_sweep_ms = w->now_ms + age_sweep_ms(w->engine, sweep_interval_ms(&w->engine->options));
         w->sweep_next = w->joined.first;
     }
     for (int i = 0; i < SWEEP_SLICE && w->sweep_next != NULL; i++) {
@@ -350,6 +352,9 @@ static bool obey(struct worker *w)
         reset_matching(w, w->joined.first, &w->reset);
     }
     w->reset.wanted = false;
+    if (w->sweep_soon)
+        w->next_sweep_ms = w->now_ms;
+    w->sweep_soon = false;
     pthread_cond_signal(&w->done);
     bool stop = w->stop;
     pthread_mutex_unlock(&w->lock);
@@ -390,6 +395,15 @@ void worker_wake(struct worker *w)
     uint64_t one = 1;
     if (write(w->wake_fd, &one, sizeof one) < 0)
         return; /* the counter is full: it is awake */
+}
+
+/* The time between sweeps has changed: begin with one now. */
+void worker_sweep_soon(struct worker *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->sweep_soon = true;
+    pthread_mutex_unlock(&w->lock);
+    worker_wake(w);
 }
 
 /* Reset connections, all or those of one endpoint, and wait until that is done. */
