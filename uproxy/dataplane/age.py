@@ -13,15 +13,11 @@ it for the end of an idle connection, as any server may end it. One FIN alone wo
 other side still says would have nowhere to go. Whoever finds no quiet moment in another tenth of
 the age is reset; a FIN in the middle of an answer would make half of it look like the whole.
 
-The kernel keeps the times (tcp(7), TCP_INFO), so connections of other Services pay nothing. The native
-relay follows the same rules (engine/age.c).
+All it costs other Services is that relays note who spoke last. The native relay follows the same
+rules (engine/age.c).
 """
 
-import socket
-import struct
-
 _QUIET_S = 1.0
-_LAST_DATA_RECEIVED = struct.Struct("=52xI")  # tcp_info.tcpi_last_data_recv, in milliseconds
 _LOTS = 1 << 20
 _SPREAD = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: neighbouring times make distant numbers
 
@@ -37,17 +33,11 @@ def grace_s(age_s: float) -> float:
     return age_s / 10
 
 
+def quiet_s(age_s: float) -> float:
+    """How long nobody has to have spoken for a moment to be quiet."""
+    return min(_QUIET_S, age_s / 20)
+
+
 def sweep_every_s(age_s: float) -> float:
     """How often to look, so that the limits of connections stay apart."""
     return max(age_s / 20, 0.05)
-
-
-def at_rest(client: socket.socket, server: socket.socket, age_s: float) -> bool:
-    """Whether the endpoint was the last to speak, and a while ago."""
-    server_s, client_s = _silent_s(server), _silent_s(client)
-    return client_s >= server_s >= min(_QUIET_S, age_s / 20)
-
-
-def _silent_s(sock: socket.socket) -> float:
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECEIVED.size)
-    return float(_LAST_DATA_RECEIVED.unpack(info)[0]) / 1000

@@ -40,7 +40,7 @@ _PREFIXES = [_VIEW[:count] for count in range(_PREFIXES_COUNT)]
 class Pair:
     """Two joined sockets, and the two directions between them."""
 
-    __slots__ = ("_ended", "_kept_alive", "_reactor", "closed", "down", "first_eof", "up")
+    __slots__ = ("_ended", "_kept_alive", "_reactor", "closed", "down", "first_eof", "last", "up")
 
     def __init__(
         self,
@@ -59,6 +59,8 @@ class Pair:
         self.first_eof: Direction | None = None
         self.up = up = Direction(self, reactor, pipes, client, server)
         self.down = down = Direction(self, reactor, pipes, server, client)
+        self.last = down
+        """The direction of the last bytes; the client is always free to begin."""
         up.reverse = down
         down.reverse = up
         reactor.watch(up.source_fd, up)
@@ -97,9 +99,9 @@ class Pair:
             self._close(reason, ())
 
     @property
-    def blocked(self) -> bool:
-        """Whether something waits to be passed on."""
-        return self.up.blocked or self.down.blocked
+    def at_rest(self) -> bool:
+        """Whether nothing waits to be passed on, and the backend was the last to speak."""
+        return self.last is self.down and not (self.up.blocked or self.down.blocked)
 
     def end(self, reason: CloseReason) -> None:
         """End in good order, at a moment when nothing is under way."""
@@ -235,6 +237,7 @@ class Direction:
                 self._finish()
                 return
             self.bytes += count
+            self.pair.last = self
             try:
                 view = _PREFIXES[count] if count < _PREFIXES_COUNT else _VIEW[:count]
                 sent = _write(self.sink_fd, view)
@@ -346,6 +349,7 @@ class Direction:
             self._finish()
             return False
         self.bytes += count
+        self.pair.last = self
         self._in_pipe = count
         self._small_fills = self._small_fills + 1 if count < _SMALL_BYTES else 0
         return True

@@ -8,7 +8,7 @@ most one interval.
 from collections.abc import Collection, Iterator
 from itertools import islice
 
-from uproxy.dataplane.age import at_rest, grace_s, limit_s, sweep_every_s
+from uproxy.dataplane.age import grace_s, limit_s, quiet_s, sweep_every_s
 from uproxy.dataplane.connection import Connection
 from uproxy.dataplane.context import Context, Timeouts
 from uproxy.dataplane.pair import Pair
@@ -76,30 +76,31 @@ class Sweeper:
         pair = connection.pair
         if pair is None or pair.closed:
             return  # still dialling, which has its own clock, or ended meanwhile
-        if connection.max_age_s is not None and self._ends_by_age(connection, pair, now_s):
-            return
         pair.keep_alive()
         total = pair.bytes_to_backend + pair.bytes_to_client
-        if total != connection.quiet_bytes:
+        moved = total != connection.quiet_bytes
+        if moved:
             connection.quiet_bytes = total
             connection.quiet_since_s = now_s
+        if connection.max_age_s is not None:
+            self._check_age(connection, pair, connection.max_age_s, now_s)
+        if moved or pair.closed:
             return
         pair.give_back()
-        quiet_s = now_s - connection.quiet_since_s
+        silent_s = now_s - connection.quiet_since_s
         timeouts = self._context.timeouts
-        if pair.half_closed and quiet_s >= timeouts.half_closed_s:
+        if pair.half_closed and silent_s >= timeouts.half_closed_s:
             connection.reset(CloseReason.HALF_CLOSED_TIMEOUT)
-        elif quiet_s >= timeouts.idle_s:
+        elif silent_s >= timeouts.idle_s:
             connection.reset(CloseReason.IDLE_TIMEOUT)
 
-    def _ends_by_age(self, connection: Connection, pair: Pair, now_s: float) -> bool:
-        """End one that is too old: in order when it is at rest, else with a reset in the end."""
-        age_s = connection.max_age_s or 0.0
-        over_s = now_s - connection.dial_started_s - limit_s(age_s, connection.dial_started_s)
+    def _check_age(self, connection: Connection, pair: Pair, age_s: float, now_s: float) -> None:
+        """End one that is too old: in order at a quiet moment, else with a reset in the end."""
+        begun_s = connection.dial_started_s
+        over_s = now_s - begun_s - limit_s(age_s, begun_s)
         if over_s < 0:
-            return False
-        if not pair.blocked and at_rest(pair.up.source, pair.down.source, age_s):
+            return
+        if pair.at_rest and now_s - connection.quiet_since_s >= quiet_s(age_s):
             pair.end(CloseReason.MAX_AGE)
         elif over_s >= grace_s(age_s):
             connection.reset(CloseReason.MAX_AGE)
-        return pair.closed

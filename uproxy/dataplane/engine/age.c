@@ -1,9 +1,4 @@
 /* How old a connection may get, and how it ends then; age.py has the reasons, and the other half. */
-#define _GNU_SOURCE
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
-
 #include "engine.h"
 
 enum { QUIET_MS = 1000, SWEEP_MIN_MS = 50, LOT_BITS = 20 };
@@ -15,23 +10,13 @@ static uint64_t limit_ms(const struct conn *c, uint64_t age_ms)
     return age_ms / 10 * 9 + (age_ms / 5 * lot >> LOT_BITS);
 }
 
-static uint32_t silent_ms(int fd)
-{
-    struct tcp_info info = {0};
-    socklen_t size = sizeof info;
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
-        return 0;
-    return info.tcpi_last_data_recv;
-}
-
 /* Nothing waits, and the backend was the last to speak, a while ago. */
-static bool at_rest(const struct conn *c, uint64_t age_ms)
+static bool at_rest(const struct worker *w, const struct conn *c, uint64_t age_ms)
 {
-    if (c->from[CLIENT].blocked || c->from[BACKEND].blocked)
-        return false;
-    uint64_t quiet_ms = age_ms / 20 < QUIET_MS ? age_ms / 20 : QUIET_MS;
-    uint32_t backend_ms = silent_ms(c->fd[BACKEND]);
-    return backend_ms >= quiet_ms && silent_ms(c->fd[CLIENT]) >= backend_ms;
+    int64_t quiet_ms = age_ms / 20 < QUIET_MS ? (int64_t)(age_ms / 20) : QUIET_MS;
+    int32_t silent_ms = (int32_t)((uint32_t)w->now_ms - c->active_ms);
+    return c->last_from == BACKEND && silent_ms >= quiet_ms && !c->from[CLIENT].blocked &&
+           !c->from[BACKEND].blocked;
 }
 
 /* End a connection that is too old: in order when it is at rest, else with a reset once it has had time
@@ -44,7 +29,7 @@ bool age_ends(struct worker *w, struct conn *c)
     uint64_t begun_ms = c->dialled_ns / 1000000u, end_ms = begun_ms + limit_ms(c, age_ms);
     if (w->now_ms < end_ms)
         return false;
-    c->in_order = at_rest(c, age_ms);
+    c->in_order = at_rest(w, c, age_ms);
     if (!c->in_order && w->now_ms < end_ms + age_ms / 10)
         return false;
     conn_close(w, c, MAX_AGE);

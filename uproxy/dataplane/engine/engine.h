@@ -100,6 +100,7 @@ struct conn {
     uint32_t active_ms;   /* of the engine's clock, when bytes last moved */
     uint8_t dialling, closed, first_eof, queued, watches_out, kept_alive;
     uint8_t settled;  /* the front has let go of it for certain */
+    uint8_t last_from; /* whose bytes moved last */
     uint8_t in_order; /* ended for its age, and neither side is to see a reset */
 };
 

@@ -96,6 +96,7 @@ static void pass_on_first_bytes(struct engine *e, struct conn *c, struct header 
         return;
     if (got > 0) {
         c->from[CLIENT].bytes = (uint64_t)got;
+        c->last_from = CLIENT;
         ADD(port_counts(&e->front, c->port)->bytes[CLIENT], (uint64_t)got);
     }
     ssize_t sent = send(c->fd[BACKEND], e->scratch, all, MSG_NOSIGNAL);
@@ -182,6 +183,7 @@ int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, c
     c->port = port;
     c->backend = backend;
     c->first_eof = NOBODY;
+    c->last_from = BACKEND; /* the client is always free to begin */
     c->dialled_ns = now_ns;
     c->active_ms = (uint32_t)(now_ns / 1000000u);
     c->dialling = code != 0;

@@ -27,6 +27,7 @@ void relay_moved(struct worker *w, struct conn *c, enum side from, size_t bytes)
 {
     c->from[from].bytes += bytes;
     c->active_ms = (uint32_t)w->now_ms;
+    c->last_from = (uint8_t)from;
     uint64_t *counted = &port_counts(&w->counters, c->port)->bytes[from];
     ADD(*counted, bytes);
 }
