@@ -54,6 +54,7 @@ def row(programmed: ProgrammedPort, status: str, now_s: float) -> ServiceRow:
         flows=Counts(stats.flows_active, stats.flows),
         bytes=Bytes(stats.bytes_to_backend, stats.bytes_to_client),
         endpoints=_endpoints(programmed, now_s),
+        waiting={wait.value: count for wait, count in programmed.room.numbers.items() if count},
         options=asked_for(desired.options),
     )
 
