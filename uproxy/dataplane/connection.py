@@ -20,7 +20,7 @@ from uproxy.dataplane.relay import Ended
 from uproxy.dataplane.routes import Route
 from uproxy.dataplane.sockets import begin_connect, close_with_reset, dial_failure, stream_to
 from uproxy.dataplane.source_ports import SourcePorts
-from uproxy.dataplane.waiter import Waiter
+from uproxy.dataplane.waiter import Waiter, wait_or_end
 from uproxy.model.closing import CloseReason, DialFailure
 
 
@@ -117,7 +117,7 @@ class Connection:
         return self._wait_or_end(now_s)
 
     def _wait_or_end(self, now_s: float) -> None:
-        found = self._dialling.wait_or_end(now_s)
+        found = wait_or_end(self._shared.context, self._dialling, now_s)
         if isinstance(found, CloseReason):
             self._refuse(found)
             return

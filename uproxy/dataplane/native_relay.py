@@ -26,7 +26,7 @@ from uproxy.dataplane.routes import Route
 from uproxy.dataplane.sockets import dial_failure
 from uproxy.dataplane.source_ports import local_port_range
 from uproxy.dataplane.stats import CONNECT_BUCKETS_S
-from uproxy.dataplane.waiter import Waiter
+from uproxy.dataplane.waiter import Waiter, wait_or_end
 from uproxy.model.closing import CloseReason, DialFailure
 from uproxy.model.names import Family
 
@@ -192,7 +192,7 @@ class NativeRelay:
         return self._dial(route, state, client, dialling.client_address, begun_ns=begun_ns, header=header)
 
     def _wait_or_end(self, dialling: Dialling, client: int, now_s: float) -> None:
-        found = dialling.wait_or_end(now_s)
+        found = wait_or_end(self._context, dialling, now_s)
         if isinstance(found, CloseReason):
             self._refuse(dialling, client, found)
             return

@@ -16,6 +16,14 @@ from uproxy.model.closing import CloseReason
 _TIMEOUTS = {Wait.PLACE: CloseReason.QUEUE_TIMEOUT, Wait.ENDPOINT: CloseReason.HOLD_TIMEOUT}
 
 
+def wait_or_end(context: Context, dialling: Dialling, now_s: float) -> Wait | CloseReason:
+    """What becomes of a client for which there is no next endpoint."""
+    found = dialling.wait_or_end(now_s)
+    if isinstance(found, Wait) and not context.descriptors.room_to_wait:
+        return CloseReason.QUEUE_FULL
+    return found
+
+
 class Waiter:
     """A client that waits. `dial` is called with the endpoint that it may have, or `end` with why not."""
 

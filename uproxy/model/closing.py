@@ -16,8 +16,8 @@ class CloseReason(StrEnum):
     DIAL_FAILED = "dial-failed"
     """Every endpoint refused, timed out or was unreachable, or the dial budget ran out."""
     QUEUE_FULL = "queue-full"
-    """Every endpoint had as many connections as it may have, and as many clients waited as may wait; or
-    there was no endpoint, and no room to wait for one."""
+    """Every endpoint had as many connections as it may have, or there was none, and as many clients waited
+    already as may wait, or as this machine has descriptors for."""
     QUEUE_TIMEOUT = "queue-timeout"
     """No endpoint had a place for it in time."""
     HOLD_TIMEOUT = "hold-timeout"

@@ -7,7 +7,7 @@ import pytest
 from tests.loop.conftest import free_port
 from tests.loop.dataplane.options.peers import Caller, Keeper, call, turned_away
 from tests.loop.dataplane.test_dialling import ask
-from tests.loop.rig import until
+from tests.loop.rig import Rig, until
 from uproxy.dataplane import dialling
 from uproxy.dataplane.waiting import Wait
 from uproxy.model.closing import CloseReason
@@ -68,6 +68,20 @@ async def test_no_more_are_held_than_the_limit(rig, vip, monkeypatch):
     assert await turned_away(rig, vip)
     await until(lambda: rig.ended)
     assert rig.ended == [CloseReason.QUEUE_FULL]
+
+
+async def test_who_waits_leaves_descriptors_for_others(relay, vip):
+    rig = Rig(relay, limit=20)
+    programmed = await rig.serve(vip, [], options=LONG)
+    turned = [asyncio.ensure_future(turned_away(rig, vip)) for _ in range(30)]
+    await until(lambda: len(rig.ended) > 10)
+    assert set(rig.ended) == {CloseReason.QUEUE_FULL}
+    assert 0 < programmed.room.numbers[Wait.ENDPOINT] < 20
+    assert not rig.descriptors.paused
+    rig.relay.reset(CloseReason.SHUTDOWN)
+    assert all(await asyncio.gather(*turned))
+    assert rig.descriptors.used_by_all == 1
+    await rig.close()
 
 
 async def test_more_held_than_an_endpoint_may_have_go_in_turn(rig, vip):
