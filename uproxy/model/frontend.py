@@ -89,11 +89,11 @@ class DesiredServicePort:
     gone: frozenset[Backend] = frozenset()
     """Endpoints that are listed still, but have ended: terminating, and serving no more."""
 
-    @property
-    def holds(self) -> bool:
-        """Whether clients are accepted while there is no endpoint, and wait for a first one. A datagram
-        is not worth keeping: its sender asks again."""
-        return self.options.hold_s is not None and self.name.protocol is Protocol.TCP
+    def holds(self, frontend: Frontend) -> bool:
+        """Whether clients of `frontend` are accepted though there is no endpoint, and wait for a first one.
+        A datagram is not worth keeping: its sender asks again."""
+        wanted = self.options.hold_s is not None and self.name.protocol is Protocol.TCP
+        return wanted and not self.usable.get(frontend.family)
 
     def backends(self, frontend: Frontend, *, inside: bool = False) -> tuple[Backend, ...]:
         """Where clients of `frontend` go. Those `inside`, on this node or in its Pods, are not bound by
@@ -105,8 +105,10 @@ class DesiredServicePort:
         """What becomes of new traffic for `frontend`: kube-proxy's rules for the lack of endpoints."""
         if self.backends(frontend):
             return Treatment.FORWARD
+        if self.holds(frontend):
+            return Treatment.FORWARD
         if not self.usable.get(frontend.family):
-            return Treatment.FORWARD if self.holds else Treatment.REJECT
+            return Treatment.REJECT
         return Treatment.DROP if frontend.kind is FrontendKind.CLUSTER_IP else Treatment.INSIDE
 
 
