@@ -82,7 +82,9 @@ class Dataplane:
         for desired in changes.updated:
             programmed = self.ports[desired.name]
             wanted = {
-                frontend.vip for frontend in desired.frontends if desired.backends(frontend) or desired.holds
+                frontend.vip
+                for frontend in desired.frontends
+                if desired.backends(frontend) or desired.holds(frontend)
             }
             self._close_listeners(programmed, programmed.listening - wanted)
 
@@ -143,7 +145,7 @@ class Dataplane:
             route = programmed.routes[frontend.family]
             if self._redirected(vip):
                 self._table.set(vip, route)
-            elif desired.backends(frontend) or desired.holds:
+            elif desired.backends(frontend) or desired.holds(frontend):
                 problem = self._open(programmed, vip, route)
                 if problem is not None:
                     problems[vip] = problem

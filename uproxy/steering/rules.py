@@ -45,7 +45,8 @@ def verdict(port: DesiredServicePort, frontend: Frontend) -> Verdict | None:
     """
     match port.name.protocol:
         case Protocol.TCP:
-            return Verdict.REDIRECT if port.backends(frontend) or port.holds else Verdict.REJECT
+            taken = port.backends(frontend) or port.holds(frontend)
+            return Verdict.REDIRECT if taken else Verdict.REJECT
         case Protocol.UDP:
             return None if port.backends(frontend) else Verdict.REJECT
         case Protocol.SCTP:

@@ -285,10 +285,16 @@ class TestOptions:
         made.apply([Upsert(service(ports=(port,), options=Options(hold_s=5.0)))])
         desired = made.desired[name(protocol=protocol)]
         held = protocol is Protocol.TCP
-        assert desired.holds is held
+        assert [desired.holds(frontend) for frontend in desired.frontends] == [held]
         assert {desired.treatment(frontend) for frontend in desired.frontends} == {
             Treatment.FORWARD if held else Treatment.REJECT
         }
+
+    def test_nobody_is_held_while_there_is_an_endpoint(self):
+        made = store()
+        made.apply([Upsert(service(options=Options(hold_s=5.0))), Upsert(piece())])
+        desired = made.desired[name()]
+        assert [desired.holds(frontend) for frontend in desired.frontends] == [False]
 
     @pytest.mark.parametrize(
         ("conditions", "gone"),
