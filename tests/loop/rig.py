@@ -22,6 +22,7 @@ from uproxy.model.frontend import (
     FrontendKind,
 )
 from uproxy.model.names import Protocol, ServicePortName, Vip
+from uproxy.model.options import DEFAULT_OPTIONS, Options
 
 PATIENCE_S = 20.0
 TIMEOUTS = Timeouts(connect_s=1.0, dial_budget_s=5.0, idle_s=3600.0, half_closed_s=3600.0)
@@ -44,7 +45,13 @@ class Rig:
     """A Dataplane, and short ways to program it."""
 
     def __init__(
-        self, relay: str, timeouts: Timeouts = TIMEOUTS, limit: int = 10_000, flow_limit: int = 100
+        self,
+        relay: str,
+        timeouts: Timeouts = TIMEOUTS,
+        limit: int = 10_000,
+        flow_limit: int = 100,
+        *,
+        access_log: bool = True,
     ) -> None:
         loop = asyncio.get_running_loop()
         OPEN.add(self)
@@ -53,7 +60,7 @@ class Rig:
         self._cleanups: list = []
         self.descriptors = Descriptors(loop, limit)
         self.context = Context(loop, Reactor(loop), self.descriptors, timeouts, 0, True, time.monotonic)
-        self.relay = new_relay(relay, self.context, self._note_end)
+        self.relay = new_relay(relay, self.context, self._note_end if access_log else None)
         self.dataplane = Dataplane(self.context, self.relay, flow_limit, 120.0)
 
     def _note_end(self, ended: Ended) -> None:
@@ -66,8 +73,10 @@ class Rig:
         backends: Sequence[Backend],
         protocol: Protocol = Protocol.TCP,
         affinity_timeout_s: int | None = None,
+        options: Options = DEFAULT_OPTIONS,
+        gone: Sequence[Backend] = (),
     ):
-        """Program one Service port; returns its ProgrammedPort."""
+        """Program one Service port; returns its ProgrammedPort. Those `gone` are listed, and have ended."""
         ip = ip_address(vip[0])
         name = ServicePortName("default", "web", "", protocol)
         frontend = Frontend(Vip(ip, vip[1], protocol), FrontendKind.CLUSTER_IP, ip.version)
@@ -75,9 +84,11 @@ class Rig:
             name,
             vip[1],
             (frontend,),
-            dict.fromkeys(backends, EndpointState.READY),
+            dict.fromkeys(backends, EndpointState.READY) | dict.fromkeys(gone, EndpointState.NOT_READY),
             {ip.version: tuple(backends)},
             affinity_timeout_s,
+            options=options,
+            gone=frozenset(gone),
         )
         changes = Changes((desired,))
         problems = await self.dataplane.make(changes)

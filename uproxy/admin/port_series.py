@@ -1,8 +1,8 @@
 """The metrics of Service ports.
 
 Owns their names, their labels, and what is left out: a Service that nobody has called yet
-has its totals and its endpoints only. Everything else begins with the first event, and
-stays from then on.
+has its totals and its endpoints only, and an endpoint that nobody was sent to has no series of its own.
+Everything else begins with the first event, and stays from then on.
 """
 
 from collections import Counter
@@ -12,6 +12,7 @@ from uproxy.admin.endpoints import any_ejected, count_by_state
 from uproxy.admin.exposition import Family, HistogramFamily, label_text
 from uproxy.dataplane.routes import ProgrammedPort
 from uproxy.dataplane.stats import CONNECT_BUCKETS_S, PortStats
+from uproxy.dataplane.waiting import Wait
 from uproxy.model.frontend import DesiredServicePort, EndpointState
 from uproxy.model.names import Protocol
 
@@ -49,10 +50,25 @@ class PortSeries:
         self._endpoints = Family(
             "uproxy_endpoints", "gauge", "Endpoints in each state that any is in.", "state"
         )
+        self._begin_by_endpoint()
+
+    def _begin_by_endpoint(self) -> None:
+        self._endpoint_active = Family(
+            "uproxy_endpoint_connections_active", "gauge", "Connections, or UDP flows, open now.", "endpoint"
+        )
+        self._endpoint_connections = Family(
+            "uproxy_endpoint_connections_total", "counter", "Connections, or UDP flows, made.", "endpoint"
+        )
+        self._endpoint_failures = Family(
+            "uproxy_endpoint_dial_failures_total", "counter", "Times it could not be reached.", "endpoint"
+        )
 
     def _begin_tcp(self) -> None:
         self._connections = Family("uproxy_connections_total", "counter", "TCP connections accepted.")
         self._active = Family("uproxy_connections_active", "gauge", "TCP connections open now.")
+        self._waiting = Family(
+            "uproxy_connections_waiting", "gauge", "TCP connections that wait to be dialled for.", "for"
+        )
         self._closes = Family("uproxy_connections_closed_total", "counter", "TCP connections over.", "reason")
         self._connect_time = HistogramFamily(
             "uproxy_connect_duration_seconds", CONNECT_BUCKETS_S, "Time to connect to an endpoint."
@@ -77,6 +93,7 @@ class PortSeries:
             self._add_udp(labels, stats)
         else:
             self._add_tcp(labels, stats)
+            self._add_waiting(labels, programmed)
         _add_both(self._bytes, labels, stats.bytes_to_backend, stats.bytes_to_client)
         for failure, count in stats.dial_failures.items():
             self._dial_failures.add_by(labels, failure, count)
@@ -84,6 +101,8 @@ class PortSeries:
         by_state = count_by_state(programmed, self._now_s) if ejecting else text.by_state
         for state, count in by_state.items():
             self._endpoints.add_by(labels, state, count)
+        if stats.connections or stats.flows:
+            self._add_by_endpoint(labels, programmed)
 
     def _text_of(self, programmed: ProgrammedPort) -> PortText:
         text = self._known.get(programmed)
@@ -102,6 +121,24 @@ class PortSeries:
         if any(stats.connect_time.counts):
             self._connect_time.add(labels, stats.connect_time)
 
+    def _add_waiting(self, labels: str, programmed: ProgrammedPort) -> None:
+        """Where the Service lets somebody wait, or does so still."""
+        options = programmed.desired.options
+        may_wait = {Wait.PLACE: options.queue_max > 0, Wait.ENDPOINT: options.hold_s is not None}
+        for wait, count in programmed.room.numbers.items():
+            if count or may_wait[wait]:
+                self._waiting.add_by(labels, wait, count)
+
+    def _add_by_endpoint(self, labels: str, programmed: ProgrammedPort) -> None:
+        for state in programmed.states.values():
+            if not state.connections and not state.dial_failures:
+                continue
+            endpoint = str(state.backend)
+            self._endpoint_active.add_by(labels, endpoint, state.active)
+            self._endpoint_connections.add_by(labels, endpoint, state.connections)
+            if state.dial_failures:
+                self._endpoint_failures.add_by(labels, endpoint, state.dial_failures)
+
     def _add_udp(self, labels: str, stats: PortStats) -> None:
         self._flows.add(labels, stats.flows)
         self._flows_active.add(labels, stats.flows_active)
@@ -115,6 +152,7 @@ class PortSeries:
         """The text, one family at a time."""
         yield self._connections.text()
         yield self._active.text()
+        yield self._waiting.text()
         yield self._closes.text()
         yield self._bytes.text()
         yield self._dial_failures.text()
@@ -125,6 +163,9 @@ class PortSeries:
         yield self._datagrams.text()
         yield self._datagrams_dropped.text()
         yield self._endpoints.text()
+        yield self._endpoint_active.text()
+        yield self._endpoint_connections.text()
+        yield self._endpoint_failures.text()
 
 
 def _labels(desired: DesiredServicePort) -> str:

@@ -54,3 +54,7 @@ class ServiceRow(msgspec.Struct, frozen=True):
     """UDP only."""
     bytes: Bytes = Bytes()
     endpoints: list[EndpointRow] = []
+    waiting: dict[str, int] = {}
+    """How many clients wait: for a `place` at an endpoint, or for an `endpoint`. Empty when nobody does."""
+    options: dict[str, str] = {}
+    """What its annotations `uproxy.dev/...` ask for, where that is not the default."""

@@ -18,7 +18,7 @@ _COLUMNS = (
     "PATH",
     "STATUS",
 )
-_WIDE_COLUMNS = (*_COLUMNS[:-1], "TO-BACKEND", "TO-CLIENT", "STATUS")
+_WIDE_COLUMNS = (*_COLUMNS[:-1], "TO-BACKEND", "TO-CLIENT", "OPTIONS", "STATUS")
 _GAP = "   "
 _ADDRESSES_SHOWN = 3
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -55,7 +55,8 @@ def _cells(row: ServiceRow) -> list[str]:
 def _wide_cells(row: ServiceRow) -> list[str]:
     *cells, status = _cells(row)
     cells[_COLUMNS.index("ADDRESSES")] = ",".join(row.addresses) or "-"
-    return [*cells, _size(row.bytes.to_backend), _size(row.bytes.to_client), status]
+    options = ",".join(f"{name}={value}" for name, value in row.options.items()) or "-"
+    return [*cells, _size(row.bytes.to_backend), _size(row.bytes.to_client), options, status]
 
 
 def _counts(row: ServiceRow) -> Counts:

@@ -6,9 +6,11 @@ from itertools import chain
 from uproxy.admin.endpoints import standings
 from uproxy.admin.rows import Bytes, Counts, EndpointRow, ServiceRow
 from uproxy.admin.status import PENDING, faults_by_service, faulty, status_of
+from uproxy.dataplane.balancing.balancer import open_flows
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.dataplane.routes import ProgrammedPort
 from uproxy.model.names import address_text
+from uproxy.model.options import asked_for
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.state.store import Store
 
@@ -30,7 +32,7 @@ def service_rows(store: Store, dataplane: Dataplane, loop: ReconcileLoop) -> Ite
         name = desired.name
         programmed = dataplane.ports.get(name)
         if programmed is None:
-            yield row(ProgrammedPort(desired), PENDING, context.now())
+            yield row(ProgrammedPort(desired, open_flows, context.now()), PENDING, context.now())
             continue
         status = status_of(programmed.desired, loop.problems.get(name, {}), faults.get(name.service, ()))
         yield row(programmed, status, context.now())
@@ -52,6 +54,8 @@ def row(programmed: ProgrammedPort, status: str, now_s: float) -> ServiceRow:
         flows=Counts(stats.flows_active, stats.flows),
         bytes=Bytes(stats.bytes_to_backend, stats.bytes_to_client),
         endpoints=_endpoints(programmed, now_s),
+        waiting={wait.value: count for wait, count in programmed.room.numbers.items() if count},
+        options=asked_for(desired.options),
     )
 
 

@@ -42,18 +42,26 @@ class Engine:
     ) -> None: ...
     def add_port(self) -> int:
         """A slot for a Service port's counts."""
+    def set_port(self, slot: int, report_ends: bool, age_ms: int, /) -> None:
+        """What is asked for at a Service port. Whether `reports` tells of its ends, even if it does not
+        of others; such a report may lack the client. How old connections may get; 0 for any age."""
     def add_backend(self, ip: str, port: int, /) -> int:
         """A slot for an endpoint's address and counts. Raises ValueError."""
     def drop_port(self, slot: int, /) -> bool:
         """Give a slot up; False when a connection uses it, or its counts are not collected."""
     def drop_backend(self, slot: int, /) -> bool:
         """Give a slot up; False when a connection uses it, or its counts are not collected."""
-    def begin(self, client: int, port: int, backend: int, address: str, begun_ns: int, /) -> int:
-        """Dial, and relay: 0, and `client` is the engine's; or an errno."""
+    def begin(
+        self, client: int, port: int, backend: int, address: str, begun_ns: int, header: bytes, /
+    ) -> int:
+        """Dial, and relay: 0, and `client` is the engine's; or an errno. The endpoint gets `header` ahead of
+        what the client says."""
     def reset(self, reason: int, backend: int, /) -> None:
         """Reset every connection to a backend, or with -1 every connection; waits for that."""
     def joined(self, backend: int, /) -> int:
         """How many dials of a backend have succeeded."""
+    def open(self, backends: list[int], /) -> list[int]:
+        """How many connections each of these backends has now, dials under way included; 0 for -1."""
     def live(self) -> int:
         """Connections."""
     def descriptors(self) -> int:

@@ -25,6 +25,7 @@ class BackendState:
         "joined_at_failure",
         "relay_slot",
         "sits_out_until_s",
+        "taken",
         "usable",
     )
 
@@ -37,6 +38,8 @@ class BackendState:
         """False once the endpoint is gone or no longer takes new connections."""
         self.active = 0
         """Open connections, or UDP flows."""
+        self.taken = 0
+        """The same, with dials under way; the Python relay's."""
         self.connections = 0
         self.dial_failures = 0
         self.sits_out_until_s = 0.0

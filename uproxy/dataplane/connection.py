@@ -15,10 +15,12 @@ from uproxy.dataplane.context import Context
 from uproxy.dataplane.dialling import RESOURCES_RETRY_S, Dialling
 from uproxy.dataplane.pair import Pair
 from uproxy.dataplane.pipes import Pipes
+from uproxy.dataplane.proxy_protocol import header_for
 from uproxy.dataplane.relay import Ended
 from uproxy.dataplane.routes import Route
 from uproxy.dataplane.sockets import begin_connect, close_with_reset, dial_failure, stream_to
 from uproxy.dataplane.source_ports import SourcePorts
+from uproxy.dataplane.waiter import Waiter, wait_or_end
 from uproxy.model.closing import CloseReason, DialFailure
 
 
@@ -48,6 +50,7 @@ class Connection:
         "_dialling",
         "_shared",
         "_timer",
+        "_waiter",
         "backend",
         "client",
         "dial_started_s",
@@ -60,7 +63,15 @@ class Connection:
     backend: BackendState
     """The endpoint that is dialled, then the one that answered."""
 
-    def __init__(self, shared: Connections, route: Route, client: socket.socket, client_address: str) -> None:
+    def __init__(
+        self,
+        shared: Connections,
+        route: Route,
+        client: socket.socket,
+        client_address: str,
+        destination: bytes | None,
+    ) -> None:
+        """`destination` is where the client was going, when its socket does not tell."""
         self._shared = shared
         context = shared.context
         now_s = context.now()
@@ -68,8 +79,10 @@ class Connection:
         self.server: socket.socket | None = None
         """The socket of a dial under way."""
         self.pair: Pair | None = None
-        self._dialling = Dialling(route, client_address, now_s, context.timeouts.dial_budget_s)
+        budget_s = context.timeouts.dial_budget_s
+        self._dialling = Dialling(route, client_address, now_s, budget_s, destination)
         self._timer: TimerHandle | None = None
+        self._waiter: Waiter | None = None
         self._counted = (0, 0)
         self.quiet_since_s = now_s
         self.quiet_bytes = 0
@@ -78,25 +91,52 @@ class Connection:
         stats = route.stats
         stats.connections += 1
         stats.active += 1
-        self._dial(now_s)
+        if route.room:
+            route.room.serve(now_s)  # nobody is overtaken
+        self._dial(now_s, None)
 
     # ---- dialling ----
 
-    def _dial(self, now_s: float) -> None:
-        """Dial the next endpoint; on to the one after it when that fails at once."""
+    def _dial(self, now_s: float, first: BackendState | None) -> None:
+        """Dial `first`, or the next endpoint; on to the one after it when that fails at once."""
         dialling, now = self._dialling, self._shared.context.now
-        while (state := dialling.next(now_s)) is not None:
+        state = first or dialling.next(now_s)
+        while state is not None:
             self.backend = state
             self.dial_started_s = now_s
             error, server = self._connect(state)
             if server is not None:
+                state.taken += 1
                 return self._connected(server, now()) if error == 0 else self._await_handshake(server)
             failure = dial_failure(error)
             if failure is DialFailure.NO_RESOURCES:
                 return self._dial_later()
             dialling.failed(state, failure, now_s)
             now_s = now()
-        return self._refuse(dialling.verdict(now_s))
+            state = dialling.next(now_s)
+        return self._wait_or_end(now_s)
+
+    def _wait_or_end(self, now_s: float) -> None:
+        found = wait_or_end(self._shared.context, self._dialling, now_s)
+        if isinstance(found, CloseReason):
+            self._refuse(found)
+            return
+        self._waiter = Waiter(
+            self._shared.context,
+            self.client.fileno(),
+            self._dialling,
+            found,
+            dial=self._dial_after_wait,
+            end=self._end_after_wait,
+        )
+
+    def _dial_after_wait(self, state: BackendState) -> None:
+        self._waiter = None
+        self._dial(self._shared.context.now(), state)
+
+    def _end_after_wait(self, reason: CloseReason) -> None:
+        self._waiter = None
+        self._refuse(reason)
 
     def _connect(self, state: BackendState) -> tuple[int, socket.socket | None]:
         """Begin to connect: a socket, with 0 when it is connected already; or an errno alone."""
@@ -140,7 +180,8 @@ class Connection:
     def _failed(self, failure: DialFailure, now_s: float) -> None:
         self._abandon_dial()
         self._dialling.failed(self.backend, failure, now_s)
-        self._dial(now_s)
+        self._dial(now_s, None)
+        self._dialling.route.room.serve(now_s)  # the failed one had taken a place
 
     def _dial_later(self) -> None:
         self._dialling.route.stats.dial_failed(DialFailure.NO_RESOURCES)
@@ -148,7 +189,7 @@ class Connection:
 
     def _dial_again(self) -> None:
         self._timer = None
-        self._dial(self._shared.context.now())
+        self._dial(self._shared.context.now(), None)
 
     def _abandon_dial(self) -> None:
         self._cancel_timer()
@@ -156,6 +197,7 @@ class Connection:
             self._shared.context.reactor.release(self.server.fileno())
             self.server.close()
             self.server = None
+            self.backend.taken -= 1
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -167,9 +209,11 @@ class Connection:
         state.answered()
         state.connections += 1
         state.active += 1
-        self._dialling.route.stats.connect_time.record(now_s - self.dial_started_s)
-        shared = self._shared
-        self.pair = Pair(shared.context.reactor, shared.pipes, self.client, server, self._ended)
+        dialling, shared = self._dialling, self._shared
+        dialling.route.stats.connect_time.record(now_s - self.dial_started_s)
+        self.pair = pair = Pair(shared.context.reactor, shared.pipes, self.client, server, self._ended)
+        if dialling.route.options.proxy_protocol:
+            pair.up.begin_with(header_for(self.client, dialling.destination))
 
     # ---- ending ----
 
@@ -178,18 +222,34 @@ class Connection:
         close_with_reset(self.client)
         self._account(reason)
 
+    @property
+    def max_age_s(self) -> float | None:
+        """How old its Service lets connections get; None for any age."""
+        return self._dialling.route.options.max_connection_age_s
+
+    def has(self, state: BackendState) -> bool:
+        """Whether it is connected to an endpoint, or dials it."""
+        return (self.pair is not None or self.server is not None) and self.backend is state
+
     def reset(self, reason: CloseReason) -> None:
         """End at once, in whatever state it is. Without effect on one that is over."""
         if self.pair is not None:
             self.pair.reset(reason)
         elif self in self._shared.live:
+            if self._waiter is not None:
+                self._waiter.leave()
+                self._waiter = None
             self._abandon_dial()
             self._refuse(reason)
 
     def _ended(self, reason: CloseReason) -> None:
         self.count_bytes()
         self.backend.active -= 1
+        self.backend.taken -= 1
         self._account(reason)
+        room = self._dialling.route.room
+        if room:
+            room.serve(self._shared.context.now())
 
     def _account(self, reason: CloseReason) -> None:
         shared, stats = self._shared, self._dialling.route.stats

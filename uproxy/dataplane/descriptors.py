@@ -15,6 +15,10 @@ RESERVED = 256
 PIPES_SHARE = 0.75
 """Pipes, two descriptors each, are spent on speed alone: only while this share is not in use."""
 
+WAITING_SHARE = 0.75
+"""Clients may wait for an endpoint only while this share is not in use: the rest is for those who need
+not wait."""
+
 _RETRY_S = 0.1
 
 
@@ -55,6 +59,11 @@ class Descriptors:
     def plenty(self) -> bool:
         """Whether there are enough for pipes."""
         return self.used + 2 <= self.limit * PIPES_SHARE
+
+    @property
+    def room_to_wait(self) -> bool:
+        """Whether there are enough for clients that only wait."""
+        return self.used_by_all + 2 <= self.limit * WAITING_SHARE
 
     @property
     def paused(self) -> bool:

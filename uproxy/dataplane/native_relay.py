@@ -10,8 +10,9 @@ there was no compiler, in `engine_or_reason`.
 import socket
 from asyncio import TimerHandle
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,13 @@ from uproxy.dataplane.backends import BackendState
 from uproxy.dataplane.context import Context
 from uproxy.dataplane.descriptors import PIPES_SHARE
 from uproxy.dataplane.dialling import RESOURCES_RETRY_S, Dialling
+from uproxy.dataplane.proxy_protocol import header_for
 from uproxy.dataplane.relay import Ended
 from uproxy.dataplane.routes import Route
 from uproxy.dataplane.sockets import dial_failure
 from uproxy.dataplane.source_ports import local_port_range
 from uproxy.dataplane.stats import CONNECT_BUCKETS_S
+from uproxy.dataplane.waiter import Waiter, wait_or_end
 from uproxy.model.closing import CloseReason, DialFailure
 from uproxy.model.names import Family
 
@@ -45,21 +48,23 @@ def engine_or_reason() -> str | None:
 class NativeArrival:
     """A client's descriptor, not yet a connection."""
 
-    __slots__ = ("_client", "_relay", "address")
+    __slots__ = ("_client", "_destination", "_relay", "address")
 
     def __init__(self, relay: "NativeRelay", client: int, address: str) -> None:
         self._relay = relay
         self._client = client
         self.address = address
+        self._destination: bytes | None = None
 
     def destination(self, family: Family) -> bytes | None:
         """Where it was going before the kernel redirected it."""
         found: bytes | None = self._relay.engine_module.destination(self._client, family)
+        self._destination = found
         return found
 
     def begin(self, route: Route) -> None:
         """Dial one of the route's endpoints, and relay."""
-        self._relay.begin(route, self._client, self.address)
+        self._relay.begin(route, self._client, self.address, self._destination)
 
     def refuse(self) -> None:
         """Close; the client sees a reset."""
@@ -105,6 +110,7 @@ class NativeRelay:
         """By client descriptor: what connections tried whose first dial failed. An entry outlives the
         connection until the descriptor is used again."""
         self._waiting: dict[int, _Waiting] = {}
+        self._in_rooms: dict[int, Waiter] = {}
         self._reports: deque[_engine.Report] = deque()
         self._closed = False
         descriptors.elsewhere = self._engine.descriptors
@@ -113,7 +119,7 @@ class NativeRelay:
     @property
     def open_connections(self) -> int:
         """Connections that have begun and not ended."""
-        return self._engine.live() + len(self._waiting)
+        return self._engine.live() + len(self._waiting) + len(self._in_rooms)
 
     # ---- begin ----
 
@@ -122,7 +128,7 @@ class NativeRelay:
         accepted = self.engine_module.accept(listener.fileno())
         return NativeArrival(self, *accepted) if accepted is not None else None
 
-    def begin(self, route: Route, client: int, address: str) -> None:
+    def begin(self, route: Route, client: int, address: str, destination: bytes | None) -> None:
         """The short step that Python takes for each connection."""
         now_s = self._context.now()
         stats = route.stats
@@ -130,22 +136,35 @@ class NativeRelay:
         stats.active += 1
         if self._redials:
             self._redials.pop(client, None)
-        state = route.balancer.pick(address, now_s)
+        state = route.balancer.pick(address, now_s) if route.plain else None
         error = self._dial(route, state, client, address) if state is not None else 0
         if state is None or error:
-            dialling = Dialling(route, address, now_s, self._context.timeouts.dial_budget_s)
+            budget_s = self._context.timeouts.dial_budget_s
+            dialling = Dialling(route, address, now_s, budget_s, destination)
+            if route.room:
+                route.room.serve(now_s)  # nobody is overtaken
             self._go_on(dialling, client, state, error)
 
-    def _dial(self, route: Route, state: BackendState, client: int, address: str, begun_ns: int = 0) -> int:
+    def _dial(
+        self,
+        route: Route,
+        state: BackendState,
+        client: int,
+        address: str,
+        *,
+        begun_ns: int = 0,
+        header: bytes = b"",
+    ) -> int:
         """Give the client to the engine: 0, or the errno of a dial that failed at once."""
         port, backend = route.relay_slot, state.relay_slot
         if port < 0:
             port = route.relay_slot = self._engine.add_port()
             self._routes[port] = route
+            self.configure(route)
         if backend < 0:
             backend = state.relay_slot = self._engine.add_backend(*state.address)
             self._states[backend] = state
-        return self._engine.begin(client, port, backend, address, begun_ns)
+        return self._engine.begin(client, port, backend, address, begun_ns, header)
 
     def _go_on(self, dialling: Dialling, client: int, state: BackendState | None, error: int) -> None:
         """After `state` failed with `error`: the next endpoint, until one is dialled or all have failed.
@@ -158,13 +177,38 @@ class NativeRelay:
                 return
             state = dialling.next(now_s)
             if state is None:
-                self._refuse(dialling, client, dialling.verdict(now_s))
+                self._wait_or_end(dialling, client, now_s)
                 return
-            self._redials[client] = dialling
-            begun_ns = int(dialling.started_s * 1e9)
-            error = self._dial(dialling.route, state, client, dialling.client_address, begun_ns)
+            error = self._dial_again(dialling, client, state)
             if error == 0:
                 return
+
+    def _dial_again(self, dialling: Dialling, client: int, state: BackendState) -> int:
+        """Dial on behalf of a client for which this is not the short step of `begin`."""
+        self._redials[client] = dialling
+        begun_ns = int(dialling.started_s * 1e9)
+        route = dialling.route
+        header = _header(client, dialling.destination) if route.options.proxy_protocol else b""
+        return self._dial(route, state, client, dialling.client_address, begun_ns=begun_ns, header=header)
+
+    def _wait_or_end(self, dialling: Dialling, client: int, now_s: float) -> None:
+        found = wait_or_end(self._context, dialling, now_s)
+        if isinstance(found, CloseReason):
+            self._refuse(dialling, client, found)
+            return
+        dial, end = partial(self._dial_after_wait, dialling, client), partial(self._refuse, dialling, client)
+        self._context.descriptors.used += 1  # the client's, which the engine does not count
+        self._in_rooms[client] = Waiter(self._context, client, dialling, found, dial=dial, end=end)
+
+    def _dial_after_wait(self, dialling: Dialling, client: int, state: BackendState) -> None:
+        self._forget_wait(client)
+        error = self._dial_again(dialling, client, state)
+        if error:
+            self._go_on(dialling, client, state, error)
+
+    def _forget_wait(self, client: int) -> None:
+        if self._in_rooms.pop(client, None) is not None:
+            self._context.descriptors.released(1)
 
     def _blame(self, dialling: Dialling, client: int, state: BackendState, error: int, now_s: float) -> bool:
         """Count a failed dial. False when it was this machine's fault, and the client has to wait."""
@@ -174,7 +218,7 @@ class NativeRelay:
             dialling.failed(state, failure, now_s)
             return True
         dialling.route.stats.dial_failed(failure)
-        timer = self._context.loop.call_later(RESOURCES_RETRY_S, self._dial_again, client)
+        timer = self._context.loop.call_later(RESOURCES_RETRY_S, self._dial_later, client)
         self._waiting[client] = _Waiting(dialling, timer)
         return False
 
@@ -185,11 +229,12 @@ class NativeRelay:
             state.joined_at_failure = joined
             state.answered()
 
-    def _dial_again(self, client: int) -> None:
+    def _dial_later(self, client: int) -> None:
         self._go_on(self._waiting.pop(client).dialling, client, None, 0)
 
     def _refuse(self, dialling: Dialling, client: int, reason: CloseReason) -> None:
         """End a connection that has no backend: the client sees a reset."""
+        self._forget_wait(client)
         self.engine_module.refuse(client)
         self._redials.pop(client, None)
         stats = dialling.route.stats
@@ -198,6 +243,12 @@ class NativeRelay:
         if self._ended is not None:
             lasted_s = self._context.now() - dialling.started_s
             self._ended(Ended(dialling.route.name, dialling.client_address, None, 0, 0, lasted_s, reason))
+
+    def configure(self, route: Route) -> None:
+        """Have the engine know what a route's Service asks for."""
+        if route.relay_slot >= 0:
+            age_s = route.options.max_connection_age_s
+            self._engine.set_port(route.relay_slot, route.limit is not None, int((age_s or 0) * 1000))
 
     # ---- what the engine tells ----
 
@@ -212,6 +263,8 @@ class NativeRelay:
                     self._dial_failed(report, ending)
                 else:
                     self._tell_end(report)
+                if ending is None:
+                    self._serve_who_waits(report)
         finally:
             if self._reports:  # a callback raised: a bug, but no other connection's
                 self._context.loop.call_soon(self._take_reports)
@@ -229,6 +282,12 @@ class NativeRelay:
             return
         self._go_on(dialling, client, self._states[report.backend], report.code)
 
+    def _serve_who_waits(self, report: "_engine.Report") -> None:
+        """A connection has given its place back."""
+        room = self._routes[report.port].room
+        if room:
+            room.serve(self._context.now())
+
     def _tell_end(self, report: "_engine.Report") -> None:
         if self._ended is not None:
             self._ended(
@@ -244,6 +303,10 @@ class NativeRelay:
             )
 
     # ---- counts ----
+
+    def loads(self, states: Sequence[BackendState]) -> Sequence[int]:
+        """How many connections each of some backends has now, dials under way included."""
+        return self._engine.open([state.relay_slot for state in states])
 
     def collect(self) -> None:
         """Fold in what the engine counted since the last time."""
@@ -288,12 +351,14 @@ class NativeRelay:
                 waiting.timer.cancel()
                 del self._waiting[client]
                 self._refuse(waiting.dialling, client, reason)
+            for waiter in list(self._in_rooms.values()):
+                waiter.give_up(reason)
         elif backend < 0:
             return  # never dialled
         self._engine.reset(self._reasons.index(reason), backend)
-        if state is None:
+        if state is None:  # collecting looks at every endpoint, too much for the end of one
             self._take_reports(ending=reason)
-        self.collect()
+            self.collect()
 
     def close(self) -> None:
         """Reset what is still open, and end the engine's threads. Twice is fine."""
@@ -304,6 +369,14 @@ class NativeRelay:
         self._context.descriptors.elsewhere = int
         self._engine.close()
         self._closed = True
+
+
+def _header(client: int, destination: bytes | None) -> bytes:
+    sock = socket.socket(fileno=client)
+    try:
+        return header_for(sock, destination)
+    finally:
+        sock.detach()
 
 
 def _ms(seconds: float) -> int:

@@ -42,7 +42,7 @@ _PREFIXES = [_VIEW[:count] for count in range(_PREFIXES_COUNT)]
 class Pair:
     """Two joined sockets, and the two directions between them."""
 
-    __slots__ = ("_ended", "_kept_alive", "_reactor", "closed", "down", "first_eof", "up")
+    __slots__ = ("_ended", "_kept_alive", "_reactor", "closed", "down", "first_eof", "last", "up")
 
     def __init__(
         self,
@@ -61,6 +61,8 @@ class Pair:
         self.first_eof: Direction | None = None
         self.up = up = Direction(self, reactor, pipes, client, server)
         self.down = down = Direction(self, reactor, pipes, server, client)
+        self.last = down
+        """The direction of the last bytes; the client is always free to begin."""
         up.reverse = down
         down.reverse = up
         reactor.watch(up.source_fd, up)
@@ -97,6 +99,16 @@ class Pair:
         """End at once with a reset to both sides."""
         if not self.closed:
             self._close(reason, ())
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing waits to be passed on, and the backend was the last to speak."""
+        return self.last is self.down and not (self.up.blocked or self.down.blocked)
+
+    def end(self, reason: CloseReason) -> None:
+        """End in good order, at a moment when nothing is under way."""
+        if not self.closed:
+            self._close(reason, (self.up, self.down))
 
     def reset_by(self, direction: "Direction") -> None:
         """The source of `direction` was reset: so is the other side.
@@ -230,6 +242,7 @@ class Direction:
                 self._finish()
                 return
             self.bytes += count
+            self.pair.last = self
             try:
                 view = _PREFIXES[count] if count < _PREFIXES_COUNT else _VIEW[:count]
                 sent = _write(self.sink_fd, view)
@@ -251,6 +264,12 @@ class Direction:
             steps += 1
         if not self.eof:
             self._reactor.later(self)
+
+    def begin_with(self, data: bytes) -> None:
+        """Send something of ours, ahead of what the source says."""
+        self._unsent = data
+        self.blocked = True
+        self.pump()
 
     def pump(self) -> None:
         """Go on after giving way, or when the sink has room again."""
@@ -343,6 +362,7 @@ class Direction:
             self._finish()
             return False
         self.bytes += count
+        self.pair.last = self
         self._in_pipe = count
         self._small_fills = self._small_fills + 1 if count < _SMALL_BYTES else 0
         return True

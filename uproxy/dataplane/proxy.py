@@ -8,10 +8,12 @@ usable; it is told.
 import asyncio
 from collections.abc import Mapping
 
+from uproxy.dataplane.balancing.balancer import open_flows
 from uproxy.dataplane.context import Context
 from uproxy.dataplane.guard import Guard
 from uproxy.dataplane.listeners import RedirectListener, VipListener
 from uproxy.dataplane.relay import Relay
+from uproxy.dataplane.removal import Removals
 from uproxy.dataplane.routes import ProgrammedPort, Route, RoutingTable
 from uproxy.dataplane.sockets import reason
 from uproxy.dataplane.sweeper import sweep_interval_s
@@ -33,6 +35,7 @@ class Dataplane:
         self.flows = UdpFlows(context, flow_limit, flow_idle_s)
         self.redirects: list[RedirectListener] = []
         self._table = RoutingTable()
+        self._removals = Removals(context, relay)
         self._listeners: dict[Vip, VipListener | UdpListener] = {}
         self._sweep = context.loop.call_soon(self._sweep_flows)
 
@@ -53,18 +56,23 @@ class Dataplane:
         if changes.inside is not None:
             self.context.insiders.networks = changes.inside
             self._guard_anew(problems)
+        now_s = self.context.now()
         for desired in changes.updated:
             programmed = self.ports.get(desired.name)
             if programmed is None:
-                programmed = self.ports[desired.name] = ProgrammedPort(desired)
+                programmed = self.ports[desired.name] = self._programmed(desired, now_s)
             else:
                 before = programmed.desired
-                programmed.update(desired)
+                programmed.update(desired, now_s)
                 self._table.remove(_vips(before) - _vips(desired), desired.name)
             self._listen(programmed, problems)
+            self._removals.observe(programmed)
+            self._configure(programmed)
+            programmed.room.serve(now_s)
         for name in changes.removed:
             if name in self.ports:
-                self.ports[name].retire()
+                self.ports[name].retire(now_s)
+                self._configure(self.ports[name])
         self.flows.drop_unusable()
         return problems
 
@@ -86,6 +94,7 @@ class Dataplane:
     async def close(self) -> None:
         """Close every listener, and cut what is still open."""
         self.stop_accepting()
+        self._removals.close()
         self.relay.close()
         self._sweep.cancel()
 
@@ -119,13 +128,21 @@ class Dataplane:
         interval_s = sweep_interval_s(self.context.timeouts)
         self._sweep = self.context.loop.call_later(interval_s, self._sweep_flows)
 
+    def _programmed(self, desired: DesiredServicePort, now_s: float) -> ProgrammedPort:
+        loads = self.relay.loads if desired.name.protocol is Protocol.TCP else open_flows
+        return ProgrammedPort(desired, loads, now_s)
+
+    def _configure(self, programmed: ProgrammedPort) -> None:
+        for route in programmed.routes:
+            self.relay.configure(route)
+
     # ---- listeners ----
 
     def _listen(self, programmed: ProgrammedPort, problems: dict[Vip, str]) -> None:
         desired = programmed.desired
         for frontend in desired.frontends:
             vip = frontend.vip
-            route = programmed.route(frontend)
+            route = programmed.route(frontend, self.context.now())
             if self._redirected(vip):
                 self._table.set(vip, route)
             elif self._listens(desired, frontend):

@@ -1,7 +1,7 @@
 """The relay that needs no compiler: connections as objects, in the event loop's thread."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from uproxy.dataplane.backends import BackendState
 from uproxy.dataplane.connection import Connection, Connections
@@ -20,20 +20,22 @@ from uproxy.model.names import Family
 class PythonArrival:
     """A client's socket, not yet a connection."""
 
-    __slots__ = ("_client", "_shared", "address")
+    __slots__ = ("_client", "_destination", "_shared", "address")
 
     def __init__(self, shared: Connections, client: socket.socket, address: str) -> None:
         self._shared = shared
         self._client = client
         self.address = address
+        self._destination: bytes | None = None
 
     def destination(self, family: Family) -> bytes | None:
         """Where it was going before the kernel redirected it."""
-        return original_destination(self._client, family)
+        self._destination = original_destination(self._client, family)
+        return self._destination
 
     def begin(self, route: Route) -> None:
         """Dial one of the route's endpoints, and relay."""
-        Connection(self._shared, route, self._client, self.address)
+        Connection(self._shared, route, self._client, self.address, self._destination)
 
     def refuse(self) -> None:
         """Close; the client sees a reset."""
@@ -65,6 +67,15 @@ class PythonRelay:
         client.setblocking(False)
         return PythonArrival(self._shared, client, address[0])
 
+    def loads(self, states: Sequence[BackendState]) -> Sequence[int]:
+        """How many connections each of some backends has now, dials under way included."""
+        return [state.taken for state in states]
+
+    def configure(self, route: Route) -> None:
+        """Look at connections as often as the age that they may have asks for. Everything else is looked up
+        when it matters."""
+        self._sweeper.note_age(route, route.options.max_connection_age_s)
+
     def collect(self) -> None:
         """Count the bytes of open connections; everything else is counted as it happens."""
         for connection in self.live:
@@ -72,9 +83,13 @@ class PythonRelay:
 
     def reset(self, reason: CloseReason, state: BackendState | None = None) -> None:
         """End every connection, or every one to a backend."""
-        for connection in list(self.live):
-            if state is None or connection.backend is state:
+        if state is not None:
+            for connection in [one for one in self.live if one.has(state)]:
                 connection.reset(reason)
+            return
+        # Those without an endpoint first, or they would get the places of those that end.
+        for connection in sorted(self.live, key=lambda one: one.pair is not None):
+            connection.reset(reason)
 
     def close(self) -> None:
         """Reset what is still open, stop the clock, and close the pipes."""

@@ -6,6 +6,7 @@ balancer's pick, what a failed dial means (`dialling.py`). The same tests run on
 """
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,6 +57,14 @@ class Relay(Protocol):
 
         Raises OSError as accept(2) does.
         """
+        ...
+
+    def loads(self, states: Sequence[BackendState]) -> Sequence[int]:
+        """How many connections each of some backends has at this moment, dials under way included."""
+        ...
+
+    def configure(self, route: Route) -> None:
+        """A Service asks for something else (`Route.options`), for its open connections too."""
         ...
 
     def collect(self) -> None:

@@ -1,15 +1,18 @@
 """The clock of the Python relay's connections: one pass over all of them instead of a timer for each.
 
-Owns idle and half-closed timeouts, and giving pipes back. Nothing is written when bytes
-pass; a pass compares byte counts with those it saw before, so a timeout is late by at
+Owns idle and half-closed timeouts, the greatest age, and giving pipes back. Nothing is written when
+bytes pass; a pass compares byte counts with those it saw before, so a timeout is late by at
 most one interval.
 """
 
 from collections.abc import Collection, Iterator
 from itertools import islice
 
+from uproxy.dataplane.age import grace_s, limit_s, quiet_s, sweep_every_s
 from uproxy.dataplane.connection import Connection
 from uproxy.dataplane.context import Context, Timeouts
+from uproxy.dataplane.pair import Pair
+from uproxy.dataplane.routes import Route
 from uproxy.model.closing import CloseReason
 
 _INTERVAL_MAX_S = 5.0
@@ -28,14 +31,34 @@ class Sweeper:
     def __init__(self, context: Context, live: Collection[Connection]) -> None:
         self._context = context
         self._live = live
-        self._interval_s = sweep_interval_s(context.timeouts)
-        self._timer = context.loop.call_later(self._interval_s, self._begin)
+        self._ages_s: dict[Route, float] = {}
+        self._rest()
 
     def close(self) -> None:
         """Visit nobody any more."""
         self._timer.cancel()
 
+    def note_age(self, route: Route, age_s: float | None) -> None:
+        """Connections of a route may get so old; None for any age."""
+        if self._ages_s.get(route) == age_s:
+            return
+        if age_s is None:
+            del self._ages_s[route]
+        else:
+            self._ages_s[route] = age_s
+        if self._resting:
+            self._timer.cancel()
+            self._rest()
+
+    def _rest(self) -> None:
+        """Until the next pass."""
+        asked_s = map(sweep_every_s, self._ages_s.values())
+        interval_s = min(sweep_interval_s(self._context.timeouts), *asked_s, _INTERVAL_MAX_S)
+        self._resting = True
+        self._timer = self._context.loop.call_later(interval_s, self._begin)
+
     def _begin(self) -> None:
+        self._resting = False
         self._visit(iter(list(self._live)))
 
     def _visit(self, rest: Iterator[Connection]) -> None:
@@ -47,7 +70,7 @@ class Sweeper:
         if some:
             self._timer = self._context.loop.call_later(0, self._visit, rest)
         else:
-            self._timer = self._context.loop.call_later(self._interval_s, self._begin)
+            self._rest()
 
     def _check(self, connection: Connection, now_s: float) -> None:
         pair = connection.pair
@@ -55,14 +78,29 @@ class Sweeper:
             return  # still dialling, which has its own clock, or ended meanwhile
         pair.keep_alive()
         total = pair.bytes_to_backend + pair.bytes_to_client
-        if total != connection.quiet_bytes:
+        moved = total != connection.quiet_bytes
+        if moved:
             connection.quiet_bytes = total
             connection.quiet_since_s = now_s
+        if connection.max_age_s is not None:
+            self._check_age(connection, pair, connection.max_age_s, now_s)
+        if moved or pair.closed:
             return
         pair.give_back()
-        quiet_s = now_s - connection.quiet_since_s
+        silent_s = now_s - connection.quiet_since_s
         timeouts = self._context.timeouts
-        if pair.half_closed and quiet_s >= timeouts.half_closed_s:
+        if pair.half_closed and silent_s >= timeouts.half_closed_s:
             connection.reset(CloseReason.HALF_CLOSED_TIMEOUT)
-        elif quiet_s >= timeouts.idle_s:
+        elif silent_s >= timeouts.idle_s:
             connection.reset(CloseReason.IDLE_TIMEOUT)
+
+    def _check_age(self, connection: Connection, pair: Pair, age_s: float, now_s: float) -> None:
+        """End one that is too old: in order at a quiet moment, else with a reset in the end."""
+        begun_s = connection.dial_started_s
+        over_s = now_s - begun_s - limit_s(age_s, begun_s)
+        if over_s < 0:
+            return
+        if pair.at_rest and now_s - connection.quiet_since_s >= quiet_s(age_s):
+            pair.end(CloseReason.MAX_AGE)
+        elif over_s >= grace_s(age_s):
+            connection.reset(CloseReason.MAX_AGE)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from uproxy.model.names import Family, IPAddress, IPNetwork, ServicePortName, Vip, address_text
+from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, ServicePortName, Vip, address_text
+from uproxy.model.options import DEFAULT_OPTIONS, Options
 
 
 class Backend(NamedTuple):
@@ -83,6 +84,16 @@ class DesiredServicePort:
     notes: tuple[str, ...] = ()
     """Why parts of the Service are not served: `10.0.0.1:80/TCP belongs to default/other`."""
     local: Mapping[Family, tuple[Backend, ...]] = field(default_factory=dict)
+    options: Options = DEFAULT_OPTIONS
+    """What the Service asks of this proxy in particular."""
+    gone: frozenset[Backend] = frozenset()
+    """Endpoints that are listed still, but have ended: terminating, and serving no more."""
+
+    def holds(self, frontend: Frontend) -> bool:
+        """Whether clients of `frontend` are accepted though there is no endpoint, and wait for a first one.
+        A datagram is not worth keeping: its sender asks again."""
+        wanted = self.options.hold_s is not None and self.name.protocol is Protocol.TCP
+        return wanted and not self.usable.get(frontend.family)
 
     def backends(self, frontend: Frontend, *, inside: bool = False) -> tuple[Backend, ...]:
         """Where clients of `frontend` go. Those `inside`, on this node or in its Pods, are not bound by
@@ -94,8 +105,10 @@ class DesiredServicePort:
         """What becomes of new traffic for `frontend`: kube-proxy's rules for the lack of endpoints."""
         if self.backends(frontend):
             return Treatment.FORWARD
+        if self.holds(frontend):
+            return Treatment.FORWARD
         if not self.usable.get(frontend.family):
-            return Treatment.REJECT
+            return Treatment.FORWARD if self.holds(frontend) else Treatment.REJECT
         return Treatment.DROP if frontend.kind is FrontendKind.CLUSTER_IP else Treatment.INSIDE
 
 

@@ -70,6 +70,23 @@ def parse_options(annotations: Mapping[str, str]) -> tuple[Options, tuple[tuple[
     return options, tuple(faults)
 
 
+def asked_for(options: Options) -> dict[str, str]:
+    """The options that differ from their defaults, as annotations without the prefix."""
+    return {
+        name: _text(field, value)
+        for name, (field, _) in _KNOWN.items()
+        if (value := getattr(options, field)) != getattr(DEFAULT_OPTIONS, field)
+    }
+
+
+def _text(field: str, value: object) -> str:
+    if field == "removed_drain_s":
+        return f"drain={value:g}s" if value else "reset"
+    if value is True:
+        return "v2"
+    return f"{value:g}s" if isinstance(value, float) else str(value)
+
+
 def _option(name: str, text: str) -> dict[str, Any]:
     known = _KNOWN.get(name)
     if known is None:

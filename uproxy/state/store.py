@@ -250,8 +250,10 @@ class Store:
             {backend: state_of(endpoint) for backend, endpoint in members.items()},
             usable(members, here),
             service.affinity_timeout_s,
-            (*notes, *conflicts, *loops),
+            (*notes, *conflicts, *loops, *service.option_faults),
             local(members, here) if any(frontend.local for frontend in held) else {},
+            service.options,
+            frozenset(backend for backend, its in members.items() if its.terminating and not its.serving),
         )
 
     def _claim(self, name: ServicePortName, wanted: list[Frontend]) -> tuple[list[Frontend], list[str]]:

@@ -78,9 +78,12 @@ class Stage:
         descriptor, _ = self.module.accept(self.front.fileno())
         return client, descriptor
 
-    def begin(self, client: int, backend: int | None = None, address: str = "198.51.100.1") -> int:
+    def begin(
+        self, client: int, backend: int | None = None, address: str = "198.51.100.1", header: bytes = b""
+    ) -> int:
         """Have the engine dial."""
-        return self.engine.begin(client, self.port, self.backend if backend is None else backend, address, 0)
+        chosen = self.backend if backend is None else backend
+        return self.engine.begin(client, self.port, chosen, address, 0, header)
 
     def pair(self) -> tuple[socket.socket, socket.socket]:
         """A connection: the client's socket, and the backend's."""

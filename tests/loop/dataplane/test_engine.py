@@ -68,18 +68,21 @@ class TestWrongArguments:
             (),
             (0, 0, 0, ""),
             (0, 0, 0, "", 0, 0),
-            ("3", 0, 0, "", 0),
-            (None, 0, 0, "", 0),
-            (2**80, 0, 0, "", 0),
-            (2**32 + 2**20, 0, 0, "", 0),
-            (0, 1, 0, "", 0),
-            (0, 0, 1, "", 0),
-            (0, -1, 0, "", 0),
-            (0, 0, -1, "", 0),
-            (0, 2**32, 0, "", 0),
-            (0, 0, 0, b"", 0),
-            (0, 0, 0, "\udc80", 0),
-            (0, 0, 0, "", -1),
+            ("3", 0, 0, "", 0, b""),
+            (None, 0, 0, "", 0, b""),
+            (2**80, 0, 0, "", 0, b""),
+            (2**32 + 2**20, 0, 0, "", 0, b""),
+            (0, 1, 0, "", 0, b""),
+            (0, 0, 1, "", 0, b""),
+            (0, -1, 0, "", 0, b""),
+            (0, 0, -1, "", 0, b""),
+            (0, 2**32, 0, "", 0, b""),
+            (0, 0, 0, b"", 0, b""),
+            (0, 0, 0, "\udc80", 0, b""),
+            (0, 0, 0, "", -1, b""),
+            (0, 0, 0, "", 0, ""),
+            (0, 0, 0, "", 0, None),
+            (0, 0, 0, "", 0, bytes(257)),
         ],
         ids=repr,
     )
@@ -115,10 +118,23 @@ class TestWrongArguments:
         with pytest.raises(WRONG):
             getattr(stage.engine, method)(slot)
 
-    @pytest.mark.parametrize("arguments", [(), (0,), (-1, 0), (7, 0), ("idle", 0), (0, None)])
+    @pytest.mark.parametrize("arguments", [(), (0,), (-1, 0), (99, 0), ("idle", 0), (0, None)])
     def test_reset(self, stage, arguments):
         with pytest.raises(WRONG):
             stage.engine.reset(*arguments)
+
+    @pytest.mark.parametrize("backends", [0, (0,), [1], [-2], [2**80], ["0"], [None]])
+    def test_open(self, stage, backends):
+        with pytest.raises(WRONG):
+            stage.engine.open(backends)
+        assert stage.engine.open([-1, stage.backend]) == [0, 0]
+
+    @pytest.mark.parametrize(
+        "arguments", [(), (0, True), (1, True, 0), (-1, True, 0), ("0", True, 0), (0, True, -1)]
+    )
+    def test_set_port(self, stage, arguments):
+        with pytest.raises(WRONG):
+            stage.engine.set_port(*arguments)
 
     def test_functions_on_sockets(self, stage):
         for function in (stage.module.accept, stage.module.refuse):
@@ -151,6 +167,8 @@ class TestLife:
         for use in (
             lambda: stage.begin(descriptor),
             engine.add_port,
+            lambda: engine.set_port(0, True, 0),
+            lambda: engine.open([0]),
             lambda: engine.add_backend("127.0.0.1", 1),
             lambda: engine.drop_port(0),
             lambda: engine.drop_backend(0),
@@ -311,10 +329,10 @@ class TestSlots:
         ports = [stage.engine.add_port() for _ in range(5000)]
         backends = [stage.engine.add_backend("127.0.0.1", 1) for _ in range(5000)]
         assert len({*ports, stage.port}) == len({*backends, stage.backend}) == 5001
-        assert stage.engine.begin(stage.client()[1], ports[-1], backends[-1], "", 0) != 0  # refused
+        assert stage.engine.begin(stage.client()[1], ports[-1], backends[-1], "", 0, b"") != 0  # refused
         client, descriptor = stage.client()
         backends.append(stage.engine.add_backend(*stage.back.getsockname()))
-        assert stage.engine.begin(descriptor, ports[-1], backends[-1], "", 0) == 0
+        assert stage.engine.begin(descriptor, ports[-1], backends[-1], "", 0, b"") == 0
         assert stage.engine.collect()[1] == [(backends[-1], 1, 1)]
         client.close()
 

@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 import threading
+from importlib import import_module
 
 import pytest
 
@@ -93,6 +94,26 @@ class TestDials:
         [report] = hasty.reports(1)
         assert (report.failed_dial, report.client_fd) == (True, descriptor)
         hasty.module.refuse(descriptor)
+
+    def test_a_header_waits_for_a_slow_backend_and_goes_first(self):
+        stage = Stage(connect_ms=int(PATIENCE_S * 1000))
+        listener = stage.own(socket.create_server(("127.0.0.1", 0), backlog=0))
+        filler = stage.own(socket.create_connection(listener.getsockname()))
+        client, descriptor = stage.client()
+        client.send(b"and the rest")
+        slow = stage.engine.add_backend(*listener.getsockname())
+        assert stage.begin(descriptor, slow, header=b"first ") == 0
+        listener.accept()[0].close()  # there is room now, and the kernel tries again within a second
+        filler.close()
+        listener.settimeout(PATIENCE_S)
+        server = stage.own(listener.accept()[0])
+        server.settimeout(PATIENCE_S)
+        assert server.recv(18, socket.MSG_WAITALL) == b"first and the rest"
+        server.send(b"heard")
+        assert client.recv(10) == b"heard"
+        [(_, to_backend, to_client, *_)], _ = stage.engine.collect()
+        assert (to_backend, to_client) == (12, 5)
+        stage.close()
 
     def test_a_client_that_resets_before_a_slow_backend_answers(self):
         stage = Stage(connect_ms=int(PATIENCE_S * 1000))
@@ -255,7 +276,7 @@ def test_counts_are_exact_while_threads_work_and_somebody_reads_them(stage):
     seen.add(stage.engine.collect())
     connections = 4 * each
     assert (seen.bytes, seen.connects, seen.joined, seen.active) == (expected, connections, connections, 0)
-    assert seen.closes == [connections, 0, 0, 0, 0, 0, 0]
+    assert seen.closes[CLIENT_EOF] == sum(seen.closes) == connections
     reports = stage.reports(connections)
     assert [sum(report[way] for report in reports) for way in (6, 7)] == expected
     assert stage.engine.collect() == ([], [])
@@ -266,7 +287,7 @@ class Totals:
 
     def __init__(self) -> None:
         self.bytes = [0, 0]
-        self.closes = [0] * 7
+        self.closes = [0] * len(import_module("uproxy.dataplane._engine").REASONS)
         self.connects = self.joined = self.active = 0
 
     def add(self, collected) -> None:

@@ -2,17 +2,19 @@
 
 from ipaddress import ip_address
 
+from uproxy.dataplane.balancing.balancer import open_flows
 from uproxy.dataplane.routes import ProgrammedPort
 from uproxy.model.faults import Fault
 from uproxy.model.frontend import Backend, DesiredServicePort, EndpointState, Frontend, FrontendKind
 from uproxy.model.names import NamespacedName, Protocol, ServicePortName, Vip
+from uproxy.model.options import DEFAULT_OPTIONS
 
 READY, TERMINATING, NOT_READY = EndpointState
 
 
 def backend(text: str) -> Backend:
     ip, port = text.rsplit(":", 1)
-    return Backend(ip_address(ip), int(port))
+    return Backend(ip_address(ip.strip("[]")), int(port))
 
 
 def desired(
@@ -24,6 +26,7 @@ def desired(
     port=80,
     protocol=Protocol.TCP,
     notes=(),
+    options=DEFAULT_OPTIONS,
 ) -> DesiredServicePort:
     """A Service port; without `endpoints` it has one, which is ready."""
     given = {"10.0.0.1:8080": READY} if endpoints is None else endpoints
@@ -35,11 +38,11 @@ def desired(
     ips = [ip_address(vip) for vip in vips]
     frontends = tuple(Frontend(Vip(ip, port, protocol), FrontendKind.CLUSTER_IP, ip.version) for ip in ips)
     spn = ServicePortName("default", name, port_name, protocol)
-    return DesiredServicePort(spn, port, frontends, states, usable, None, notes)
+    return DesiredServicePort(spn, port, frontends, states, usable, None, notes, options=options)
 
 
 def programmed(*args, **kwargs) -> ProgrammedPort:
-    return ProgrammedPort(desired(*args, **kwargs))
+    return ProgrammedPort(desired(*args, **kwargs), open_flows, 0.0)
 
 
 def fault(message="must be a number", name="web", kind="Service", field="spec.ports[0].port") -> Fault:

@@ -2,8 +2,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.pure.admin.build import NOT_READY, READY, backend, desired, programmed
 from uproxy.admin.port_series import PortSeries
+from uproxy.dataplane.waiting import Wait
 from uproxy.model.closing import CloseReason, DialFailure
 from uproxy.model.names import Protocol
+from uproxy.model.options import Options
 
 NOW_S = 100.0
 WEB = {"namespace": "default", "service": "web", "port": "http", "protocol": "TCP"}
@@ -81,6 +83,37 @@ def test_every_count_of_a_udp_port_is_there():
     }
 
 
+def test_endpoints_that_somebody_was_sent_to_have_their_own_series():
+    port = programmed({"10.0.0.1:80": READY, "10.0.0.2:80": READY, "[fd00::1]:80": READY})
+    port.stats.connections = 3
+    one, two, _ = port.states.values()
+    one.connections, one.active = 3, 1
+    two.dial_failures = 2
+    found = samples(collect(port))
+    assert {key: value for key, value in found.items() if "endpoint_" in key[0]} == {
+        ("uproxy_endpoint_connections_active", "10.0.0.1:80"): 1,
+        ("uproxy_endpoint_connections_total", "10.0.0.1:80"): 3,
+        ("uproxy_endpoint_connections_active", "10.0.0.2:80"): 0,
+        ("uproxy_endpoint_connections_total", "10.0.0.2:80"): 0,
+        ("uproxy_endpoint_dial_failures_total", "10.0.0.2:80"): 2,
+    }
+
+
+def test_who_waits_is_told_where_somebody_may():
+    queue = Options(max_connections_per_endpoint=1, queue_max=5)
+    port = programmed(options=queue)
+    assert waiting(port) == {"place": 0}
+    port.room.numbers[Wait.PLACE] = 3
+    port.room.numbers[Wait.ENDPOINT] = 1  # from before a change of the Service
+    assert waiting(port) == {"place": 3, "endpoint": 1}
+    assert waiting(programmed(options=Options(hold_s=1.0))) == {"endpoint": 0}
+
+
+def waiting(port):
+    found = samples(collect(port))
+    return {key[1]: value for key, value in found.items() if key[0] == "uproxy_connections_waiting"}
+
+
 def labels_of(port):
     (family, *_) = text_string_to_metric_families("".join(collect(port).families()))
     return family.samples[0].labels
@@ -117,7 +150,7 @@ def test_what_is_kept_between_scrapes_follows_every_change():
     later = collect(port, known=ejected.texts, now_s=NOW_S + 60)
     assert samples(later)["uproxy_endpoints", "ready"] == 1
     assert later.texts[port] is first.texts[port]
-    port.update(desired({"10.0.0.1:8080": READY, "10.0.0.2:8080": READY}))
+    port.update(desired({"10.0.0.1:8080": READY, "10.0.0.2:8080": READY}), NOW_S)
     assert samples(collect(port, known=later.texts, now_s=NOW_S + 60))["uproxy_endpoints", "ready"] == 2
 
 

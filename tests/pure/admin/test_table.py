@@ -1,5 +1,7 @@
 import re
 
+import msgspec
+
 from uproxy.admin.rows import Bytes, Counts, EndpointRow, ServiceRow
 from uproxy.admin.table import table, wide_table
 
@@ -101,3 +103,10 @@ def test_wide_has_every_address_and_the_bytes():
     assert "1.5KiB" in lines[1]
     assert "12MiB" in lines[4]
     assert all(address in lines[4] for address in DNS.addresses)
+
+
+def test_wide_has_the_options_that_are_not_the_defaults():
+    asked = msgspec.structs.replace(WEB, options={"balancing": "p2c", "hold": "30s"})
+    heading, web, *_, dns = map(cells, wide_table([asked, DNS]).splitlines())
+    assert web[heading.index("OPTIONS")] == "balancing=p2c,hold=30s"
+    assert dns[heading.index("OPTIONS")] == "-"

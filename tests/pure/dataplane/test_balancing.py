@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uproxy.dataplane import balancing
 from uproxy.dataplane.backends import SIT_OUT_FIRST_S, SIT_OUT_MAX_S, BackendState
-from uproxy.dataplane.balancing import RoundRobin
+from uproxy.dataplane.balancing import affinity
+from uproxy.dataplane.balancing.affinity import SessionAffinity
+from uproxy.dataplane.balancing.round_robin import RoundRobin
 from uproxy.model.frontend import Backend
 
 
@@ -17,9 +18,9 @@ def states(count: int) -> tuple[BackendState, ...]:
     return tuple(BackendState(Backend(ip_address("10.244.0.1") + number, 80)) for number in range(count))
 
 
-def robin(backends, affinity_timeout_s=None, start=0) -> RoundRobin:
-    made = RoundRobin(start)
-    made.replace(backends, affinity_timeout_s)
+def robin(backends, affinity_timeout_s=None, start=0) -> SessionAffinity:
+    made = SessionAffinity(RoundRobin(start))
+    made.replace(backends, affinity_timeout_s, 0.0)
     return made
 
 
@@ -65,7 +66,7 @@ def test_the_turn_goes_on_over_a_change():
     one, two, three, four = states(4)
     made = robin((one, two, three))
     assert made.pick("c", 0.0) is one
-    made.replace((one, two, three, four), None)
+    made.replace((one, two, three, four), None, 0.0)
     assert [made.pick("c", 0.0) for _ in range(4)] == [two, three, four, one]
 
 
@@ -73,7 +74,7 @@ def test_the_turn_goes_on_when_the_next_one_is_removed():
     one, two, three = states(3)
     made = robin((one, two, three))
     made.pick("c", 0.0)
-    made.replace((one, three), None)
+    made.replace((one, three), None, 0.0)
     assert [made.pick("c", 0.0) for _ in range(2)] == [three, one]
 
 
@@ -95,7 +96,7 @@ class TestAffinity:
         backends = states(3)
         made = robin(backends, 100)
         first = made.pick("a", 0.0)
-        made.replace(backends, 10)
+        made.replace(backends, 10, 0.0)
         assert made.pick("a", 20.0) is not first
 
     def test_a_backend_that_goes_away_releases_its_clients(self):
@@ -103,9 +104,9 @@ class TestAffinity:
         made = robin((one, two), 100)
         first = made.pick("a", 0.0)
         other = two if first is one else one
-        made.replace((other,), 100)
+        made.replace((other,), 100, 0.0)
         assert made.pick("a", 1.0) is other
-        made.replace((one, two), 100)
+        made.replace((one, two), 100, 0.0)
         assert made.pick("a", 2.0) is other
 
     def test_a_backend_that_refuses_releases_its_client_for_good(self):
@@ -119,7 +120,7 @@ class TestAffinity:
         assert made.pick("a", 2.0) is second
 
     def test_no_more_clients_are_remembered_than_the_limit(self, monkeypatch):
-        monkeypatch.setattr(balancing, "AFFINITY_CLIENTS_MAX", 10)
+        monkeypatch.setattr(affinity, "AFFINITY_CLIENTS_MAX", 10)
         made = robin(states(3), 100)
         for number in range(1000):
             made.pick(f"client {number}", 0.0)

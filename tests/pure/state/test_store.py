@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from uproxy.model.endpoint import Endpoint, EndpointSlice, Origin, Pod, SlicePort
 from uproxy.model.events import Delete, Resolved, Upsert
-from uproxy.model.frontend import Changes
+from uproxy.model.frontend import Changes, Treatment
 from uproxy.model.names import NamespacedName, Protocol, ServicePortName
+from uproxy.model.options import Options
 from uproxy.model.service import Service, ServicePort
 from uproxy.state.addresses import AddressPlan
 from uproxy.state.store import Store
@@ -266,3 +267,51 @@ def test_nothing_is_left_when_everything_is_deleted(order):
     assert made._claims._owners == {}
     assert made._allocator._by_ip == {}
     assert not made._allocator._reserved
+
+
+class TestOptions:
+    def test_they_come_along_and_what_cannot_be_followed_is_noted(self):
+        made = store()
+        asked = Options(hold_s=5.0)
+        made.apply([Upsert(service(options=asked, option_faults=("uproxy.dev/holt: is not known",)))])
+        desired = made.desired[name()]
+        assert desired.options == asked
+        assert desired.notes == ("uproxy.dev/holt: is not known",)
+
+    @pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
+    def test_only_connections_are_held(self, protocol):
+        made = store()
+        port = ServicePort("", protocol, 80, 8080)
+        made.apply([Upsert(service(ports=(port,), options=Options(hold_s=5.0)))])
+        desired = made.desired[name(protocol=protocol)]
+        held = protocol is Protocol.TCP
+        assert [desired.holds(frontend) for frontend in desired.frontends] == [held]
+        assert {desired.treatment(frontend) for frontend in desired.frontends} == {
+            Treatment.FORWARD if held else Treatment.REJECT
+        }
+
+    def test_nobody_is_held_while_there_is_an_endpoint(self):
+        made = store()
+        made.apply([Upsert(service(options=Options(hold_s=5.0))), Upsert(piece())])
+        desired = made.desired[name()]
+        assert [desired.holds(frontend) for frontend in desired.frontends] == [False]
+
+    @pytest.mark.parametrize(
+        ("conditions", "gone"),
+        [
+            pytest.param({"ready": False}, False, id="not ready"),
+            pytest.param({"ready": False, "terminating": True}, False, id="drains"),
+            pytest.param({"ready": False, "serving": False}, False, id="may come back"),
+            pytest.param({"ready": False, "serving": False, "terminating": True}, True, id="has ended"),
+        ],
+    )
+    def test_an_endpoint_is_gone_when_it_terminates_and_serves_no_more(self, conditions, gone):
+        made = store()
+        ended = EndpointSlice(
+            NamespacedName("default", "web-1"),
+            NamespacedName("default", "web"),
+            (SlicePort("", TCP, 8080),),
+            (Endpoint(ip_address("10.244.0.1"), **conditions),),
+        )
+        made.apply([Upsert(service()), Upsert(ended)])
+        assert bool(made.desired[name()].gone) is gone

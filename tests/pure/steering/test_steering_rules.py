@@ -1,5 +1,6 @@
 """Verdicts, and the table that turns changes into the difference to be programmed."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Protocol, ServicePortName, Vip
+from uproxy.model.options import Options
 from uproxy.steering.rules import Rule, RuleDelta, RuleTable, Verdict, rule
 
 VIPS = tuple(
@@ -41,6 +43,11 @@ def _service(name: str, vips: tuple[Vip, ...], backends: int = 1) -> DesiredServ
 def test_verdict(protocol: Protocol, backends: int, expected: Rule | None) -> None:
     port = _service("web", (VIPS[0]._replace(protocol=protocol),), backends)
     assert rule(port, port.frontends[0]) == expected
+
+
+def test_clients_that_are_held_are_not_refused() -> None:
+    port = replace(_service("web", VIPS[:1], backends=0), options=Options(hold_s=1.0))
+    assert rule(port, port.frontends[0]) == Rule(Verdict.REDIRECT)
 
 
 def test_verdict_goes_by_the_family_of_the_backends() -> None:

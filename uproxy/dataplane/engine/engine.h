@@ -23,6 +23,7 @@ enum {
     EVENTS = 256,               /* taken from epoll at a time */
     STEPS_A_TURN = 8,           /* reads of one direction before others have a turn */
     BUCKETS_MAX = 16,           /* of the connect time histogram */
+    HEADER_MAX = 256,           /* bytes of ours ahead of the client's */
     WORKERS_MAX = 64,
     CHUNK = 256,                /* counters are allocated so many slots at a time */
     CHUNKS_MAX = 4096,
@@ -31,7 +32,7 @@ enum {
 /* Why connections end. The order is that of REASONS in module.c. */
 enum reason {
     CLIENT_EOF, BACKEND_EOF, CLIENT_RESET, BACKEND_RESET, IDLE_TIMEOUT, HALF_CLOSED_TIMEOUT, SHUTDOWN,
-    REASONS_COUNT
+    ENDPOINT_REMOVED, MAX_AGE, REASONS_COUNT
 };
 
 enum side { CLIENT = 0, BACKEND = 1 }; /* of a connection; a direction is named by its source */
@@ -99,7 +100,9 @@ struct conn {
     uint32_t deferred; /* events of the backend that came while the front still held on */
     uint32_t active_ms;   /* of the engine's clock, when bytes last moved */
     uint8_t dialling, closed, first_eof, queued, watches_out, kept_alive;
-    uint8_t settled; /* the front has let go of it for certain */
+    uint8_t settled;  /* the front has let go of it for certain */
+    uint8_t last_from; /* whose bytes moved last */
+    uint8_t in_order; /* ended for its age, and neither side is to see a reset */
 };
 
 enum { NOBODY = 2 }; /* in first_eof */
@@ -140,8 +143,9 @@ struct worker {
     bool telling;    /* atomic; something was counted that is about to be reported */
     char *scratch;
     struct counters counters;
-    pthread_mutex_t lock; /* of the two below */
+    pthread_mutex_t lock; /* of the three below */
     struct reset reset;
+    bool sweep_soon; /* sweeps come more often from now on */
     bool stop;
     pthread_cond_t done;
 };
@@ -168,12 +172,25 @@ struct report {
     char client[64];
 };
 
+/* Ours, for the backend to read ahead of what the client says: a PROXY header, or nothing. */
+struct header {
+    const char *bytes;
+    uint32_t size; /* HEADER_MAX at most */
+};
+
+/* What is asked for at one Service port. Written by the front, read by workers. */
+struct port_settings {
+    uint64_t age_ms;  /* of its connections, at most; 0 for any */
+    bool report_ends; /* even if those of others are not */
+};
+
 struct target {
     struct sockaddr_storage address;
     socklen_t size;
 };
 
 const struct target *target_of(const struct engine *e, uint32_t backend);
+struct port_settings *settings_of(const struct engine *e, uint32_t port);
 
 /* Slots of one kind: a number for each Service port, or each endpoint. */
 struct slots {
@@ -190,9 +207,11 @@ struct engine {
     struct worker *workers;
     struct counters front;               /* what the front counts */
     struct target *targets[CHUNKS_MAX];  /* of backends, by slot, in chunks that never move */
+    struct port_settings *settings[CHUNKS_MAX]; /* of Service ports, by slot */
     struct counters seen;                /* what Python was told already */
     struct slots ports, backends;
     struct conn *handing_over; /* atomic; what the front still touches (worker.c, front_holds) */
+    uint64_t shortest_age_ms; /* atomic; of all Service ports that have one */
     uint32_t next_worker;
     uint32_t next_local_port;
     char *scratch; /* the front's */
@@ -208,13 +227,14 @@ uint64_t clock_ms(void);
 
 /* front.c */
 int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, const char *address,
-                uint64_t begun_ns);
+                uint64_t begun_ns, struct header header);
 
 /* worker.c */
 int worker_start(struct worker *w, struct engine *e);
 void worker_stop(struct worker *w);
 void worker_reset(struct worker *w, int reason, int64_t backend);
 void worker_wake(struct worker *w);
+void worker_sweep_soon(struct worker *w);
 void worker_adopt(struct worker *w, struct conn *c);
 void worker_take_turn(struct worker *w, struct conn *c, enum side from);
 void conn_close(struct worker *w, struct conn *c, int reason);
@@ -235,6 +255,10 @@ bool splice_drain(struct worker *w, struct conn *c, enum side from);
 void splice_leave(struct worker *w, struct direction *d);
 void pipes_destroy(struct worker *w);
 
+/* age.c */
+bool age_ends(struct worker *w, struct conn *c);
+uint64_t age_sweep_ms(const struct engine *e, uint64_t asked_ms);
+
 /* counters.c */
 void count_connect(struct counters *counters, const struct options *o, const struct conn *c);
 int counters_grow(struct counters *counters, uint32_t slot, bool ports);
@@ -248,6 +272,7 @@ int slot_drop(struct engine *e, struct slots *slots, uint32_t slot);
 bool slot_is_owned(const struct slots *slots, unsigned long slot);
 void sum_port(struct engine *e, uint32_t slot, struct port_counts *sum);
 void sum_backend(struct engine *e, uint32_t slot, struct backend_counts *sum);
+uint64_t backend_open(struct engine *e, uint32_t slot);
 
 /* sockets.c */
 int stream_socket(int family, uint32_t mark);

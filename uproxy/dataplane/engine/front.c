@@ -74,29 +74,39 @@ static int dial(struct engine *e, const struct target *t, int *fd)
 
 /* ---- handing over ---- */
 
-/* What the client has sent so far goes on at once. Ends and errors are left to the worker, which
- * meets them again. */
-static void pass_on_first_bytes(struct engine *e, struct conn *c)
+static bool keep_unsent(struct direction *d, const char *bytes, size_t count)
 {
-    struct direction *d = &c->from[CLIENT];
-    ssize_t got = recv(c->fd[CLIENT], e->scratch, FIRST_BYTES, 0);
-    if (got <= 0)
-        return;
-    d->bytes = (uint64_t)got;
-    ADD(port_counts(&e->front, c->port)->bytes[CLIENT], (uint64_t)got);
-    ssize_t sent = send(c->fd[BACKEND], e->scratch, (size_t)got, MSG_NOSIGNAL);
-    size_t gone = sent < 0 ? 0 : (size_t)sent;
-    if (gone == (size_t)got)
-        return;
-    d->unsent = malloc((size_t)got - gone);
-    if (d->unsent == NULL) { /* better no connection than one with a hole */
-        shutdown(c->fd[BACKEND], SHUT_RDWR);
-        return;
-    }
-    memcpy(d->unsent, e->scratch + gone, (size_t)got - gone);
-    d->unsent_bytes = (uint32_t)((size_t)got - gone);
+    d->unsent = malloc(count);
+    if (d->unsent == NULL)
+        return false;
+    memcpy(d->unsent, bytes, count);
+    d->unsent_bytes = (uint32_t)count;
     d->blocked = true;
-    c->watches_out |= 1u << BACKEND;
+    return true;
+}
+
+/* What the client has sent so far goes on at once, after the header. Ends and errors are left to the
+ * worker, which meets them again. */
+static void pass_on_first_bytes(struct engine *e, struct conn *c, struct header header)
+{
+    memcpy(e->scratch, header.bytes, header.size);
+    ssize_t got = recv(c->fd[CLIENT], e->scratch + header.size, FIRST_BYTES, 0);
+    size_t all = header.size + (got < 0 ? 0 : (size_t)got);
+    if (all == 0)
+        return;
+    if (got > 0) {
+        c->from[CLIENT].bytes = (uint64_t)got;
+        c->last_from = CLIENT;
+        ADD(port_counts(&e->front, c->port)->bytes[CLIENT], (uint64_t)got);
+    }
+    ssize_t sent = send(c->fd[BACKEND], e->scratch, all, MSG_NOSIGNAL);
+    size_t gone = sent < 0 ? 0 : (size_t)sent;
+    if (gone == all)
+        return;
+    if (keep_unsent(&c->from[CLIENT], e->scratch + gone, all - gone))
+        c->watches_out |= 1u << BACKEND;
+    else /* better no connection than one with a hole */
+        shutdown(c->fd[BACKEND], SHUT_RDWR);
 }
 
 static int watch(struct worker *w, struct conn *c, enum side side, uint32_t more_events)
@@ -150,7 +160,7 @@ static struct conn *new_conn(const struct engine *e, const char *address, uint64
 /* Dial `backend` for the accepted socket `client`. 0: both sockets are the engine's from now on. An errno:
  * the client is still the caller's. */
 int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, const char *address,
-                uint64_t begun_ns)
+                uint64_t begun_ns, struct header header)
 {
     uint64_t now_ns = clock_ns();
     struct conn *c = new_conn(e, address, begun_ns ? begun_ns : now_ns);
@@ -158,6 +168,11 @@ int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, c
         return ENOMEM;
     int server;
     int code = dial(e, target_of(e, backend), &server);
+    /* A dial under way: what is to be sent first waits as if there were no room for it. */
+    if (code == EALREADY && header.size > 0 && !keep_unsent(&c->from[CLIENT], header.bytes, header.size)) {
+        close(server);
+        code = ENOMEM;
+    }
     if (code != 0 && code != EALREADY) {
         free(c->peer);
         free(c);
@@ -168,6 +183,7 @@ int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, c
     c->port = port;
     c->backend = backend;
     c->first_eof = NOBODY;
+    c->last_from = BACKEND; /* the client is always free to begin */
     c->dialled_ns = now_ns;
     c->active_ms = (uint32_t)(now_ns / 1000000u);
     c->dialling = code != 0;
@@ -175,7 +191,7 @@ int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, c
     ADD(backend_counts(&e->front, backend)->begun, 1);
     if (!c->dialling) {
         count_connect(&e->front, &e->options, c);
-        pass_on_first_bytes(e, c);
+        pass_on_first_bytes(e, c, header);
     }
     hand_over(e, c);
     return 0;

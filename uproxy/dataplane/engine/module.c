@@ -74,8 +74,10 @@ static void release(Engine *self)
     free(e->reports);
     free(e->workers);
     free(e->scratch);
-    for (unsigned i = 0; i < CHUNKS_MAX; i++)
+    for (unsigned i = 0; i < CHUNKS_MAX; i++) {
         free(e->targets[i]);
+        free(e->settings[i]);
+    }
     counters_free(&e->front);
     counters_free(&e->seen);
     free(e->ports.free);
@@ -225,6 +227,42 @@ static PyObject *engine_add_backend(Engine *self, PyObject *args)
     return slot_or_error(slot);
 }
 
+/* Sweeps come as often as the shortest age asks for. */
+static void note_ages(struct engine *e)
+{
+    uint64_t shortest_ms = 0;
+    for (uint32_t slot = 0; slot < e->ports.count; slot++) {
+        uint64_t age_ms = settings_of(e, slot)->age_ms;
+        if (age_ms != 0 && (shortest_ms == 0 || age_ms < shortest_ms))
+            shortest_ms = age_ms;
+    }
+    if (shortest_ms == e->shortest_age_ms)
+        return;
+    __atomic_store_n(&e->shortest_age_ms, shortest_ms, __ATOMIC_RELEASE);
+    for (unsigned i = 0; i < e->options.workers; i++)
+        worker_sweep_soon(&e->workers[i]);
+}
+
+static PyObject *engine_set_port(Engine *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "set_port takes slot, report_ends, age_ms");
+        return NULL;
+    }
+    unsigned long slot = PyLong_AsUnsignedLong(args[0]);
+    int report_ends = PyObject_IsTrue(args[1]);
+    uint64_t age_ms = PyLong_AsUnsignedLongLong(args[2]);
+    if (PyErr_Occurred() || !is_running(self) || !is_slot(&self->engine.ports, slot))
+        return NULL;
+    struct port_settings *settings = settings_of(&self->engine, (uint32_t)slot);
+    __atomic_store_n(&settings->report_ends, report_ends != 0, __ATOMIC_RELEASE);
+    if (settings->age_ms != age_ms) {
+        __atomic_store_n(&settings->age_ms, age_ms, __ATOMIC_RELEASE);
+        note_ages(&self->engine);
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *drop(Engine *self, struct slots *slots, PyObject *number)
 {
     unsigned long slot = PyLong_AsUnsignedLong(number);
@@ -246,10 +284,24 @@ static PyObject *engine_drop_backend(Engine *self, PyObject *slot)
 
 /* ---- connections ---- */
 
+static bool parse_header(PyObject *bytes, struct header *header)
+{
+    char *data;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(bytes, &data, &size) < 0)
+        return false;
+    if (size > HEADER_MAX) {
+        PyErr_SetString(PyExc_ValueError, "the header is too long");
+        return false;
+    }
+    *header = (struct header){.bytes = data, .size = (uint32_t)size};
+    return true;
+}
+
 static PyObject *engine_begin(Engine *self, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 5) {
-        PyErr_SetString(PyExc_TypeError, "begin takes client, port, backend, address, begun_ns");
+    if (count != 6) {
+        PyErr_SetString(PyExc_TypeError, "begin takes client, port, backend, address, begun_ns, header");
         return NULL;
     }
     int client = parse_descriptor(args[0]);
@@ -257,11 +309,12 @@ static PyObject *engine_begin(Engine *self, PyObject *const *args, Py_ssize_t co
     unsigned long backend = PyLong_AsUnsignedLong(args[2]);
     const char *address = PyUnicode_AsUTF8(args[3]);
     uint64_t begun_ns = PyLong_AsUnsignedLongLong(args[4]);
-    if (PyErr_Occurred() || !is_running(self) || !is_slot(&self->engine.ports, port) ||
-        !is_slot(&self->engine.backends, backend))
+    struct header header;
+    if (PyErr_Occurred() || !parse_header(args[5], &header) || !is_running(self) ||
+        !is_slot(&self->engine.ports, port) || !is_slot(&self->engine.backends, backend))
         return NULL;
     return PyLong_FromLong(
-        front_begin(&self->engine, client, (uint32_t)port, (uint32_t)backend, address, begun_ns));
+        front_begin(&self->engine, client, (uint32_t)port, (uint32_t)backend, address, begun_ns, header));
 }
 
 static PyObject *engine_reset(Engine *self, PyObject *args)
@@ -289,6 +342,32 @@ static PyObject *engine_joined(Engine *self, PyObject *number)
         return NULL;
     sum_backend(&self->engine, (uint32_t)slot, &sum);
     return PyLong_FromUnsignedLongLong(sum.joined);
+}
+
+/* Asked for every connection of a Service that balances by load, for all of its endpoints. */
+static PyObject *engine_open(Engine *self, PyObject *backends)
+{
+    if (!is_running(self))
+        return NULL;
+    if (!PyList_Check(backends)) {
+        PyErr_SetString(PyExc_TypeError, "open takes a list of slots");
+        return NULL;
+    }
+    Py_ssize_t count = PyList_GET_SIZE(backends);
+    PyObject *loads = PyList_New(count);
+    for (Py_ssize_t i = 0; loads != NULL && i < count; i++) {
+        long slot = PyLong_AsLong(PyList_GET_ITEM(backends, i));
+        uint64_t load = 0;
+        bool fine = slot == -1 ? !PyErr_Occurred() : is_slot(&self->engine.backends, (unsigned long)slot);
+        if (fine && slot >= 0)
+            load = backend_open(&self->engine, (uint32_t)slot);
+        PyObject *number = fine ? PyLong_FromUnsignedLongLong(load) : NULL;
+        if (number == NULL)
+            Py_CLEAR(loads);
+        else
+            PyList_SET_ITEM(loads, i, number);
+    }
+    return loads;
 }
 
 static PyObject *engine_live(Engine *self, PyObject *Py_UNUSED(ignored))
@@ -507,11 +586,13 @@ static PyObject *module_refuse(PyObject *Py_UNUSED(module), PyObject *client)
 static PyMethodDef engine_methods[] = {
     {"add_port", (PyCFunction)engine_add_port, METH_NOARGS, NULL},
     {"add_backend", (PyCFunction)engine_add_backend, METH_VARARGS, NULL},
+    {"set_port", (PyCFunction)(void (*)(void))engine_set_port, METH_FASTCALL, NULL},
     {"drop_port", (PyCFunction)engine_drop_port, METH_O, NULL},
     {"drop_backend", (PyCFunction)engine_drop_backend, METH_O, NULL},
     {"begin", (PyCFunction)(void (*)(void))engine_begin, METH_FASTCALL, NULL},
     {"reset", (PyCFunction)engine_reset, METH_VARARGS, NULL},
     {"joined", (PyCFunction)engine_joined, METH_O, NULL},
+    {"open", (PyCFunction)engine_open, METH_O, NULL},
     {"live", (PyCFunction)engine_live, METH_NOARGS, NULL},
     {"descriptors", (PyCFunction)engine_descriptors, METH_NOARGS, NULL},
     {"collect", (PyCFunction)engine_collect, METH_NOARGS, NULL},
@@ -551,8 +632,8 @@ static PyMethodDef module_functions[] = {
 static int module_exec(PyObject *module)
 {
     PyObject *type = PyType_FromSpec(&engine_spec);
-    PyObject *reasons = Py_BuildValue("(sssssss)", "client-eof", "backend-eof", "client-reset", "backend-reset",
-                                      "idle-timeout", "half-closed-timeout", "shutdown");
+    PyObject *reasons = Py_BuildValue("(sssssssss)", "client-eof", "backend-eof", "client-reset", "backend-reset",
+                                      "idle-timeout", "half-closed-timeout", "shutdown", "endpoint-removed", "max-age");
     if (report_type == NULL)
         report_type = PyStructSequence_NewType(&report_description);
     int failed = PyModule_AddObjectRef(module, "Engine", type);

@@ -27,6 +27,7 @@ void relay_moved(struct worker *w, struct conn *c, enum side from, size_t bytes)
 {
     c->from[from].bytes += bytes;
     c->active_ms = (uint32_t)w->now_ms;
+    c->last_from = (uint8_t)from;
     uint64_t *counted = &port_counts(&w->counters, c->port)->bytes[from];
     ADD(*counted, bytes);
 }
@@ -144,15 +145,16 @@ static bool flush(struct worker *w, struct conn *c, enum side from)
         return splice_drain(w, c, from);
     }
     ssize_t sent = send(c->fd[!from], d->unsent + d->unsent_at, d->unsent_bytes, MSG_NOSIGNAL);
-    if (sent < 0) {
-        if (!nothing_now())
-            relay_sink_failed(w, c, from);
+    if (sent < 0 && !nothing_now()) {
+        relay_sink_failed(w, c, from);
         return false;
     }
-    d->unsent_at += (uint32_t)sent;
-    d->unsent_bytes -= (uint32_t)sent;
-    if (d->unsent_bytes > 0)
+    d->unsent_at += sent < 0 ? 0 : (uint32_t)sent;
+    d->unsent_bytes -= sent < 0 ? 0 : (uint32_t)sent;
+    if (d->unsent_bytes > 0) {
+        relay_blocked(w, c, from);
         return false;
+    }
     free(d->unsent);
     d->unsent = NULL;
     d->blocked = false;

@@ -1,4 +1,5 @@
-/* What workers tell Python: failed dials, and ends when somebody keeps an access log. */
+/* What workers tell Python: failed dials, and ends when somebody keeps an access log, or clients wait for
+ * the places that they give back. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -56,8 +57,9 @@ void report_end(struct engine *e, const struct conn *c, int reason)
 {
     struct report told = {.code = reason, .port = c->port, .backend = c->backend,
                           .bytes = {c->from[CLIENT].bytes, c->from[BACKEND].bytes}};
-    told.lasted_ns = clock_ns() - c->peer->begun_ns;
-    memcpy(told.client, c->peer->address, sizeof told.client);
+    told.lasted_ns = clock_ns() - (c->peer != NULL ? c->peer->begun_ns : c->dialled_ns);
+    if (c->peer != NULL)
+        memcpy(told.client, c->peer->address, sizeof told.client);
     add(e, &told);
 }
 

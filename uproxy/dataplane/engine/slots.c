@@ -52,6 +52,15 @@ static uint64_t open_on_backend(const struct backend_counts *b)
     return b->begun - b->returned - b->ended;
 }
 
+/* Connections that a backend has now, dials under way included. What has begun is the front's own count,
+ * so the sum is never too small. */
+uint64_t backend_open(struct engine *e, uint32_t slot)
+{
+    struct backend_counts sum;
+    sum_backend(e, slot, &sum);
+    return open_on_backend(&sum);
+}
+
 /* ---- slots ---- */
 
 static bool in_use(struct engine *e, const struct slots *slots, uint32_t slot)
@@ -73,10 +82,15 @@ static int grow(struct engine *e, const struct slots *slots, uint32_t slot)
         if (counters_grow(c, slot, slots->ports) < 0)
             return -1;
     }
-    if (slots->ports || e->targets[slot / CHUNK] != NULL)
-        return 0;
-    e->targets[slot / CHUNK] = calloc(CHUNK, sizeof(struct target));
-    return e->targets[slot / CHUNK] == NULL ? -1 : 0;
+    void **place = slots->ports ? (void **)&e->settings[slot / CHUNK] : (void **)&e->targets[slot / CHUNK];
+    if (*place == NULL)
+        *place = calloc(CHUNK, slots->ports ? sizeof(struct port_settings) : sizeof(struct target));
+    return *place == NULL ? -1 : 0;
+}
+
+struct port_settings *settings_of(const struct engine *e, uint32_t port)
+{
+    return &e->settings[port / CHUNK][port % CHUNK];
 }
 
 bool slot_is_owned(const struct slots *slots, unsigned long slot)
@@ -147,5 +161,7 @@ int slot_drop(struct engine *e, struct slots *slots, uint32_t slot)
         return -1;
     slots->owned[slot] = false;
     forget_counts(e, slots, slot);
+    if (slots->ports)
+        memset(settings_of(e, slot), 0, sizeof(struct port_settings));
     return 1;
 }

@@ -123,6 +123,8 @@ static bool ends_in_order(const struct conn *c, enum side side, int reason)
 {
     if (reason == CLIENT_EOF || reason == BACKEND_EOF)
         return true;
+    if (reason == MAX_AGE)
+        return c->in_order;
     return reason == (side == CLIENT ? BACKEND_RESET : CLIENT_RESET) && c->first_eof == !side;
 }
 
@@ -148,7 +150,7 @@ void conn_close(struct worker *w, struct conn *c, int reason)
     else
         ADD(backend->ended, 1);
     ADD(port_counts(&w->counters, c->port)->closes[reason], 1);
-    if (c->peer != NULL)
+    if (c->peer != NULL || READ(settings_of(w->engine, c->port)->report_ends))
         report_end(w->engine, c, reason); /* after the counts: whoever hears of it may look at them */
     tell(w, false);
     bury(w, c);
@@ -215,6 +217,8 @@ static void dial_event(struct worker *w, struct conn *c)
     count_connect(&w->counters, &w->engine->options, c);
     if (!watch(w, c, BACKEND, EPOLL_CTL_MOD) || !watch(w, c, CLIENT, EPOLL_CTL_ADD))
         conn_close(w, c, BACKEND_RESET);
+    else if (c->from[CLIENT].blocked)
+        relay_pump(w, c, CLIENT); /* the front left a header */
 }
 
 /* ---- time ---- */
@@ -235,7 +239,7 @@ static void expire_dials(struct worker *w)
 static void check(struct worker *w, struct conn *c)
 {
     const struct options *o = &w->engine->options;
-    if (front_holds(w, c))
+    if (front_holds(w, c) || age_ends(w, c))
         return;
     int32_t quiet_ms = (int32_t)((uint32_t)w->now_ms - c->active_ms); /* < 0: begun a moment ago */
     for (int side = CLIENT; side <= BACKEND; side++) {
@@ -266,7 +270,7 @@ static void sweep(struct worker *w)
     if (w->sweep_next == NULL) {
         if (w->now_ms < w->next_sweep_ms)
             return;
-        w->next_sweep_ms = w->now_ms + sweep_interval_ms(&w->engine->options);
+        w->next_sweep_ms = w->now_ms + age_sweep_ms(w->engine, sweep_interval_ms(&w->engine->options));
         w->sweep_next = w->joined.first;
     }
     for (int i = 0; i < SWEEP_SLICE && w->sweep_next != NULL; i++) {
@@ -358,6 +362,9 @@ static bool obey(struct worker *w)
         reset_matching(w, w->joined.first, &w->reset);
     }
     w->reset.wanted = false;
+    if (w->sweep_soon)
+        w->next_sweep_ms = w->now_ms;
+    w->sweep_soon = false;
     pthread_cond_signal(&w->done);
     bool stop = w->stop;
     pthread_mutex_unlock(&w->lock);
@@ -398,6 +405,15 @@ void worker_wake(struct worker *w)
     uint64_t one = 1;
     if (write(w->wake_fd, &one, sizeof one) < 0)
         return; /* the counter is full: it is awake */
+}
+
+/* The time between sweeps has changed: begin with one now. */
+void worker_sweep_soon(struct worker *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->sweep_soon = true;
+    pthread_mutex_unlock(&w->lock);
+    worker_wake(w);
 }
 
 /* Reset connections, all or those of one endpoint, and wait until that is done. */
