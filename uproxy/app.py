@@ -7,7 +7,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -103,11 +103,33 @@ def steering(choice: Choice) -> Iterator[Choice]:
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """Where objects come from."""
+
+    names: frozenset[str]
+    """Whose first complete lists are awaited."""
+    tasks: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
+    """What has to run for as long as the proxy does."""
+    skipped: Callable[[], int]
+    """How many objects were of no use."""
+    post: events.Post | None = None
+    """Creates Events; None without a cluster."""
+
+
+@dataclass(frozen=True, slots=True)
 class Manifests:
     """The sources of objects: files, and what `--endpoint` adds to them."""
 
     files: files.FileSource
     flags: flags.FlagSource
+
+    def sources(self) -> Sources:
+        """The same, for a running proxy."""
+        names = frozenset((files.NAME, flags.NAME))
+        return Sources(names, {files.NAME: self.files.run}, self._skipped)
+
+    def _skipped(self) -> int:
+        return self.files.skipped.total()
 
 
 def load_manifests(settings: Settings, emit: Callable[[Event], None]) -> Manifests:
@@ -137,6 +159,29 @@ def load_manifests(settings: Settings, emit: Callable[[Event], None]) -> Manifes
     return Manifests(file_source, flag_source)
 
 
+def cluster_sources(settings: Settings, emit: Callable[[Event], None]) -> Sources:
+    """The cluster that the settings lead to, and what `--endpoint` adds to it.
+
+    Raises BadInput for flags that cannot be read. That their Services exist is known later.
+    """
+    from uproxy.sources.kubernetes.access import Access
+    from uproxy.sources.kubernetes.source import NAME, ClusterSource
+
+    flag_source = flags.FlagSource(flags.parse_endpoints(settings.endpoints), emit)
+
+    def from_cluster(event: Event) -> None:
+        emit(event)
+        flag_source.observe(event)
+
+    access_ = Access(settings.kubeconfig, settings.master)
+    source = ClusterSource(from_cluster, access_, settings.node_name, proxy_name=settings.proxy_name)
+    return Sources(
+        frozenset((NAME, flags.NAME)),
+        {NAME: source.run},
+        lambda: sum(status.skipped for status in source.status),
+    )
+
+
 class Emit:
     """Where sources send events; connected once there is somebody to take them."""
 
@@ -144,7 +189,7 @@ class Emit:
         self.target: ReconcileLoop | None = None
 
     def __call__(self, event: Event) -> None:
-        """Pass an event on. Before the connection there are none: `load_manifests` only reads."""
+        """Pass an event on. Before the connection there are none: sources only begin when they run."""
         if self.target is not None:
             self.target.emit(event)
 
@@ -180,12 +225,9 @@ class Proxy:
         settings: Settings,
         choice: Choice,
         plan: AddressPlan,
-        manifests: Manifests,
+        sources: Sources,
         emit: Emit,
-        *,
-        post: events.Post | None = None,
     ) -> None:
-        """`post` creates Events in the cluster; without one there are none."""
         loop = asyncio.get_running_loop()
         self.settings = settings
         self.choice = choice
@@ -193,19 +235,19 @@ class Proxy:
         self.store = new_store(settings, plan)
         self.stop = asyncio.Event()
         """Set it to end `run` in good order."""
-        self._manifests = manifests
+        self._sources = sources
         self._servers: HttpServers | None = None
         self._why_stopped = ""
         self._tasks = Tasks()
         loop.set_exception_handler(self._crashed)
         self.dataplane = _dataplane(loop, settings, choice)
         self.targets = self._build_targets(Resolver(emit))
-        sources = frozenset((files.NAME, flags.NAME))
-        self.reconcile = ReconcileLoop(self.store, self.targets, sources, monotonic, _wall_s)
+        self.reconcile = ReconcileLoop(self.store, self.targets, sources.names, monotonic, _wall_s)
         emit.target = self.reconcile
         about = About(self.dataplane.relay.name, choice.capture, choice.mechanism)
         self.pages = Pages(self.store, self.dataplane, self.reconcile, about, settings)
         counted = self.pages.outcomes.events
+        post = sources.post
         self._events = events.Events(post, settings.node_name, _wall, counted) if post is not None else None
 
     @property
@@ -260,7 +302,8 @@ class Proxy:
             if self.choice.mechanism is Mechanism.LOCAL_ROUTES:
                 await remove_rules()  # an earlier run may have redirected
             self._tasks.start("reconcile", self.reconcile.run())
-            self._tasks.start("files", self._manifests.files.run())
+            for name, run in self._sources.tasks.items():
+                self._tasks.start(name, run())
             self._tasks.start("announce", self._announce())
             if config is not None:
                 self._tasks.start("config", self._watch(config))
@@ -299,7 +342,7 @@ class Proxy:
     async def _announce(self) -> None:
         await self.reconcile.programmed.wait()
         ports = self.store.desired.values()
-        skipped = self._manifests.files.skipped.total()
+        skipped = self._sources.skipped()
         log.info(
             "ready: %d Service ports at %d addresses, %d without endpoints; %d other objects skipped",
             len(ports),

@@ -100,8 +100,6 @@ def _run(arguments: argparse.Namespace) -> int:
         return _cleanup(arguments)
     if parse_switch(arguments.init_only):
         return _init_only(settings)
-    if settings.from_cluster:  # NOTE for the merge: the source of objects of a cluster comes in here
-        raise UproxyError("reading Services from a cluster is not there yet: give manifests with -f")
     choice, first_port = _prepare(settings)
     return _on_uvloop(_serve(settings, choice, first_port, config))
 
@@ -159,13 +157,16 @@ def _in_cluster() -> bool:
 
 
 async def _serve(settings: Settings, choice: "Choice", first_port: int, config: "ConfigFile | None") -> int:
-    from uproxy.app import Emit, Proxy, address_plan, load_manifests, steering
+    from uproxy.app import Emit, Proxy, address_plan, cluster_sources, load_manifests, steering
 
     emit = Emit()
-    manifests = load_manifests(settings, emit)
+    if settings.from_cluster:
+        sources = cluster_sources(settings, emit)
+    else:
+        sources = load_manifests(settings, emit).sources()
     with steering(choice) as granted:
         plan = address_plan(settings.service_cidr, granted, first_port)
-        await Proxy(settings, granted, plan, manifests, emit).run(config)
+        await Proxy(settings, granted, plan, sources, emit).run(config)
     return 0
 
 

@@ -77,7 +77,7 @@ async def _proxied(manifest: Path, backends: list[Backend], *, once: bool) -> in
     settings = _settings(manifest)
     choice = Choice(Capture.BIND, Mechanism.LOOPBACK, "the demo needs no root")
     plan = address_plan(settings.service_cidr, choice, first_port=0)
-    proxy = Proxy(settings, choice, plan, load_manifests(settings, emit), emit)
+    proxy = Proxy(settings, choice, plan, load_manifests(settings, emit).sources(), emit)
     running = asyncio.ensure_future(proxy.run())
     ready = asyncio.ensure_future(proxy.reconcile.programmed.wait())
     await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)

@@ -1,0 +1,256 @@
+"""Names elsewhere: asked for upstream, with a slow, a dead, a lying and a circular one."""
+
+import asyncio
+
+import dns.flags
+import dns.message
+import dns.rcode
+import pytest
+
+from tests.loop.dns.rig import exchange, running, until, upstream
+from tests.pure.dns.rig import external, headless, lines, piece, service
+
+SVC = "default.svc.cluster.local."
+WEB = service("web", "http:80", ips="172.30.0.1")
+
+
+@pytest.fixture
+async def above():
+    async with upstream() as server:
+        yield server
+
+
+@pytest.fixture
+async def server(above):
+    objects = (
+        WEB,
+        external("ext", "www.Example.com"),
+        external("nothing", "nothing.example"),
+        headless("pods"),
+        piece("pods", "127.0.0.1"),
+    )
+    async with running(*objects, upstream=[above.address]) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "example.com. 61 A 192.0.2.1",
+        "example.com. 62 AAAA 2001:db8::1",
+        "example.com. 63 MX 10 mail.example.com.",
+        'example.com. 64 TXT "v=spf1 -all"',
+        "example.com. 65 SRV 1 2 3 srv.example.com.",
+        "example.com. 66 NS ns.example.com.",
+        "example.com. 67 SOA ns.example.com. host.example.com. 1 2 3 4 5",
+        'example.com. 68 CAA 0 issue "ca.example"',
+        'example.com. 69 NAPTR 1 2 "s" "SIP+D2U" "" _sip._udp.example.com.',
+        "5.2.0.192.in-addr.arpa. 70 PTR host.example.com.",
+        "example.com. 71 CNAME www.example.com.",
+    ],
+)
+async def test_every_type_comes_back_as_it_was(above, server, record):
+    above.add(record)
+    name, _, kind, _ = record.split(" ", 3)
+    read = await server.ask(name, kind)
+    assert lines(read.answer) == [record]
+    assert read.flags & (dns.flags.AA | dns.flags.RA) == dns.flags.RA
+
+
+async def test_a_type_that_cannot_be_passed_on_is_not_implemented(server):
+    assert (await server.ask("example.com.", "SSHFP")).rcode() == dns.rcode.NOTIMP
+
+
+async def test_a_long_text_is_passed_on(above, server):
+    above.add(f'example.com. 60 TXT "{"a" * 255}" "{"b" * 45}"')
+    read = await server.ask("example.com.", "TXT", use_edns=0, payload=1232, pad=128)
+    assert b"".join(read.answer[0][0].strings) == b"a" * 255 + b"b" * 45
+
+
+async def test_aliases_come_first_and_case_is_kept(above, server):
+    above.add("www.example.com. 30 CNAME a.example.net.", "a.example.net. 20 A 192.0.2.1")
+    asked = dns.message.make_query("WWW.example.COM.", "A")
+    packet, _ = await exchange(asked.to_wire(), server.address)
+    read = dns.message.from_wire(packet)
+    assert [str(rrset) for rrset in read.answer] == [
+        "WWW.example.COM. 30 IN CNAME a.example.net.",
+        "a.example.net. 20 IN A 192.0.2.1",
+    ]
+
+
+async def test_an_external_name_brings_what_it_resolves_to(above, server):
+    above.add("www.example.com. 30 A 192.0.2.1")
+    read = await server.ask(f"ext.{SVC}")
+    assert [str(rrset) for rrset in read.answer] == [
+        f"ext.{SVC} 5 IN CNAME www.Example.com.",
+        "www.example.com. 30 IN A 192.0.2.1",
+    ]
+    absent = await server.ask(f"nothing.{SVC}")
+    assert (absent.rcode(), len(absent.answer)) == (dns.rcode.NXDOMAIN, 1)
+    assert above.outside() == [("www.example.com.", "A"), ("nothing.example.", "A")]
+
+
+@pytest.mark.parametrize(
+    ("upstream_says", "rcode"),
+    [
+        (dns.rcode.NXDOMAIN, dns.rcode.NXDOMAIN),
+        (dns.rcode.NOERROR, dns.rcode.NOERROR),
+        (dns.rcode.SERVFAIL, dns.rcode.SERVFAIL),
+        (dns.rcode.REFUSED, dns.rcode.SERVFAIL),
+    ],
+)
+async def test_what_upstream_has_not(above, server, upstream_says, rcode):
+    above.rcodes["example.com."] = upstream_says
+    read = await server.ask("example.com.")
+    assert (read.rcode(), read.answer) == (rcode, [])
+
+
+async def test_answers_and_absences_are_kept(above, server):
+    above.add("example.com. 60 A 192.0.2.1")
+    for _ in range(3):
+        await server.ask("example.com.")
+        await server.ask("Nothing.example.")
+    assert above.outside() == [("example.com.", "A"), ("nothing.example.", "A")]
+    assert server.dns.stats.cache_hits == {"success": 2, "denial": 2}
+    assert server.dns.stats.cache_misses == 2
+
+
+async def test_the_same_question_is_asked_once(above, server):
+    above.add("example.com. 60 A 192.0.2.1")
+    above.silent.add("example.com.")
+    asked = [asyncio.ensure_future(server.ask("example.com.")) for _ in range(20)]
+    await above.wait_for(1)
+    await until(lambda: server.dns.stats.cache_misses == 20)
+    above.release()
+    for read in await asyncio.gather(*asked):
+        assert len(read.answer) == 1
+    assert above.outside() == [("example.com.", "A")]
+
+
+async def test_a_slow_upstream_delays_no_cluster_name(above, server):
+    names = [f"slow{number}.example." for number in range(200)]
+    above.silent.update(names)
+    asked = [asyncio.ensure_future(server.ask(name)) for name in names]
+    await above.wait_for(200)
+    for _ in range(50):
+        assert (await server.ask(f"web.{SVC}")).rcode() == dns.rcode.NOERROR
+    assert not any(one.done() for one in asked)
+    above.release()
+    assert {read.rcode() for read in await asyncio.gather(*asked)} == {dns.rcode.NXDOMAIN}
+
+
+async def test_the_next_server_is_asked_when_one_is_dead(above):
+    above.add("example.com. 60 A 192.0.2.1")
+    async with running(WEB, upstream=[("127.0.0.1", 9), above.address]) as server:
+        assert len((await server.ask("example.com.")).answer) == 1
+
+
+async def test_without_any_that_works_it_is_servfail():
+    async with running(WEB, upstream=[("127.0.0.1", 9)]) as server:
+        read = await server.ask("example.com.")
+        assert read.rcode() == dns.rcode.SERVFAIL
+        assert server.dns.stats.upstream_failures >= 1
+
+
+async def test_a_truncated_answer_is_fetched_by_tcp(above, server):
+    above.add("example.com. 60 A 192.0.2.1")
+    above.truncate = True
+    await above.serve_tcp()
+    assert len((await server.ask("example.com.")).answer) == 1
+
+
+async def test_too_many_questions_under_way_are_refused_at_once(above, monkeypatch):
+    monkeypatch.setattr("uproxy.dns.upstream.MOST_UNDER_WAY", 5)
+    names = [f"slow{number}.example." for number in range(10)]
+    above.silent.update(names)
+    async with running(WEB, upstream=[above.address]) as server:
+        await server.ask("first.example.")
+        await until(lambda: not server.dns._upstream._under_way)  # the probe's answer came too
+        asked = [asyncio.ensure_future(server.ask(name)) for name in names[:5]]
+        await above.wait_for(6)
+        assert (await server.ask(names[6])).rcode() == dns.rcode.SERVFAIL
+        assert server.dns.stats.upstream_refused >= 1
+        above.release()
+        await asyncio.gather(*asked)
+
+
+async def test_too_many_queries_that_wait_are_refused_at_once(above, monkeypatch):
+    monkeypatch.setattr("uproxy.dns.front.MOST_DEFERRED", 1)
+    above.silent.add("slow.example.")
+    async with running(WEB, upstream=[above.address]) as server:
+        asked = asyncio.ensure_future(server.ask("slow.example."))
+        await above.wait_for(1)
+        packet, _ = await exchange(dns.message.make_query("slow.example.", "A").to_wire(), server.address)
+        assert dns.message.from_wire(packet).rcode() == dns.rcode.SERVFAIL
+        above.release()
+        await asked
+
+
+async def test_the_end_does_not_wait_for_upstream(above):
+    above.silent.add("slow.example.")
+    async with running(WEB, upstream=[above.address]) as server:
+        asked = asyncio.ensure_future(server.ask("slow.example."))
+        await above.wait_for(1)
+    asked.cancel()
+
+
+# ---- circles ----
+
+
+async def test_itself_is_left_out_as_an_upstream(above):
+    async with running(WEB) as first:
+        address = first.address
+    async with running(WEB, listen=(address,), upstream=[address]) as server:
+        assert (await server.ask("example.com.")).rcode() == dns.rcode.REFUSED
+        assert not server.dns.responder.recursion
+
+
+async def test_two_that_lead_to_each_other_find_out():
+    async with running(WEB) as placeholder:
+        address = placeholder.address
+    async with (
+        running(WEB, upstream=[address]) as one,
+        running(WEB, listen=(address,), upstream=[one.address]) as other,
+    ):
+        read = await one.ask("example.com.")
+        assert read.rcode() in (dns.rcode.SERVFAIL, dns.rcode.REFUSED)
+        await until(lambda: one.dns._guard.found or other.dns._guard.found)
+        assert (await one.ask(f"web.{SVC}")).rcode() == dns.rcode.NOERROR
+
+
+# ---- search paths ----
+
+
+async def test_an_outside_name_is_found_at_the_first_query(above, server):
+    above.add("example.com. 60 A 192.0.2.1")
+    read = await server.ask(f"Example.com.{SVC}")
+    assert read.rcode() == dns.rcode.NOERROR
+    assert [str(rrset) for rrset in read.answer] == [
+        f"Example.com.{SVC} 60 IN CNAME example.com.",
+        "example.com. 60 IN A 192.0.2.1",
+    ]
+    assert above.outside() == [("example.com.", "A")]
+    assert server.dns.stats.autopath_hits == 1
+
+
+async def test_a_name_of_another_namespace_is_found_on_the_way(above, server):
+    await server.upsert(service("other/api", "http:80", ips="172.30.0.9"))
+    read = await server.ask(f"api.other.{SVC}")
+    assert lines(read.answer) == sorted(
+        [
+            f"api.other.{SVC} 5 CNAME api.other.svc.cluster.local.",
+            "api.other.svc.cluster.local. 5 A 172.30.0.9",
+        ]
+    )
+    assert above.outside() == []
+
+
+async def test_a_name_that_is_nowhere_is_absent_where_it_was_asked_for(above, server):
+    read = await server.ask(f"nothing.example.{SVC}")
+    assert (read.rcode(), read.answer) == (dns.rcode.NXDOMAIN, [])
+    assert str(read.authority[0].name) == "cluster.local."
+
+
+async def test_a_failing_upstream_does_not_make_a_cluster_name_fail(above, server):
+    above.rcodes["broken.example."] = dns.rcode.SERVFAIL
+    assert (await server.ask(f"broken.example.{SVC}")).rcode() == dns.rcode.NXDOMAIN

@@ -1,0 +1,266 @@
+"""All names of the cluster domain, and the reverse names of its addresses, as answers ready to send.
+
+Pure. Owns which names exist, and that a change costs what the touched Services cost, however many
+others there are. Refuses to know of messages, sockets and names elsewhere.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from uproxy.dns.answers import RecordSet
+from uproxy.dns.objects import Objects
+from uproxy.dns.pods import PodMode, pod_address
+from uproxy.dns.service_records import Entry, service_entries, standing_names
+from uproxy.dns.wire import (
+    HEADER_BYTES,
+    ROOT,
+    Record,
+    Type,
+    decode,
+    encode,
+    encode_asked,
+    ends_with,
+    from_text,
+    join,
+    labels_of,
+    soa_data,
+    suffixes,
+    txt_data,
+)
+from uproxy.model.events import Event
+from uproxy.model.frontend import Changes
+from uproxy.model.names import IPAddress, NamespacedName
+
+SCHEMA_VERSION = b"1.1.0"
+_SCHEMA_TTL_S = 28800
+TTL_S = 5
+_REVERSE = (from_text("in-addr.arpa"), from_text("ip6.arpa"))
+_IN = b"\0\1"
+_ASKED = {kind: kind.to_bytes(2) + _IN for kind in Type}
+_TARGETS_AT = {Type.NS: 0, Type.SRV: 6}
+"""Where in RDATA the name is whose addresses a client will want next."""
+_NAMESPACE_DEPTH = 2
+"""Labels of `NAMESPACE.svc`, before the domain."""
+
+_Sets = dict[Type, list[bytes]]
+
+
+class Alias(NamedTuple):
+    """The name is another name for the record's data, which may be anywhere."""
+
+    record: Record
+
+
+class Absent(NamedTuple):
+    """There is no such record; `name_exists` tells NODATA from NXDOMAIN."""
+
+    name_exists: bool
+
+
+class Outside(NamedTuple):
+    """None of this zone's names."""
+
+
+OUTSIDE = Outside()
+Found = RecordSet | Alias | Absent | Outside
+
+
+class Zone:
+    """Objects and Service ports in, answers out."""
+
+    def __init__(
+        self,
+        domain: bytes,
+        pod_mode: PodMode = PodMode.INSECURE,
+        servers: Iterable[IPAddress] = (),
+        ttl_s: int = TTL_S,
+    ) -> None:
+        self.domain = domain.lower()
+        self.objects = Objects()
+        self.serial = 1
+        """Of the SOA: one more with every change that touched a name."""
+        self.names: dict[bytes, tuple[RecordSet, ...]] = {}
+        """Every name that is kept, in lower case, with what there is of each type; nothing at one
+        that only lies on the way to another. Namespaces and pod records are worked out."""
+        self.ttl_s = ttl_s
+        self.pod_mode = pod_mode
+        self._owned: dict[NamespacedName, tuple[bytes, ...]] = {}
+        """The names that each Service has a part in."""
+        self._pointers: dict[bytes, tuple[tuple[NamespacedName, bytes], ...]] = {}
+        """What each reverse name leads to: all Services that have the address share it."""
+        self._apexes = (self.domain, *_REVERSE)
+        self._soa: dict[tuple[bytes, int], bytes] = {}
+        self._primary = join(b"ns", b"dns", base=self.domain)
+        self._svc, self._pod = join(b"svc", base=self.domain), join(b"pod", base=self.domain)
+        self._add_fixed_names(servers)
+
+    # ---- changing ----
+
+    def apply(self, events: Iterable[Event], changes: Changes = Changes()) -> set[NamespacedName]:  # noqa: B008
+        """Take objects and Service ports as they are now; returns the Services made anew."""
+        self.objects.fold(events)
+        self.objects.program(changes)
+        touched, self.objects.touched = self.objects.touched, set()
+        for key in touched:
+            self._rebuild(key)
+        if touched:
+            self.serial += 1
+            self._soa.clear()
+        return touched
+
+    def entries(self, key: NamespacedName) -> list[Entry]:
+        """All records of a Service, each with its origin."""
+        parts = self.objects.parts(key)
+        return service_entries(parts, self.domain) if parts is not None else []
+
+    def _add_fixed_names(self, servers: Iterable[IPAddress]) -> None:
+        primary, version = self._primary, join(b"dns-version", base=self.domain)
+        addresses: _Sets = defaultdict(list)
+        for ip in servers:
+            addresses[Type.A if ip.version == 4 else Type.AAAA].append(ip.packed)
+        for owner in (self._svc, self._pod, join(b"dns", base=self.domain)):
+            self.names[owner] = ()
+        self._put(primary, addresses, {})
+        self._put(self.domain, {Type.NS: [primary]}, {primary: addresses})
+        self._put(version, {Type.TXT: [txt_data(SCHEMA_VERSION)]}, {}, _SCHEMA_TTL_S)
+
+    def _rebuild(self, key: NamespacedName) -> None:
+        parts = self.objects.parts(key)
+        forward: defaultdict[bytes, _Sets] = defaultdict(lambda: defaultdict(list))
+        reverse: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        if parts is not None:
+            entries = service_entries(parts, self.domain)
+            for owner, kind, data, _ in entries:
+                (reverse[owner] if kind is Type.PTR else forward[owner][kind]).append(data)
+            for owner in standing_names(parts, entries, self.domain):
+                forward[owner].update({})
+        for gone in self._owned.pop(key, ()):
+            if gone in self._pointers:
+                self._point(gone, key, [])
+            else:
+                del self.names[gone]
+        for owner, sets in forward.items():
+            self._put(owner, sets, forward)
+        for owner, targets in reverse.items():
+            self._point(owner, key, targets)
+        if forward or reverse:
+            self._owned[key] = (*forward, *reverse)
+
+    def _put(
+        self,
+        owner: bytes,
+        sets: Mapping[Type, list[bytes]],
+        siblings: Mapping[bytes, _Sets],
+        ttl_s: int | None = None,
+    ) -> None:
+        """Make one name's answers; `siblings` are where the targets of its records have their addresses."""
+        ttl_s = self.ttl_s if ttl_s is None else ttl_s
+        made = []
+        for kind, data in sets.items():
+            records = tuple([encode_asked(kind, ttl_s, each) for each in data])
+            additional = self._additional(owner, kind, data, siblings) if kind in _TARGETS_AT else ()
+            made.append(RecordSet(_ASKED[kind], records, additional))
+        self.names[owner] = tuple(made)
+
+    def _additional(
+        self, owner: bytes, kind: Type, data: Iterable[bytes], siblings: Mapping[bytes, _Sets]
+    ) -> tuple[bytes, ...]:
+        """The addresses of the targets, where they are known here."""
+        known = suffixes(owner)
+        targets = dict.fromkeys(each[_TARGETS_AT[kind] :] for each in data)
+        return tuple(
+            encode(Record(target, its, self.ttl_s, address), known)
+            for target in targets
+            for its in (Type.A, Type.AAAA)
+            for address in siblings.get(target, {}).get(its, ())
+        )
+
+    def _point(self, owner: bytes, key: NamespacedName, targets: Iterable[bytes]) -> None:
+        """Let a reverse name lead to these names of one Service, besides those of others."""
+        before = self._pointers.get(owner, ())
+        pointers = tuple([pair for pair in before if pair[0] != key] + [(key, target) for target in targets])
+        if pointers == before:
+            return
+        if pointers:
+            self._pointers[owner] = pointers
+            self._put(owner, {Type.PTR: list(dict.fromkeys(target for _, target in pointers))}, {})
+        else:
+            del self._pointers[owner]
+            del self.names[owner]
+
+    # ---- asking ----
+
+    def services_behind(self, reverse: bytes) -> list[NamespacedName]:
+        """The Services that a reverse name leads to."""
+        return list(dict.fromkeys(key for key, _ in self._pointers.get(reverse, ())))
+
+    def find(self, name: bytes, kind: int) -> Found:
+        """What there is at a name in lower case."""
+        sets = self.names.get(name)
+        if sets is not None:
+            return self._at(name, sets, kind)
+        return self._computed(name, kind) if ends_with(name, self.domain) else OUTSIDE
+
+    def _at(self, name: bytes, sets: tuple[RecordSet, ...], kind: int) -> Found:
+        asked = kind.to_bytes(2) + _IN
+        for found in sets:
+            if found.asked == asked:
+                return found
+        if kind == Type.SOA and name == self.domain:
+            return RecordSet(asked, (self.soa(name),))
+        if not sets:
+            return Absent(name_exists=True)
+        if kind == Type.ANY:  # one set of several is enough (RFC 8482 4.1)
+            return sets[0]
+        if sets[0].asked == _ASKED[Type.CNAME]:
+            return Alias(decode(sets[0].records[0], name))
+        return Absent(name_exists=True)
+
+    def records(self, found: RecordSet, name: bytes) -> list[Record]:
+        """What `find` found at `name`, for a message about another name."""
+        return [decode(encoded, name) for encoded in found.rotated()]
+
+    def _computed(self, name: bytes, kind: int) -> Found:
+        """Names that follow from others: namespaces, and pod records."""
+        labels = _labels_before(name, self.domain)
+        if labels[-1] not in (b"svc", b"pod") or not 2 <= len(labels) <= 3:
+            return Absent(name_exists=False)
+        known = labels[-2].decode("ascii", "replace") in self.objects.namespaces
+        if labels[-1] == b"svc":
+            return Absent(known and len(labels) == _NAMESPACE_DEPTH)
+        if not known or self.pod_mode is PodMode.DISABLED:
+            return Absent(name_exists=False)
+        if len(labels) == _NAMESPACE_DEPTH:
+            return Absent(name_exists=True)
+        return self._pod_record(name, labels[0], labels[1].decode(), kind)
+
+    def _pod_record(self, name: bytes, label: bytes, namespace: str, kind: int) -> Found:
+        ip = pod_address(label)
+        verified = self.pod_mode is PodMode.VERIFIED
+        if ip is None or (verified and not self.objects.pods.has(ip, namespace)):
+            return Absent(name_exists=False)
+        its = Type.A if ip.version == 4 else Type.AAAA
+        if kind not in (its, Type.ANY):
+            return Absent(name_exists=True)
+        return RecordSet(_ASKED[its], (encode_asked(its, self.ttl_s, ip.packed),))
+
+    def soa(self, name: bytes) -> bytes:
+        """`soa_record`, encoded for a message about `name`."""
+        record = self.soa_record(name)
+        offset = len(name) - len(record.owner)
+        made = self._soa.get((record.owner, offset))
+        if made is None:
+            known = {record.owner: HEADER_BYTES + offset} if record.owner != ROOT else {}
+            made = self._soa[record.owner, offset] = encode(record, known)
+        return made
+
+    def soa_record(self, name: bytes) -> Record:
+        """The SOA record that stands above `name`: its TTL is for how long absence holds (RFC 2308 3)."""
+        apex = next((apex for apex in self._apexes if ends_with(name, apex)), ROOT)
+        mailbox = join(b"hostmaster", base=self.domain)
+        return Record(apex, Type.SOA, self.ttl_s, soa_data(self._primary, mailbox, self.serial, self.ttl_s))
+
+
+def _labels_before(name: bytes, base: bytes) -> list[bytes]:
+    return labels_of(name[: len(name) - len(base)] + ROOT)

@@ -1,0 +1,46 @@
+"""Addresses and networks as an API server may have stored them long ago.
+
+Go's parser once read leading zeros as decimal (010.0.0.1 is 10.0.0.1) and IPv4-mapped IPv6 addresses as
+IPv4. Objects from then are still valid (KEP-4858), kube-proxy reads them so, and so does this.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address, ip_network
+
+from uproxy.model.names import IPAddress, IPNetwork
+
+_LEADING_ZEROS = re.compile(r"\b0+(?=\d)")
+
+
+@lru_cache(16_384)
+def parse_address(text: str) -> IPAddress:
+    """One address. Raises ValueError.
+
+    Remembered, because a slice that changes is sent whole, and mostly has the addresses that it had.
+    """
+    try:
+        address = ip_address(text)
+    except ValueError:
+        address = ip_address(_LEADING_ZEROS.sub("", text))
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def addresses(texts: Iterable[str]) -> tuple[IPAddress, ...]:
+    """Each address once, in their order. Raises ValueError."""
+    return tuple(dict.fromkeys(parse_address(text) for text in texts))
+
+
+def networks(texts: Iterable[str]) -> tuple[IPNetwork, ...]:
+    """Each network once; spaces around it do not matter. Raises ValueError."""
+    return tuple(dict.fromkeys(_network(text.strip()) for text in texts))
+
+
+def _network(text: str) -> IPNetwork:
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        return ip_network(_LEADING_ZEROS.sub("", text), strict=False)
