@@ -18,7 +18,6 @@ from typing import Any
 from uproxy import __version__
 from uproxy.admin import events
 from uproxy.admin.http import CannotServe, HttpServers, Pages, start_http
-from uproxy.admin.local_addresses import local_addresses
 from uproxy.admin.metrics import About
 from uproxy.admin.service_health import ServiceHealth
 from uproxy.dataplane.context import Context, Timeouts
@@ -33,16 +32,16 @@ from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Event
 from uproxy.model.faults import BadInput, Fault
 from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, FrontendKind
-from uproxy.model.names import IPAddress, IPNetwork, NamespacedName, Protocol, Vip
+from uproxy.model.names import IPNetwork, NamespacedName, Protocol, Vip
 from uproxy.model.service import Service
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.reconcile.target import Target
 from uproxy.settings import LOOPBACK_SERVICE_CIDR, SERVICE_CIDR, LocalMode, Settings
-from uproxy.sources import files, flags
+from uproxy.sources import files, flags, local_addresses
 from uproxy.sources.config_file import ConfigFile
 from uproxy.sources.resolve import Resolver
 from uproxy.state.addresses import AddressPlan
-from uproxy.state.node_ports import node_port_ips
+from uproxy.state.node_ports import NodePortPlan
 from uproxy.state.store import Store
 from uproxy.steering.cleanup import remove_rules
 from uproxy.steering.lock import SteeringLock
@@ -76,6 +75,7 @@ def new_store(settings: Settings, plan: AddressPlan) -> Store:
         plan,
         settings.node_name if settings.is_one_of_many else None,
         () if own_cidrs else settings.cluster_cidrs,
+        NodePortPlan(settings.node_port_addresses, settings.bind_address),
     )
 
 
@@ -242,7 +242,10 @@ class Proxy:
         loop.set_exception_handler(self._crashed)
         self.dataplane = _dataplane(loop, settings, choice)
         self.targets = self._build_targets(Resolver(emit))
-        self.reconcile = ReconcileLoop(self.store, self.targets, sources.names, monotonic, _wall_s)
+        names = sources.names
+        if settings.node_port_addresses:
+            names |= {local_addresses.NAME}
+        self.reconcile = ReconcileLoop(self.store, self.targets, names, monotonic, _wall_s)
         emit.target = self.reconcile
         about = About(self.dataplane.relay.name, choice.capture, choice.mechanism)
         self.pages = Pages(self.store, self.dataplane, self.reconcile, about, settings)
@@ -263,7 +266,7 @@ class Proxy:
             targets += [LocalRoutes(_needs_route_beside_redirect), self.dataplane]
             targets.append(steering_rules(self.choice.mechanism, ports))
         elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
-            targets += [LocalRoutes(lambda _port, _frontend: True), self.dataplane]
+            targets += [LocalRoutes(_is_no_node_port), self.dataplane]
         else:
             targets.append(self.dataplane)
         return [*targets, self._service_health()]
@@ -275,12 +278,7 @@ class Proxy:
         def report(service: NamespacedName, port: int, why: str) -> None:
             self._tell(events.service_health_failed(self.settings.node_name, service, port, why))
 
-        return ServiceHealth(self.store, self._node_port_ips, healthy, report)
-
-    async def _node_port_ips(self) -> tuple[IPAddress, ...]:
-        wanted = self.settings.node_port_addresses
-        local = await local_addresses() if wanted else ()
-        return node_port_ips(wanted, local, self.store.node, self.settings.bind_address)
+        return ServiceHealth(self.store, healthy, report)
 
     def _tell(self, notice: events.Notice) -> None:
         if self._events is not None:
@@ -304,6 +302,8 @@ class Proxy:
             self._tasks.start("reconcile", self.reconcile.run())
             for name, run in self._sources.tasks.items():
                 self._tasks.start(name, run())
+            if self.settings.node_port_addresses:
+                self._tasks.start(local_addresses.NAME, local_addresses.follow(self.reconcile.emit))
             self._tasks.start("announce", self._announce())
             if config is not None:
                 self._tasks.start("config", self._watch(config))
@@ -456,7 +456,13 @@ def _needs_route_beside_redirect(port: DesiredServicePort, frontend: Frontend) -
     """Cluster IPs get a local route, so that a node without a default route reaches them. Other
     addresses do only where a socket has to be bound (UDP): with a local route the node answers
     ARP for them."""
-    return frontend.kind is FrontendKind.CLUSTER_IP or port.name.protocol is Protocol.UDP
+    is_udp = port.name.protocol is Protocol.UDP
+    return frontend.kind is FrontendKind.CLUSTER_IP or (is_udp and _is_no_node_port(port, frontend))
+
+
+def _is_no_node_port(_port: DesiredServicePort, frontend: Frontend) -> bool:
+    """The node's own addresses are local already."""
+    return frontend.kind is not FrontendKind.NODE_PORT
 
 
 def _log_access(ended: Ended) -> None:

@@ -101,6 +101,7 @@ class ApiServer:
             self.drop_all()
             await asyncio.gather(*ending, return_exceptions=True)
             self._server = None
+            await asyncio.sleep(0)  # sockets are closed a turn after their transports
 
     @property
     def watching(self) -> int:
@@ -164,8 +165,10 @@ class ApiServer:
         except (ConnectionError, ssl.SSLError, asyncio.CancelledError):
             pass  # its client, or a test, has ended it
         finally:
-            self._connections.discard(connection)
-            writer.close()
+            try:
+                await connection.closed()
+            finally:
+                self._connections.discard(connection)
 
     async def _answer(self, request: Request, connection: Connection) -> None:
         try:

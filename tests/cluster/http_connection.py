@@ -3,6 +3,7 @@
 import asyncio
 import json
 import ssl
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
@@ -93,6 +94,12 @@ class Connection:
             await self._write(b"%x\r\n%s\r\n" % (len(content), content))
         if rest:
             await self._cut_within(b"%x\r\n%s\r\n" % (len(rest), rest))
+
+    async def closed(self) -> None:
+        """Close it, and wait until that is done."""
+        self._writer.close()
+        with suppress(ConnectionError, ssl.SSLError):
+            await self._writer.wait_closed()
 
     async def _cut_within(self, content: bytes) -> None:
         await self._write(content[: len(content) // 2])

@@ -8,7 +8,7 @@ Refuses to fail: a port that cannot be had is told as a problem of the Service.
 
 import errno
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from aiohttp import web
 
@@ -37,19 +37,16 @@ def health_body(key: NamespacedName, local_endpoints: int, healthy: bool) -> str
 class ServiceHealth:
     """A target: one HTTP server for every Service that has a health check port.
 
-    `listen_on` says on which addresses, each time one is opened; `healthy` whether the proxy
-    itself is.
+    They listen where NodePorts are served. `healthy` says whether the proxy itself is.
     """
 
     def __init__(
         self,
         store: Store,
-        listen_on: Callable[[], Awaitable[Iterable[IPAddress]]],
         healthy: Callable[[], bool],
         report: Report,
     ) -> None:
         self._store = store
-        self._listen_on = listen_on
         self._healthy = healthy
         self._report = report
         self._open: dict[NamespacedName, tuple[int, web.AppRunner]] = {}
@@ -65,7 +62,7 @@ class ServiceHealth:
             await self._open.pop(key)[1].cleanup()
         troubles = {}
         if missing := [key for key in wanted if key not in self._open]:
-            ips = tuple(await self._listen_on())
+            ips = self._store.node_port_ips
             for key in missing:
                 if why := await self._start(key, wanted[key], ips):
                     troubles[key] = f"health check port {wanted[key]}: {why}"

@@ -48,4 +48,11 @@ class Resolved:
     addresses: tuple[IPAddress, ...]
 
 
-Event = Upsert | Delete | Faulted | Synced | Resolved
+@dataclass(frozen=True, slots=True)
+class LocalAddresses:
+    """The addresses that this machine has, as of now."""
+
+    addresses: tuple[IPAddress, ...]
+
+
+Event = Upsert | Delete | Faulted | Synced | Resolved | LocalAddresses

@@ -19,6 +19,8 @@ from uproxy.model.service import Service, ServicePort, ServiceType
 
 _STAND_IN_PORTS = 8000
 _ANY: dict[Family, IPAddress] = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
+ANYWHERE = tuple(_ANY.values())
+"""All addresses of the node."""
 
 
 class ClusterIPAllocator:
@@ -119,7 +121,9 @@ def frontends(
     port: ServicePort,
     cluster: Iterable[tuple[IPAddress, Family]],
     plan: AddressPlan,
+    *,
     node: Node | None = None,
+    node_port_ips: Iterable[IPAddress] = ANYWHERE,
 ) -> tuple[list[Frontend], list[str]]:
     """Every frontend of one Service port, and notes on addresses that are not served."""
     number = plan.port(port.port)
@@ -144,9 +148,11 @@ def frontends(
         else:
             found.append(frontend(ip, number, kind, ip.version))
     if port.node_port is not None and service.type is not ServiceType.CLUSTER_IP:
+        families = _node_port_families(service, found)
         found += [
-            frontend(_ANY[family], port.node_port, FrontendKind.NODE_PORT, family)
-            for family in _node_port_families(service, found)
+            frontend(ip, port.node_port, FrontendKind.NODE_PORT, ip.version)
+            for ip in node_port_ips
+            if ip.version in families
         ]
     return found, notes
 

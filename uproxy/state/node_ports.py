@@ -6,6 +6,7 @@ itself, and one of which nothing is said, or nothing is found, is served everywh
 
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_network
+from typing import NamedTuple
 
 from uproxy.model.names import Family, IPAddress, IPNetwork
 from uproxy.model.node import Node, NodePortKeyword
@@ -15,16 +16,24 @@ _LOCALHOST = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 _ALL = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
 
-def node_port_ips(
-    wanted: Iterable[IPNetwork | NodePortKeyword],
-    local_ips: Iterable[IPAddress],
-    node: Node | None,
-    bind_address: IPAddress | None,
-) -> tuple[IPAddress, ...]:
-    """The addresses to listen on; 0.0.0.0 and :: stand for all of their family.
+class NodePortPlan(NamedTuple):
+    """What is said of the node's addresses that serve NodePorts."""
 
-    `local_ips` are the machine's own, and `bind_address` is more to the point than what `node` says.
-    """
+    wanted: tuple[IPNetwork | NodePortKeyword, ...] = ()
+    """`nodePortAddresses`; all when nothing is said."""
+    bind_address: IPAddress | None = None
+    """More to the point than what the Node says of its primary address."""
+
+
+EVERYWHERE = NodePortPlan()
+
+
+def node_port_ips(
+    plan: NodePortPlan, local_ips: Iterable[IPAddress], node: Node | None
+) -> tuple[IPAddress, ...]:
+    """The addresses to serve; 0.0.0.0 and :: stand for all of their family. `local_ips` are the
+    machine's own."""
+    wanted, bind_address = plan
     own = sorted(set(local_ips), key=lambda ip: (ip.version, ip))
     primary = list(_primary(node, bind_address))
     networks = [network for entry in wanted for network in _networks(entry, primary)]

@@ -11,7 +11,16 @@ from collections.abc import Iterable
 
 from uproxy.errors import AddressesExhausted
 from uproxy.model.endpoint import Endpoint, EndpointSlice, Origin, Pod
-from uproxy.model.events import Delete, Event, Faulted, KubernetesObject, Resolved, Synced, Upsert
+from uproxy.model.events import (
+    Delete,
+    Event,
+    Faulted,
+    KubernetesObject,
+    LocalAddresses,
+    Resolved,
+    Synced,
+    Upsert,
+)
 from uproxy.model.faults import Fault
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend
 from uproxy.model.names import Family, IPAddress, IPNetwork, NamespacedName, Protocol, ServicePortName
@@ -26,6 +35,7 @@ from uproxy.state.addresses import (
     needs_allocation,
 )
 from uproxy.state.labels import LabelIndex
+from uproxy.state.node_ports import EVERYWHERE, NodePortPlan, node_port_ips
 from uproxy.state.policy import Here, local, usable
 from uproxy.state.selection import (
     authoritative,
@@ -40,7 +50,11 @@ class Store:
     """Objects in, desired state out."""
 
     def __init__(
-        self, plan: AddressPlan, node_name: str | None = None, cluster_cidrs: tuple[IPNetwork, ...] = ()
+        self,
+        plan: AddressPlan,
+        node_name: str | None = None,
+        cluster_cidrs: tuple[IPNetwork, ...] = (),
+        node_ports: NodePortPlan = EVERYWHERE,
     ) -> None:
         """`node_name` is the own node's; None without a cluster, when everything counts as local.
         `cluster_cidrs` is where Pods are, when the node's own `podCIDRs` are not to be asked."""
@@ -54,6 +68,8 @@ class Store:
         """The own node, while it is known."""
         self._node_name = node_name
         self._cluster_cidrs = cluster_cidrs
+        self._node_ports = node_ports
+        self._local_ips: tuple[IPAddress, ...] = ()
         self._inside_told: tuple[IPNetwork, ...] = ()
         self._plan = plan
         self._allocator = ClusterIPAllocator(plan.service_cidr)
@@ -73,6 +89,11 @@ class Store:
     def hosts(self) -> frozenset[str]:
         """Host names among the endpoints, whose addresses somebody should look up."""
         return frozenset(host for host, users in self._host_users.items() if users)
+
+    @property
+    def node_port_ips(self) -> tuple[IPAddress, ...]:
+        """The node's addresses that serve NodePorts; 0.0.0.0 and :: stand for all of their family."""
+        return node_port_ips(self._node_ports, self._local_ips, self.node)
 
     def service_of_slice(self, key: NamespacedName) -> NamespacedName | None:
         """The Service that an EndpointSlice belongs to, if the slice is known."""
@@ -111,6 +132,9 @@ class Store:
                 if self._resolutions.get(host) != addresses:
                     self._resolutions[host] = addresses
                     self._dirty |= self._host_users[host]
+            case LocalAddresses(addresses):
+                self._local_ips = addresses
+                self._dirty |= self.services.keys()
 
     def _replace(self, thing: KubernetesObject, *, present: bool) -> None:
         match thing:
@@ -239,7 +263,9 @@ class Store:
         name = _name(service, port)
         if port.protocol is Protocol.SCTP:
             return self._unserved(service, port, "SCTP is not relayed")
-        wanted, notes = frontends(service, port, cluster, self._plan, self.node)
+        wanted, notes = frontends(
+            service, port, cluster, self._plan, node=self.node, node_port_ips=self.node_port_ips
+        )
         held, conflicts = self._claim(name, wanted)
         members, loops = self._without_loops(endpoints_of(port, slices, self._resolutions), port.protocol)
         here = Here(self._node_name, self.node.zone if self.node is not None else None)

@@ -10,11 +10,12 @@ import pytest_asyncio
 from tests.loop.conftest import free_port
 from uproxy.admin.service_health import ServiceHealth, health_body
 from uproxy.model.endpoint import Endpoint, EndpointSlice, SlicePort
-from uproxy.model.events import Delete, Event, Upsert
+from uproxy.model.events import Delete, Event, LocalAddresses, Upsert
 from uproxy.model.names import NamespacedName, Protocol
 from uproxy.model.node import Node
 from uproxy.model.service import Service, ServicePort, ServiceType
 from uproxy.state.addresses import AddressPlan
+from uproxy.state.node_ports import EVERYWHERE, NodePortPlan
 from uproxy.state.store import Store
 
 WEB = NamespacedName("default", "web")
@@ -45,16 +46,14 @@ def member(ip: str, **conditions) -> Endpoint:
 
 class Rig:
     def __init__(self) -> None:
-        self.store = Store(AddressPlan(ip_network("172.30.0.0/16"), loopback_only=False), HERE)
+        plan = AddressPlan(ip_network("172.30.0.0/16"), loopback_only=False)
+        self.store = Store(plan, HERE, node_ports=NodePortPlan((ip_network("127.0.0.0/8"),)))
+        self.store.apply([LocalAddresses((LOCALHOST,))])
         self.healthy = True
-        self.ips = [LOCALHOST]
         self.reported: list[tuple[NamespacedName, int, str]] = []
         self.target = ServiceHealth(
-            self.store, self._ips, lambda: self.healthy, lambda *what: self.reported.append(what)
+            self.store, lambda: self.healthy, lambda *what: self.reported.append(what)
         )
-
-    async def _ips(self):
-        return self.ips
 
     async def apply(self, *events: Event):
         return await self.target.make(self.store.apply(events))
@@ -142,7 +141,7 @@ async def test_a_port_in_use_is_the_services_problem_told_once_and_tried_again(r
 
 
 async def test_a_port_is_open_on_every_address_or_on_none(rig):
-    rig.ips = [LOCALHOST, ip_address("127.0.0.2")]
+    rig.store.apply([LocalAddresses((LOCALHOST, ip_address("127.0.0.2")))])
     with socket.create_server(("127.0.0.2", 0)) as taken:
         port = taken.getsockname()[1]
         await rig.apply(Upsert(service(port)))
@@ -152,7 +151,7 @@ async def test_a_port_is_open_on_every_address_or_on_none(rig):
 
 
 async def test_everywhere_means_both_families(rig):
-    rig.ips = [ip_address("0.0.0.0"), ip_address("::")]
+    rig.store._node_ports = EVERYWHERE
     port = free_port()
     assert await rig.apply(Upsert(service(port))) == {}
     assert (await ask(port))[0] == 503

@@ -1,6 +1,6 @@
-from uproxy.admin.local_addresses import parse_addresses
 from uproxy.admin.service_health import health_body
 from uproxy.model.names import NamespacedName
+from uproxy.sources.local_addresses import parse_addresses
 
 
 def test_the_body_is_kube_proxys_to_the_letter():

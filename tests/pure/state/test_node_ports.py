@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from uproxy.model.node import Node, NodePortKeyword
-from uproxy.state.node_ports import node_port_ips
+from uproxy.state.node_ports import NodePortPlan, node_port_ips
 
 OWN = tuple(map(ip_address, ("127.0.0.1", "192.168.0.7", "10.9.0.1", "fd00::7", "::1")))
 NODE = Node("here", addresses=tuple(map(ip_address, ("192.168.0.7", "203.0.113.7", "fd00::7"))))
@@ -31,13 +31,13 @@ ULA, LAN = ip_network("fd00::/8"), ip_network("192.168.0.0/16")
     ],
 )
 def test_addresses(wanted, expected):
-    assert node_port_ips(wanted, OWN, NODE, None) == tuple(map(ip_address, expected.split()))
+    assert node_port_ips(NodePortPlan(wanted), OWN, NODE) == tuple(map(ip_address, expected.split()))
 
 
 def test_an_override_comes_before_what_the_node_says():
-    ips = node_port_ips([PRIMARY], OWN, NODE, ip_address("10.9.0.1"))
+    ips = node_port_ips(NodePortPlan((PRIMARY,), ip_address("10.9.0.1")), OWN, NODE)
     assert ips == (ip_address("10.9.0.1"), ip_address("fd00::7"))
 
 
 def test_without_a_node_primary_is_everywhere():
-    assert node_port_ips([PRIMARY], OWN, None, None) == (ip_address("0.0.0.0"), ip_address("::"))
+    assert node_port_ips(NodePortPlan((PRIMARY,)), OWN, None) == (ip_address("0.0.0.0"), ip_address("::"))

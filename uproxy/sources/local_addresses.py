@@ -1,14 +1,36 @@
-"""The addresses of this machine, as `ip address` tells them."""
+"""The addresses of this machine, as `ip address` tells them, looked up again from time to time.
 
+Asked for only where `nodePortAddresses` says which of them serve NodePorts.
+"""
+
+import asyncio
 import json
 import logging
+from collections.abc import Callable
 from ipaddress import ip_address
 
 from uproxy.errors import CommandFailed
 from uproxy.kit.commands import run
+from uproxy.model.events import Event, LocalAddresses, Synced
 from uproxy.model.names import IPAddress
 
+NAME = "local addresses"
+INTERVAL_S = 10.0
+
 _log = logging.getLogger(__name__)
+
+
+async def follow(emit: Callable[[Event], None]) -> None:
+    """Send them now, and when they have changed, until cancelled."""
+    told: tuple[IPAddress, ...] | None = None
+    while True:
+        found = tuple(sorted(await local_addresses(), key=lambda ip: (ip.version, ip)))
+        if told is None or (found and found != told):
+            emit(LocalAddresses(found))
+        if told is None:
+            emit(Synced(NAME))
+        told = found or told or ()
+        await asyncio.sleep(INTERVAL_S)
 
 
 async def local_addresses() -> list[IPAddress]:
