@@ -62,7 +62,7 @@ class Pair:
         self.up = up = Direction(self, reactor, pipes, client, server)
         self.down = down = Direction(self, reactor, pipes, server, client)
         self.last = down
-        """The direction of the last bytes; the client is always free to begin."""
+        """The direction of the last bytes, noted for `at_rest`; the client is always free to begin."""
         up.reverse = down
         down.reverse = up
         reactor.watch(up.source_fd, up)
