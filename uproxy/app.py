@@ -24,12 +24,13 @@ from uproxy.dataplane.proxy import Dataplane
 from uproxy.dataplane.python_relay import PythonRelay
 from uproxy.dataplane.reactor import Reactor
 from uproxy.dataplane.relay import Ended, Relay
+from uproxy.dataplane.ways_back import WaysBack
 from uproxy.errors import UproxyError
 from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Event
 from uproxy.model.faults import BadInput, Fault
 from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, FrontendKind
-from uproxy.model.names import IPNetwork, Protocol, Vip
+from uproxy.model.names import IPAddress, IPNetwork, Protocol, Vip
 from uproxy.model.service import Service
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.reconcile.target import Target
@@ -40,10 +41,11 @@ from uproxy.state.addresses import AddressPlan
 from uproxy.state.store import Store
 from uproxy.steering.cleanup import remove_rules
 from uproxy.steering.lock import SteeringLock
+from uproxy.steering.policy_routes import PolicyRoutes
 from uproxy.steering.probe import Capture, Choice, Mechanism
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.rules import PROXY_MARK, RedirectPorts
-from uproxy.steering.target import steering_rules
+from uproxy.steering.target import steering_rules, tproxy_rules
 
 _DIALS_A_CONNECTION = 4
 """How many endpoints may time out before a connection is given up; refusals cost no time."""
@@ -190,9 +192,14 @@ class Proxy:
         """In the order in which traffic needs them: route, socket, rule."""
         targets: list[Target] = [HostLookups(self.store, resolver)]
         if self.choice.capture is Capture.REDIRECT:
-            ports = _redirect_ports(self.dataplane)
+            ports = _ports(self.dataplane.listen_for_redirects, "0.0.0.0", "::")
             targets += [LocalRoutes(_needs_route_beside_redirect), self.dataplane]
             targets.append(steering_rules(self.choice.mechanism, ports))
+        elif self.choice.capture is Capture.TPROXY:
+            # On loopback, where nobody from outside gets at it: the kernel finds it all the same.
+            ports = _ports(self.dataplane.listen_transparently, "127.0.0.1", "::1")
+            routes = LocalRoutes(lambda _port, frontend: frontend.kind is FrontendKind.CLUSTER_IP)
+            targets += [routes, PolicyRoutes(), self.dataplane, tproxy_rules(ports)]
         elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
             targets += [LocalRoutes(lambda _port, _frontend: True), self.dataplane]
         else:
@@ -303,9 +310,10 @@ def _dataplane(loop: asyncio.AbstractEventLoop, settings: Settings, choice: Choi
             idle_s=settings.idle_timeout_s,
             half_closed_s=settings.half_closed_timeout_s,
         ),
-        PROXY_MARK if choice.capture is Capture.REDIRECT else 0,
+        0 if choice.capture is Capture.BIND else PROXY_MARK,
         choice.capture is Capture.BIND,
         monotonic,
+        WaysBack(monotonic) if choice.capture is Capture.TPROXY else None,
     )
     relay = _relay(settings, context)
     return Dataplane(context, relay, min(budget // _FLOWS_SHARE, _FLOWS_MAX), settings.udp_idle_timeout_s)
@@ -325,10 +333,11 @@ def _relay(settings: Settings, context: Context) -> Relay:
     return PythonRelay(context, ended)
 
 
-def _redirect_ports(dataplane: Dataplane) -> RedirectPorts:
-    ipv4 = dataplane.listen_for_redirects(ip_address("0.0.0.0"))
+def _ports(listen: Callable[[IPAddress], int], ipv4_address: str, ipv6_address: str) -> RedirectPorts:
+    """The ports of one shared listener for each family."""
+    ipv4 = listen(ip_address(ipv4_address))
     try:
-        ipv6 = dataplane.listen_for_redirects(ip_address("::"))
+        ipv6 = listen(ip_address(ipv6_address))
     except OSError:
         log.info("this kernel has no IPv6: IPv6 addresses are not served")
         ipv6 = ipv4

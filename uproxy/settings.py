@@ -35,7 +35,7 @@ class Settings:
     endpoints: tuple[str, ...]
     """`--endpoint` flags as written; `sources/flags.py` reads them."""
     capture: str
-    """auto, bind or redirect."""
+    """auto, bind, redirect or tproxy."""
     redirect_mechanism: str
     """auto, nft or iptables."""
     relay: str
@@ -62,10 +62,11 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     network = parser.add_argument_group("network")
     network.add_argument(
         "--capture",
-        choices=("auto", "bind", "redirect"),
+        choices=("auto", "bind", "redirect", "tproxy"),
         default="auto",
-        help="how traffic for a VIP gets here: listen on the VIP itself, or have the kernel redirect it "
-        "(default: the best that this machine can do)",
+        help="how traffic for a VIP gets here: listen on the VIP itself, have the kernel redirect it, or "
+        "deliver it as it is, so that endpoints can see their clients' own addresses "
+        "(default: redirect where this machine can, else bind)",
     )
     network.add_argument(
         "--redirect-mechanism",

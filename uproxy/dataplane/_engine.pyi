@@ -48,8 +48,11 @@ class Engine:
         """Give a slot up; False when a connection uses it, or its counts are not collected."""
     def drop_backend(self, slot: int, /) -> bool:
         """Give a slot up; False when a connection uses it, or its counts are not collected."""
-    def begin(self, client: int, port: int, backend: int, address: str, begun_ns: int, /) -> int:
-        """Dial, and relay: 0, and `client` is the engine's; or an errno."""
+    def begin(
+        self, client: int, port: int, backend: int, address: str, begun_ns: int, as_client: bool, /
+    ) -> int:
+        """Dial, from the client's own address if `as_client`, and relay: 0, and `client` is the
+        engine's; or an errno."""
     def reset(self, reason: int, backend: int, /) -> None:
         """Reset every connection to a backend, or with -1 every connection; waits for that."""
     def joined(self, backend: int, /) -> int:
@@ -76,6 +79,9 @@ def accept(listener: int, /) -> tuple[int, str] | None:
 
 def destination(client: int, family: int, /) -> bytes | None:
     """SO_ORIGINAL_DST: port and address in network order; None when the kernel has no record."""
+
+def local_address(client: int, family: int, /) -> bytes:
+    """getsockname(2), in the form of `destination`. Raises OSError."""
 
 def refuse(client: int, /) -> None:
     """Close, so that the peer sees a reset."""

@@ -17,7 +17,7 @@ from uproxy.dataplane.pair import Pair
 from uproxy.dataplane.pipes import Pipes
 from uproxy.dataplane.relay import Ended
 from uproxy.dataplane.routes import Route
-from uproxy.dataplane.sockets import begin_connect, close_with_reset, dial_failure, stream_to
+from uproxy.dataplane.sockets import begin_connect, close_with_reset, dial_failure, peer_of, stream_to
 from uproxy.dataplane.source_ports import SourcePorts
 from uproxy.model.closing import CloseReason, DialFailure
 
@@ -100,8 +100,13 @@ class Connection:
 
     def _connect(self, state: BackendState) -> tuple[int, socket.socket | None]:
         """Begin to connect: a socket, with 0 when it is connected already; or an errno alone."""
-        mark = self._shared.context.mark
+        context = self._shared.context
+        mark = context.mark
         try:
+            if context.keeps_address(self._dialling.client_address, state.address[0]):
+                client = peer_of(self.client)
+                if client is not None:
+                    return self._shared.source_ports.dial_as(client, state.family, state.address, mark)
             server = stream_to(state.family, mark)
             code = begin_connect(server, state.address)
             if code in (0, errno.EALREADY):

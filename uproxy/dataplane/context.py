@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from uproxy.dataplane.descriptors import Descriptors
 from uproxy.dataplane.reactor import Reactor
+from uproxy.dataplane.ways_back import WaysBack
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +36,10 @@ class Context:
     node_ports_on_loopback: bool
     """Whether UDP NodePorts answer on loopback addresses too. TCP ones are the kernel's to steer."""
     now: Callable[[], float]
+    ways_back: WaysBack | None = None
+    """Tells where endpoints may be dialled from the client's own address. None: nowhere, and sockets
+    are not transparent."""
+
+    def keeps_address(self, client: str, endpoint: str) -> bool:
+        """Whether `endpoint` is to see the client's own address."""
+        return self.ways_back is not None and self.ways_back.lead_here(client, endpoint)

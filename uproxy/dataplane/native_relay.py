@@ -57,6 +57,11 @@ class NativeArrival:
         found: bytes | None = self._relay.engine_module.destination(self._client, family)
         return found
 
+    def local_address(self, family: Family) -> bytes:
+        """Where it was going, when nothing was translated on its way."""
+        found: bytes = self._relay.engine_module.local_address(self._client, family)
+        return found
+
     def begin(self, route: Route) -> None:
         """Dial one of the route's endpoints, and relay."""
         self._relay.begin(route, self._client, self._address)
@@ -145,7 +150,8 @@ class NativeRelay:
         if backend < 0:
             backend = state.relay_slot = self._engine.add_backend(*state.address)
             self._states[backend] = state
-        return self._engine.begin(client, port, backend, address, begun_ns)
+        as_client = self._context.keeps_address(address, state.address[0])
+        return self._engine.begin(client, port, backend, address, begun_ns, as_client)
 
     def _go_on(self, dialling: Dialling, client: int, state: BackendState | None, error: int) -> None:
         """After `state` failed with `error`: the next endpoint, until one is dialled or all have failed.

@@ -15,7 +15,7 @@ from uproxy.dataplane.context import Context
 from uproxy.dataplane.flows import FlowTable
 from uproxy.dataplane.reactor import FAILED, READABLE
 from uproxy.dataplane.routes import Route
-from uproxy.dataplane.sockets import bind_udp, datagrams_to, dial_failure
+from uproxy.dataplane.sockets import bind_udp, datagrams_as, datagrams_to, dial_failure
 from uproxy.model.closing import DialFailure
 from uproxy.model.names import IPAddress
 
@@ -77,7 +77,7 @@ class UdpFlows:
         """Begin a flow with its first datagram; None when no backend can take it."""
         now_s = self.context.now()
         tried: list[BackendState] = []
-        found = self._upstream(route, str(key[1][0]), now_s, tried)
+        found = self._upstream(route, key[1], now_s, tried)
         if found is None:
             return None
         backend, upstream = found
@@ -96,7 +96,7 @@ class UdpFlows:
         """Give a flow another backend, after its own refused; False when there is none."""
         self.release(flow)
         flow.tried.append(flow.backend)
-        found = self._upstream(flow.listener.route, str(flow.client[0]), self.context.now(), flow.tried)
+        found = self._upstream(flow.listener.route, flow.client, self.context.now(), flow.tried)
         if found is None:
             self.table.remove(flow.key)
             flow.listener.route.stats.flows_active -= 1
@@ -106,11 +106,11 @@ class UdpFlows:
         return True
 
     def _upstream(
-        self, route: Route, client: str, now_s: float, tried: list[BackendState]
+        self, route: Route, client: Client, now_s: float, tried: list[BackendState]
     ) -> tuple[BackendState, socket.socket] | None:
-        while (backend := route.balancer.pick(client, now_s, tried)) is not None:
+        while (backend := route.balancer.pick(str(client[0]), now_s, tried)) is not None:
             try:
-                return backend, datagrams_to(backend.family, backend.address, self.context.mark)
+                return backend, self._datagrams_to(backend, client)
             except OSError as error:
                 failure = dial_failure(error.errno or 0)
                 route.stats.dial_failed(failure)
@@ -119,6 +119,12 @@ class UdpFlows:
                 backend.failed(now_s)
                 tried.append(backend)
         return None
+
+    def _datagrams_to(self, backend: BackendState, client: Client) -> socket.socket:
+        context = self.context
+        if context.keeps_address(str(client[0]), backend.address[0]):
+            return datagrams_as(client[:2], backend.family, backend.address, context.mark)
+        return datagrams_to(backend.family, backend.address, context.mark)
 
     def _begin(self, flow: UdpFlow) -> None:
         flow.backend.active += 1
@@ -163,8 +169,10 @@ class UdpListener:
     def __init__(self, flows: UdpFlows, ip: IPAddress, port: int, route: Route) -> None:
         self.route = route
         self._flows = flows
-        self._socket = bind_udp(ip, port)
         self._many_addresses = ip.is_unspecified
+        # A wildcard socket would take what goes to anybody's port of this number.
+        transparent = flows.context.ways_back is not None and not self._many_addresses
+        self._socket = bind_udp(ip, port, flows.context.mark if transparent else 0)
         self._ipv6 = ip.version == 6
         flows.context.descriptors.used += 1
         flows.context.reactor.watch(self._socket.fileno(), self)

@@ -1,11 +1,12 @@
 """Removing whatever any run of uproxy has left on this machine.
 
 Owns nothing but the list of the places; each place knows its own marks: the table
-`inet uproxy`, names that begin with UPROXY-, and routes with protocol 117.
+`inet uproxy`, names that begin with UPROXY-, and routes and rules with protocol 117.
 """
 
 from uproxy.errors import CommandFailed
 from uproxy.steering import iptables, nft
+from uproxy.steering.policy_routes import remove_policy_routes
 from uproxy.steering.probe import has_net_admin
 from uproxy.steering.routes import marked_routes, remove_routes
 
@@ -17,7 +18,7 @@ async def cleanup() -> list[str]:
     """
     if not has_net_admin():
         raise CommandFailed("looking for leftovers in the kernel needs root (CAP_NET_ADMIN)")
-    return [*await remove_rules(), *await _remove_routes()]
+    return [*await remove_rules(), *await remove_policy_routes(), *await _remove_routes()]
 
 
 async def remove_rules() -> list[str]:

@@ -9,7 +9,7 @@ import ctypes
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from uproxy.errors import CommandFailed
 from uproxy.model.names import Family, Vip
@@ -18,11 +18,13 @@ from uproxy.steering.rules import PROXY_MARK, RedirectPorts, RuleDelta, Verdict
 
 _TABLE = "inet uproxy"
 
-_SETS = {
+_REDIRECT_SETS = {
     "redirect4": "ipv4_addr . inet_service",
     "redirect6": "ipv6_addr . inet_service",
     "redirect_nodeports4": "inet_service",
     "redirect_nodeports6": "inet_service",
+}
+REFUSE_SETS = {
     "reject4": "ipv4_addr . inet_proto . inet_service",
     "reject6": "ipv6_addr . inet_proto . inet_service",
     "reject_nodeports4": "inet_proto . inet_service",
@@ -39,7 +41,7 @@ _SETS = {
 # - `ct direction original` keeps replies to the node's own connections out of the NodePorts.
 # - The address of a local route (AnyIP) is `local` to fib, as every address of the node is.
 # - Sets are looked up before fib, which costs more. A bare `reject` is port unreachable.
-_CHAINS = """\
+_REDIRECT_CHAINS = """\
 	chain capture {{
 		meta mark {mark:#x} return
 		ip daddr . tcp dport @redirect4 redirect to :{ports.ipv4}
@@ -55,6 +57,13 @@ _CHAINS = """\
 		type nat hook output priority -105; policy accept;
 		jump capture
 	}}
+	chain refuse_direct {{
+		type filter hook input priority -10; policy accept;
+		meta nfproto ipv4 tcp dport {ports.ipv4} ct status ! dnat goto refuse
+		meta nfproto ipv6 tcp dport {ports.ipv6} ct status ! dnat goto refuse
+	}}
+"""
+REFUSE_CHAINS = """\
 	chain refuse {{
 		meta l4proto tcp reject with tcp reset
 		reject
@@ -70,8 +79,6 @@ fib daddr type local goto refuse
 	}}
 	chain refuse_input {{
 		type filter hook input priority -10; policy accept;
-		meta nfproto ipv4 tcp dport {ports.ipv4} ct status ! dnat goto refuse
-		meta nfproto ipv6 tcp dport {ports.ipv6} ct status ! dnat goto refuse
 		jump unserved
 	}}
 	chain refuse_forward {{
@@ -87,9 +94,14 @@ fib daddr type local goto refuse
 
 def render_table(ports: RedirectPorts, verdicts: Mapping[Vip, Verdict]) -> str:
     """One transaction that puts the complete table in the place of any older one."""
+    chains = (REFUSE_CHAINS + _REDIRECT_CHAINS).format(mark=PROXY_MARK, ports=ports)
+    return render(_REDIRECT_SETS | REFUSE_SETS, chains, verdicts)
+
+
+def render(kinds: Mapping[str, str], chains: str, verdicts: Mapping[Vip, Verdict]) -> str:
+    """The same, for any sets, by name and type, and chains. `verdicts` fill the sets."""
     elements = _elements(verdicts)
-    sets = "".join(_render_set(name, kind, elements.get(name, ())) for name, kind in _SETS.items())
-    chains = _CHAINS.format(mark=PROXY_MARK, ports=ports)
+    sets = "".join(_render_set(name, kind, elements.get(name, ())) for name, kind in kinds.items())
     # Deleting a table that is not there is an error; adding one that is there is not.
     return f"add table {_TABLE}\ndelete table {_TABLE}\ntable {_TABLE} {{\n{sets}{chains}}}\n"
 
@@ -120,17 +132,21 @@ def _elements(verdicts: Mapping[Vip, Verdict]) -> dict[str, list[str]]:
 
 def _element(vip: Vip, what: Verdict) -> str:
     address = () if vip.is_node_port else (str(vip.ip),)
-    protocol = (vip.protocol.lower(),) if what is Verdict.REJECT else ()
+    protocol = () if what is Verdict.REDIRECT else (vip.protocol.lower(),)
     return " . ".join((*address, *protocol, str(vip.port)))
 
 
-class NftRules:
-    """The table `inet uproxy` of this network namespace."""
+Render = Callable[[RedirectPorts, Mapping[Vip, Verdict]], str]
 
-    def __init__(self, ports: RedirectPorts) -> None:
+
+class NftRules:
+    """The table `inet uproxy` of this network namespace, as `render` writes it."""
+
+    def __init__(self, ports: RedirectPorts, render: Render = render_table) -> None:
         self.problems: Mapping[Family, str] = {}
         """None: the kernel takes the table for both families, or not at all."""
         self._ports = ports
+        self._render = render
         self._nft = _Nft()
 
     async def replace(self, verdicts: Mapping[Vip, Verdict]) -> None:
@@ -138,7 +154,7 @@ class NftRules:
 
         Raises CommandFailed when the kernel took none of it.
         """
-        await self._nft.execute(render_table(self._ports, verdicts))
+        await self._nft.execute(self._render(self._ports, verdicts))
 
     async def apply(self, delta: RuleDelta) -> None:
         """Program a change. Raises CommandFailed when the kernel took none of it."""

@@ -4,7 +4,7 @@ Owns the decision and the difference between what is programmed and what is want
 Refuses to know how either is programmed: that is `nft.py` and `iptables.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -21,6 +21,8 @@ class Verdict(StrEnum):
 
     REDIRECT = "redirect"
     """To the shared listener of its family, which asks SO_ORIGINAL_DST for the VIP. TCP only."""
+    TPROXY = "tproxy"
+    """To a socket of ours, with nothing translated; `tproxy.py` has the way."""
     REJECT = "reject"
     """Refused by the kernel: TCP reset, or ICMP port unreachable."""
 
@@ -52,6 +54,21 @@ def verdict(port: DesiredServicePort, frontend: Frontend) -> Verdict | None:
             return None
 
 
+def tproxy_verdict(port: DesiredServicePort, frontend: Frontend) -> Verdict | None:
+    """What `verdict` is for packets that reach the proxy untranslated (`tproxy.py`).
+
+    UDP has a verdict too, as its VIPs have no local route. A UDP NodePort needs none: its addresses
+    are local, and its socket is bound to all of them.
+    """
+    what = verdict(port, frontend)
+    if what is Verdict.REJECT or port.name.protocol is Protocol.SCTP:
+        return what
+    return None if frontend.vip.is_node_port and port.name.protocol is Protocol.UDP else Verdict.TPROXY
+
+
+Decide = Callable[[DesiredServicePort, Frontend], Verdict | None]
+
+
 @dataclass(frozen=True, slots=True)
 class RuleDelta:
     """From what is programmed to what is wanted.
@@ -72,12 +89,13 @@ class RuleDelta:
 
 
 class RuleTable:
-    """The wanted verdict of every VIP, and which of them the kernel already has.
+    """The wanted verdict of every VIP, as `decide` has it, and which of them the kernel already has.
 
     Relies on the desired state for each VIP belonging to one Service port at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, decide: Decide = verdict) -> None:
+        self._decide = decide
         self._ports: dict[ServicePortName, dict[Vip, Verdict]] = {}
         self._wanted: dict[Vip, Verdict] = {}
         self._programmed: dict[Vip, Verdict] = {}
@@ -96,7 +114,7 @@ class RuleTable:
                 self._wanted.pop(vip, None)
                 self._unsettled.add(vip)
         for port in changes.updated:
-            verdicts = _verdicts(port)
+            verdicts = self._verdicts(port)
             self._ports[port.name] = verdicts
             self._wanted.update(verdicts)
             self._unsettled.update(verdicts)
@@ -123,7 +141,6 @@ class RuleTable:
                 self._programmed.pop(vip, None)
         self._unsettled.clear()
 
-
-def _verdicts(port: DesiredServicePort) -> dict[Vip, Verdict]:
-    verdicts = ((frontend.vip, verdict(port, frontend)) for frontend in port.frontends)
-    return {vip: found for vip, found in verdicts if found is not None}
+    def _verdicts(self, port: DesiredServicePort) -> dict[Vip, Verdict]:
+        verdicts = ((frontend.vip, self._decide(port, frontend)) for frontend in port.frontends)
+        return {vip: found for vip, found in verdicts if found is not None}

@@ -1,0 +1,113 @@
+"""Where an endpoint may see the client's own address: where its answers pass through this node.
+
+Owns asking the kernel's routes (rtnetlink(7)). Refuses to guess in favour: a connection whose
+answers go another way never comes about, and looks as if the endpoint were dead.
+
+Answers pass here when the endpoint or the client is on this node, and the other is not on the same
+link: two Pods of one bridge would answer each other directly. On this node is what its own route
+leads to, without a gateway, on a device other than the default route's.
+"""
+
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
+
+from uproxy.dataplane.sockets import family_of
+from uproxy.model.names import Family
+
+ROUTE_LASTS_S = 1.0
+"""How long an answer of the kernel's holds. A dial that a changed route leads astray times out."""
+_KNOWN_MAX = 65_536
+_ELSEWHERE: dict[Family, str] = {4: "192.0.0.8", 6: "100::1"}
+"""Addresses that nobody has (RFC 7600, RFC 6666): what leads to them is the default route."""
+
+_NEW_ROUTE, _GET_ROUTE, _REQUEST, _FIB_MATCH = 24, 26, 1, 0x2000
+_DST, _OIF, _GATEWAY, _VIA = 1, 4, 5, 18
+_UNICAST = 1
+_HEADER, _ROUTE, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=8BI"), struct.Struct("=HH")
+
+
+class Way(NamedTuple):
+    """How this node reaches an address: the device's index, and whether that is a link of its own."""
+
+    device: int
+    near: bool
+
+
+_NOWHERE = Way(0, near=False)
+
+
+class WaysBack:
+    """The routes of this node, as far as they were asked for."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        """Raises OSError when the kernel has no rtnetlink."""
+        self._now = now
+        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC)
+        self._netlink.bind((0, 0))
+        self._known: dict[str, tuple[float, Way | None]] = {}
+
+    def lead_here(self, client: str, endpoint: str) -> bool:
+        """Whether what `endpoint` answers to `client` passes through this node."""
+        if (":" in client) != (":" in endpoint) or client.startswith("fe80:"):
+            return False  # a link-local address means nothing on other links
+        to_client, to_endpoint = self._way(client), self._way(endpoint)
+        if to_client is None or to_endpoint is None or to_client.device == to_endpoint.device:
+            return False
+        return to_client.near or to_endpoint.near
+
+    def _way(self, address: str) -> Way | None:
+        """None for this node's own addresses, and for those that nothing leads to."""
+        now_s = self._now()
+        until_s, way = self._known.get(address, (0.0, None))
+        if until_s > now_s:
+            return way
+        if len(self._known) >= _KNOWN_MAX:
+            self._known.clear()
+        way = self._look_up(address)
+        self._known[address] = (now_s + ROUTE_LASTS_S, way)
+        return way
+
+    def _look_up(self, address: str) -> Way | None:
+        family: Family = 6 if ":" in address else 4
+        with suppress(OSError):  # what cannot be asked for, is not known
+            packed = socket.inet_pton(family_of(family), address)
+            way, is_default = parse_route(self._ask(family, packed))
+            if way is None or is_default or address == _ELSEWHERE[family] or not way.near:
+                return way
+            default = self._way(_ELSEWHERE[family]) or _NOWHERE
+            return way._replace(near=way.device != default.device)
+        return None
+
+    def _ask(self, family: Family, packed: bytes) -> bytes:
+        attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(packed), _DST) + packed
+        route = _ROUTE.pack(family_of(family), 8 * len(packed), 0, 0, 0, 0, 0, 0, _FIB_MATCH)
+        size = _HEADER.size + len(route) + len(attribute)
+        self._netlink.send(_HEADER.pack(size, _GET_ROUTE, _REQUEST, 0, 0) + route + attribute)
+        return self._netlink.recv(65536)
+
+
+def parse_route(message: bytes) -> tuple[Way | None, bool]:
+    """The way in the kernel's answer to a RTM_GETROUTE that asked for the entry of the table, and
+    whether that is a default route. No way: the address is local, or out of reach."""
+    size, kind, *_ = _HEADER.unpack_from(message)
+    if kind != _NEW_ROUTE:
+        return None, False
+    _, prefix_length, _, _, _, _, _, route_type, _ = _ROUTE.unpack_from(message, _HEADER.size)
+    if route_type != _UNICAST:
+        return None, False
+    found = dict(_attributes(message[_HEADER.size + _ROUTE.size : size]))
+    (device,) = struct.unpack("=I", found.get(_OIF, bytes(4)))
+    direct = bool(device and prefix_length) and _GATEWAY not in found and _VIA not in found
+    return Way(device, direct), prefix_length == 0
+
+
+def _attributes(data: bytes) -> list[tuple[int, bytes]]:
+    found = []
+    while len(data) >= _ATTRIBUTE.size:
+        size, kind = _ATTRIBUTE.unpack_from(data)
+        found.append((kind, data[_ATTRIBUTE.size : size]))
+        data = data[(size + 3) & ~3 :]
+    return found
