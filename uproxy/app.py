@@ -30,7 +30,7 @@ from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Event
 from uproxy.model.faults import BadInput, Fault
 from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, FrontendKind
-from uproxy.model.names import IPAddress, IPNetwork, Protocol, Vip
+from uproxy.model.names import IPNetwork, Protocol, Vip
 from uproxy.model.service import Service
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.reconcile.target import Target
@@ -41,7 +41,7 @@ from uproxy.state.addresses import AddressPlan
 from uproxy.state.store import Store
 from uproxy.steering.cleanup import remove_rules
 from uproxy.steering.lock import SteeringLock
-from uproxy.steering.policy_routes import PolicyRoutes
+from uproxy.steering.policy_routes import PolicyRoutes, remove_policy_routes
 from uproxy.steering.probe import Capture, Choice, Mechanism
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.rules import PROXY_MARK, RedirectPorts
@@ -192,12 +192,11 @@ class Proxy:
         """In the order in which traffic needs them: route, socket, rule."""
         targets: list[Target] = [HostLookups(self.store, resolver)]
         if self.choice.capture is Capture.REDIRECT:
-            ports = _ports(self.dataplane.listen_for_redirects, "0.0.0.0", "::")
+            ports = _redirect_ports(self.dataplane)
             targets += [LocalRoutes(_needs_route_beside_redirect), self.dataplane]
             targets.append(steering_rules(self.choice.mechanism, ports))
         elif self.choice.capture is Capture.TPROXY:
-            # On loopback, where nobody from outside gets at it: the kernel finds it all the same.
-            ports = _ports(self.dataplane.listen_transparently, "127.0.0.1", "::1")
+            ports = _redirect_ports(self.dataplane)
             routes = LocalRoutes(lambda _port, frontend: frontend.kind is FrontendKind.CLUSTER_IP)
             targets += [routes, PolicyRoutes(), self.dataplane, tproxy_rules(ports)]
         elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
@@ -217,8 +216,7 @@ class Proxy:
             self.pages, self.settings.metrics_address, self.settings.healthz_address
         )
         try:
-            if self.choice.mechanism is Mechanism.LOCAL_ROUTES:
-                await remove_rules()  # an earlier run may have redirected
+            await self._remove_rivals()
             self._tasks.start("reconcile", self.reconcile.run())
             self._tasks.start("files", self._manifests.files.run())
             self._tasks.start("announce", self._announce())
@@ -226,6 +224,13 @@ class Proxy:
             await self._drain()
         finally:
             await self._take_down()
+
+    async def _remove_rivals(self) -> None:
+        """Remove what an earlier run with another capture left, and would be in the way."""
+        if self.choice.mechanism is Mechanism.LOCAL_ROUTES:
+            await remove_rules()
+        if self.choice.mechanism is not Mechanism.LOOPBACK and self.choice.capture is not Capture.TPROXY:
+            await remove_policy_routes()
 
     async def _until_stopped(self) -> None:
         loop = asyncio.get_running_loop()
@@ -333,11 +338,10 @@ def _relay(settings: Settings, context: Context) -> Relay:
     return PythonRelay(context, ended)
 
 
-def _ports(listen: Callable[[IPAddress], int], ipv4_address: str, ipv6_address: str) -> RedirectPorts:
-    """The ports of one shared listener for each family."""
-    ipv4 = listen(ip_address(ipv4_address))
+def _redirect_ports(dataplane: Dataplane) -> RedirectPorts:
+    ipv4 = dataplane.listen_for_redirects(ip_address("0.0.0.0"))
     try:
-        ipv6 = listen(ip_address(ipv6_address))
+        ipv6 = dataplane.listen_for_redirects(ip_address("::"))
     except OSError:
         log.info("this kernel has no IPv6: IPv6 addresses are not served")
         ipv6 = ipv4

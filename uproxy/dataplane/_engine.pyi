@@ -80,8 +80,5 @@ def accept(listener: int, /) -> tuple[int, str] | None:
 def destination(client: int, family: int, /) -> bytes | None:
     """SO_ORIGINAL_DST: port and address in network order; None when the kernel has no record."""
 
-def local_address(client: int, family: int, /) -> bytes:
-    """getsockname(2), in the form of `destination`. Raises OSError."""
-
 def refuse(client: int, /) -> None:
     """Close, so that the peer sees a reset."""

@@ -34,12 +34,10 @@ _IGNORED = frozenset(
 class TcpListener:
     """A listener on one address. Subclasses say which route a client takes."""
 
-    def __init__(
-        self, context: Context, relay: Relay, ip: IPAddress, port: int, transparent_mark: int = 0
-    ) -> None:
+    def __init__(self, context: Context, relay: Relay, ip: IPAddress, port: int) -> None:
         self._context = context
         self._relay = relay
-        self._socket = listen_tcp(ip, port, transparent_mark)
+        self._socket = listen_tcp(ip, port)
         self.family: Family = ip.version
         self.port = int(self._socket.getsockname()[1])
         context.descriptors.used += 1
@@ -102,37 +100,17 @@ class VipListener(TcpListener):
 class RedirectListener(TcpListener):
     """Takes what the kernel redirects, on a port that it chooses; the route is in the table."""
 
-    def __init__(
-        self,
-        context: Context,
-        relay: Relay,
-        any_ip: IPAddress,
-        table: RoutingTable,
-        transparent_mark: int = 0,
-    ) -> None:
-        super().__init__(context, relay, any_ip, 0, transparent_mark)
+    def __init__(self, context: Context, relay: Relay, any_ip: IPAddress, table: RoutingTable) -> None:
+        super().__init__(context, relay, any_ip, 0)
         self._table = table
         self.strangers = 0
         """Connections that were meant for no Service of ours."""
 
     def _lead(self, arrival: Arrival) -> None:
-        destination = self._destination(arrival)
+        destination = arrival.destination(self.family)
         route = self._table.find(self.family, destination) if destination is not None else None
         if route is None:
             self.strangers += 1
             arrival.refuse()
         else:
             arrival.begin(route)
-
-    def _destination(self, arrival: Arrival) -> bytes | None:
-        return arrival.destination(self.family)
-
-
-class TransparentListener(RedirectListener):
-    """Takes what the kernel delivers untranslated, for any address and port."""
-
-    def __init__(self, context: Context, relay: Relay, ip: IPAddress, table: RoutingTable) -> None:
-        super().__init__(context, relay, ip, table, context.mark)
-
-    def _destination(self, arrival: Arrival) -> bytes:
-        return arrival.local_address(self.family)

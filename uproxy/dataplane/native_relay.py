@@ -57,11 +57,6 @@ class NativeArrival:
         found: bytes | None = self._relay.engine_module.destination(self._client, family)
         return found
 
-    def local_address(self, family: Family) -> bytes:
-        """Where it was going, when nothing was translated on its way."""
-        found: bytes = self._relay.engine_module.local_address(self._client, family)
-        return found
-
     def begin(self, route: Route) -> None:
         """Dial one of the route's endpoints, and relay."""
         self._relay.begin(route, self._client, self._address)

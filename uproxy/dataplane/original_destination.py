@@ -1,4 +1,4 @@
-"""Where a connection was going before the kernel led it to us.
+"""Where a connection was going before the kernel redirected it to us.
 
 SO_ORIGINAL_DST (netfilter): option 80 of SOL_IP and of IPPROTO_IPV6; TCP only.
 """
@@ -6,7 +6,6 @@ SO_ORIGINAL_DST (netfilter): option 80 of SOL_IP and of IPPROTO_IPV6; TCP only.
 import socket
 import struct
 
-from uproxy.dataplane.sockets import family_of
 from uproxy.model.names import Family
 
 _SO_ORIGINAL_DST = 80
@@ -27,9 +26,3 @@ def original_destination(client: socket.socket, family: Family) -> bytes | None:
         return None
     port, address = struct.unpack_from(f"2x2s{_IPV6_FLOW}x16s", sockaddr)
     return bytes(port + address)
-
-
-def local_address(client: socket.socket, family: Family) -> bytes:
-    """The same of a connection that was delivered untranslated: its own address says it."""
-    host, port = client.getsockname()[:2]
-    return struct.pack("!H", port) + socket.inet_pton(family_of(family), host.partition("%")[0])

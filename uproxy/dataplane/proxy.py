@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping
 
 from uproxy.dataplane.context import Context
-from uproxy.dataplane.listeners import RedirectListener, TransparentListener, VipListener
+from uproxy.dataplane.listeners import RedirectListener, VipListener
 from uproxy.dataplane.relay import Relay
 from uproxy.dataplane.routes import ProgrammedPort, Route, RoutingTable
 from uproxy.dataplane.sockets import reason
@@ -41,12 +41,6 @@ class Dataplane:
         From then on no TCP listener is opened on a VIP of that family.
         """
         listener = RedirectListener(self.context, self.relay, any_ip, self._table)
-        self.redirects.append(listener)
-        return listener.port
-
-    def listen_transparently(self, ip: IPAddress) -> int:
-        """The same for connections that are delivered with nothing translated (TPROXY)."""
-        listener = TransparentListener(self.context, self.relay, ip, self._table)
         self.redirects.append(listener)
         return listener.port
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from uproxy.dataplane.backends import BackendState
 from uproxy.dataplane.connection import Connection, Connections
 from uproxy.dataplane.context import Context
-from uproxy.dataplane.original_destination import local_address, original_destination
+from uproxy.dataplane.original_destination import original_destination
 from uproxy.dataplane.pipes import Pipes
 from uproxy.dataplane.relay import Ended
 from uproxy.dataplane.routes import Route
@@ -30,10 +30,6 @@ class PythonArrival:
     def destination(self, family: Family) -> bytes | None:
         """Where it was going before the kernel redirected it."""
         return original_destination(self._client, family)
-
-    def local_address(self, family: Family) -> bytes:
-        """Where it was going, when nothing was translated on its way."""
-        return local_address(self._client, family)
 
     def begin(self, route: Route) -> None:
         """Dial one of the route's endpoints, and relay."""

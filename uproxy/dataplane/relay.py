@@ -24,10 +24,6 @@ class Arrival(Protocol):
         """Where it was going before the kernel redirected it (`original_destination.py`)."""
         ...
 
-    def local_address(self, family: Family) -> bytes:
-        """Where it was going, when nothing was translated on its way; in the form of `destination`."""
-        ...
-
     def begin(self, route: Route) -> None:
         """Dial one of the route's endpoints, and relay."""
         ...

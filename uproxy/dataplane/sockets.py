@@ -48,10 +48,10 @@ def family_of(family: Family) -> socket.AddressFamily:
     return socket.AF_INET if family == 4 else socket.AF_INET6
 
 
-def listen_tcp(ip: IPAddress, port: int, transparent_mark: int = 0) -> socket.socket:
+def listen_tcp(ip: IPAddress, port: int) -> socket.socket:
     """A non-blocking listener on exactly `ip`; an IPv6 one takes no IPv4 connections.
 
-    With a `transparent_mark` it also takes what TPROXY leads to it. Raises OSError, EADDRINUSE and EADDRNOTAVAIL above all.
+    Raises OSError, EADDRINUSE and EADDRNOTAVAIL above all.
     """
     listener = socket.socket(family_of(ip.version), _STREAM)
     try:
@@ -59,8 +59,6 @@ def listen_tcp(ip: IPAddress, port: int, transparent_mark: int = 0) -> socket.so
         if ip.version == 6:
             _set_ipv6_options(listener)
         _set_stream_options(listener)
-        if transparent_mark:
-            make_transparent(listener, transparent_mark)
         listener.bind((str(ip), port))
         listener.listen(BACKLOG)
     except OSError:
@@ -179,9 +177,7 @@ def datagrams_to(family: int, address: tuple[str, int], mark: int) -> socket.soc
     return client
 
 
-def datagrams_as(
-    client: tuple[str, int], family: int, address: tuple[str, int], mark: int
-) -> socket.socket:
+def datagrams_as(client: tuple[str, int], family: int, address: tuple[str, int], mark: int) -> socket.socket:
     """The same from a client's address, and from its port if that is free. Raises OSError."""
     ip, port = client
     stream = _datagrams_from((ip, port), family, address, mark)

@@ -116,9 +116,7 @@ class Lab:
     Calico's do, so that they reach each other through the node only.
     """
 
-    def __init__(
-        self, *, pods: int = 3, node_default_route: bool = False, routed_pods: bool = False
-    ) -> None:
+    def __init__(self, *, pods: int = 3, node_default_route: bool = False, routed_pods: bool = False) -> None:
         prefix = f"upx{os.getpid()}-{next(_counter)}-"
         self.client = Host(f"{prefix}client", "10.200.0.2", "fd00:10:200::2")
         self.node = Host(f"{prefix}node", "10.200.0.1", "fd00:10:200::1")

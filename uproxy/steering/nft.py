@@ -18,13 +18,11 @@ from uproxy.steering.rules import PROXY_MARK, RedirectPorts, RuleDelta, Verdict
 
 _TABLE = "inet uproxy"
 
-_REDIRECT_SETS = {
+_SETS = {
     "redirect4": "ipv4_addr . inet_service",
     "redirect6": "ipv6_addr . inet_service",
     "redirect_nodeports4": "inet_service",
     "redirect_nodeports6": "inet_service",
-}
-REFUSE_SETS = {
     "reject4": "ipv4_addr . inet_proto . inet_service",
     "reject6": "ipv6_addr . inet_proto . inet_service",
     "reject_nodeports4": "inet_proto . inet_service",
@@ -38,10 +36,11 @@ REFUSE_SETS = {
 #   that was made while there were endpoints lives on when they are gone. Priority -10 puts it
 #   before the node's firewall, whose DROP would turn `refused` into a timeout.
 # - Output to `lo` is left to the input hook: refused in output, a UDP sender would see EPERM.
-# - `ct direction original` keeps replies to the node's own connections out of the NodePorts.
+# - `ct direction original` keeps replies to the node's own connections out of the NodePorts, and those
+#   to clients whose port is that of the listener out of what is refused there (`tproxy.py`).
 # - The address of a local route (AnyIP) is `local` to fib, as every address of the node is.
 # - Sets are looked up before fib, which costs more. A bare `reject` is port unreachable.
-_REDIRECT_CHAINS = """\
+_CHAINS = """\
 	chain capture {{
 		meta mark {mark:#x} return
 		ip daddr . tcp dport @redirect4 redirect to :{ports.ipv4}
@@ -57,13 +56,6 @@ _REDIRECT_CHAINS = """\
 		type nat hook output priority -105; policy accept;
 		jump capture
 	}}
-	chain refuse_direct {{
-		type filter hook input priority -10; policy accept;
-		meta nfproto ipv4 tcp dport {ports.ipv4} ct status ! dnat goto refuse
-		meta nfproto ipv6 tcp dport {ports.ipv6} ct status ! dnat goto refuse
-	}}
-"""
-REFUSE_CHAINS = """\
 	chain refuse {{
 		meta l4proto tcp reject with tcp reset
 		reject
@@ -79,6 +71,8 @@ fib daddr type local goto refuse
 	}}
 	chain refuse_input {{
 		type filter hook input priority -10; policy accept;
+		ct direction original meta nfproto ipv4 tcp dport {ports.ipv4} ct status ! dnat goto refuse
+		ct direction original meta nfproto ipv6 tcp dport {ports.ipv6} ct status ! dnat goto refuse
 		jump unserved
 	}}
 	chain refuse_forward {{
@@ -92,16 +86,20 @@ fib daddr type local goto refuse
 """
 
 
-def render_table(ports: RedirectPorts, verdicts: Mapping[Vip, Verdict]) -> str:
-    """One transaction that puts the complete table in the place of any older one."""
-    chains = (REFUSE_CHAINS + _REDIRECT_CHAINS).format(mark=PROXY_MARK, ports=ports)
-    return render(_REDIRECT_SETS | REFUSE_SETS, chains, verdicts)
+def render_table(
+    ports: RedirectPorts,
+    verdicts: Mapping[Vip, Verdict],
+    more_sets: dict[str, str] | None = None,
+    more_chains: str = "",
+) -> str:
+    """One transaction that puts the complete table in the place of any older one.
 
-
-def render(kinds: Mapping[str, str], chains: str, verdicts: Mapping[Vip, Verdict]) -> str:
-    """The same, for any sets, by name and type, and chains. `verdicts` fill the sets."""
+    `more_sets` are further ones, by name and type, which `verdicts` fill too.
+    """
     elements = _elements(verdicts)
+    kinds = _SETS | (more_sets or {})
     sets = "".join(_render_set(name, kind, elements.get(name, ())) for name, kind in kinds.items())
+    chains = _CHAINS.format(mark=PROXY_MARK, ports=ports) + more_chains
     # Deleting a table that is not there is an error; adding one that is there is not.
     return f"add table {_TABLE}\ndelete table {_TABLE}\ntable {_TABLE} {{\n{sets}{chains}}}\n"
 

@@ -5,9 +5,9 @@ table's number mark them as ours. Refuses to know which packets are marked: `tpr
 Source: ip-rule(8); the kernel's Documentation/networking/tproxy.rst.
 """
 
+import asyncio
 import json
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from uproxy.errors import CommandFailed
 from uproxy.kit.commands import run
@@ -27,8 +27,6 @@ _RULE = (
     f"table {TABLE} protocol {ROUTE_PROTOCOL}"
 )
 _ROUTE = f"local default dev lo table {TABLE} protocol {ROUTE_PROTOCOL}"
-
-_log = logging.getLogger(__name__)
 
 
 class PolicyRoutes:
@@ -59,7 +57,8 @@ class PolicyRoutes:
 
 async def remove_policy_routes() -> list[str]:
     """Remove those of any run; returns what was there, in words. Raises CommandFailed."""
-    found = [family for family in _FAMILIES if await _is_there(family)]
+    there = await asyncio.gather(*map(_is_there, _FAMILIES))
+    found = [family for family, known in zip(_FAMILIES, there, strict=True) if known]
     for family, reason in (await _change("del", found)).items():
         raise CommandFailed(f"IPv{family} policy route stays: {reason}")
     return [f"IPv{family} policy route, table {TABLE}" for family in found]
@@ -70,7 +69,7 @@ def render_batch(verb: str) -> str:
     return f"rule {verb} {_RULE}\nroute {verb} {_ROUTE}\n"
 
 
-async def _change(verb: str, families: tuple[Family, ...] | list[Family]) -> Mapping[Family, str]:
+async def _change(verb: str, families: Iterable[Family]) -> Mapping[Family, str]:
     """Add or delete; returns the families that it failed for."""
     failed: dict[Family, str] = {}
     for family in families:

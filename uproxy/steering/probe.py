@@ -39,7 +39,8 @@ _SAMPLE: Mapping[Vip, Verdict] = {
 }
 
 _TPROXY_SAMPLE = {
-    vip: what if what is Verdict.REJECT else Verdict.TPROXY for vip, what in _SAMPLE.items()
+    **_SAMPLE,
+    **{Vip(ip_address(ip), 83, Protocol.UDP): Verdict.DELIVER for ip in ("192.0.2.1", "2001:db8::1")},
 }
 _IP_TRANSPARENT = 19
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from uproxy.model.frontend import Changes, DesiredServicePort, Frontend
+from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Family, Protocol, ServicePortName, Vip
 
 PROXY_MARK = 0x7570
@@ -21,10 +21,10 @@ class Verdict(StrEnum):
 
     REDIRECT = "redirect"
     """To the shared listener of its family, which asks SO_ORIGINAL_DST for the VIP. TCP only."""
-    TPROXY = "tproxy"
-    """To a socket of ours, with nothing translated; `tproxy.py` has the way."""
     REJECT = "reject"
     """Refused by the kernel: TCP reset, or ICMP port unreachable."""
+    DELIVER = "deliver"
+    """To the socket that is bound to it, although the address is not local. UDP only."""
 
 
 class RedirectPorts(NamedTuple):
@@ -54,19 +54,16 @@ def verdict(port: DesiredServicePort, frontend: Frontend) -> Verdict | None:
             return None
 
 
-def tproxy_verdict(port: DesiredServicePort, frontend: Frontend) -> Verdict | None:
-    """What `verdict` is for packets that reach the proxy untranslated (`tproxy.py`).
-
-    UDP has a verdict too, as its VIPs have no local route. A UDP NodePort needs none: its addresses
-    are local, and its socket is bound to all of them.
-    """
-    what = verdict(port, frontend)
-    if what is Verdict.REJECT or port.name.protocol is Protocol.SCTP:
-        return what
-    return None if frontend.vip.is_node_port and port.name.protocol is Protocol.UDP else Verdict.TPROXY
-
-
 Decide = Callable[[DesiredServicePort, Frontend], Verdict | None]
+
+
+def tproxy_verdict(port: DesiredServicePort, frontend: Frontend) -> Verdict | None:
+    """What `verdict` is under capture `tproxy`, where UDP does without local routes but a ClusterIP's."""
+    what = verdict(port, frontend)
+    if what is not None or port.name.protocol is not Protocol.UDP:
+        return what
+    is_local = frontend.vip.is_node_port or frontend.kind is FrontendKind.CLUSTER_IP
+    return None if is_local else Verdict.DELIVER
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,5 +126,5 @@ def steering_rules(mechanism: Mechanism, ports: RedirectPorts) -> SteeringRules:
 
 
 def tproxy_rules(ports: RedirectPorts) -> SteeringRules:
-    """The target for capture `tproxy`; `ports` are those of the transparent listeners."""
+    """The target for capture `tproxy`."""
     return SteeringRules(nft.NftRules(ports, tproxy.render_table), iptables.remove, tproxy_verdict)

@@ -80,7 +80,8 @@ class Stage:
 
     def begin(self, client: int, backend: int | None = None, address: str = "198.51.100.1") -> int:
         """Have the engine dial."""
-        return self.engine.begin(client, self.port, self.backend if backend is None else backend, address, 0, False)
+        slot = self.backend if backend is None else backend
+        return self.engine.begin(client, self.port, slot, address, 0, False)
 
     def pair(self) -> tuple[socket.socket, socket.socket]:
         """A connection: the client's socket, and the backend's."""

@@ -38,7 +38,7 @@ class Way:
 
     @property
     def redirects(self) -> bool:
-        return "redirect" in self.flags
+        return "bind" not in self.flags
 
     @property
     def by_python(self) -> bool:
@@ -49,6 +49,7 @@ _CAPTURES = {
     "bind": ("--capture", "bind"),
     "redirect-nft": ("--capture", "redirect", "--redirect-mechanism", "nft"),
     "redirect-iptables": ("--capture", "redirect", "--redirect-mechanism", "iptables"),
+    "tproxy": ("--capture", "tproxy"),
 }
 _RELAYS = {
     "python": ("--relay", "python"),

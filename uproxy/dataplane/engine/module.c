@@ -257,12 +257,12 @@ static PyObject *engine_begin(Engine *self, PyObject *const *args, Py_ssize_t co
     unsigned long backend = PyLong_AsUnsignedLong(args[2]);
     const char *address = PyUnicode_AsUTF8(args[3]);
     uint64_t begun_ns = PyLong_AsUnsignedLongLong(args[4]);
-    bool as_client = args[5] == Py_True;
+    int as_client = PyObject_IsTrue(args[5]);
     if (PyErr_Occurred() || !is_running(self) || !is_slot(&self->engine.ports, port) ||
         !is_slot(&self->engine.backends, backend))
         return NULL;
     return PyLong_FromLong(
-        front_begin(&self->engine, client, (uint32_t)port, (uint32_t)backend, address, begun_ns, as_client));
+        front_begin(&self->engine, client, (uint32_t)port, (uint32_t)backend, address, begun_ns, as_client != 0));
 }
 
 static PyObject *engine_reset(Engine *self, PyObject *args)
@@ -472,44 +472,26 @@ static PyObject *module_accept(PyObject *Py_UNUSED(module), PyObject *listener)
     return client;
 }
 
-/* Port and address, in network order. */
-static PyObject *packed(const struct sockaddr_storage *address, int family)
-{
-    char found[2 + 16];
-    if (family == 4) {
-        const struct sockaddr_in *four = (const struct sockaddr_in *)address;
-        memcpy(found, &four->sin_port, 2);
-        memcpy(found + 2, &four->sin_addr, 4);
-        return PyBytes_FromStringAndSize(found, 2 + 4);
-    }
-    const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)address;
-    memcpy(found, &six->sin6_port, 2);
-    memcpy(found + 2, &six->sin6_addr, 16);
-    return PyBytes_FromStringAndSize(found, sizeof found);
-}
-
 static PyObject *module_destination(PyObject *Py_UNUSED(module), PyObject *args)
 {
     struct sockaddr_storage address;
     socklen_t size = sizeof address;
+    char found[2 + 16];
     int fd, family;
     if (!PyArg_ParseTuple(args, "ii", &fd, &family))
         return NULL;
     if (getsockopt(fd, family == 4 ? IPPROTO_IP : IPPROTO_IPV6, ORIGINAL_DST, &address, &size) < 0)
         Py_RETURN_NONE;
-    return packed(&address, family);
-}
-
-static PyObject *module_local_address(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    struct sockaddr_storage address;
-    socklen_t size = sizeof address;
-    int fd, family;
-    if (!PyArg_ParseTuple(args, "ii", &fd, &family))
-        return NULL;
-    if (getsockname(fd, (struct sockaddr *)&address, &size) < 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    return packed(&address, family);
+    if (family == 4) {
+        const struct sockaddr_in *four = (const struct sockaddr_in *)&address;
+        memcpy(found, &four->sin_port, 2);
+        memcpy(found + 2, &four->sin_addr, 4);
+        return PyBytes_FromStringAndSize(found, 2 + 4);
+    }
+    const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)&address;
+    memcpy(found, &six->sin6_port, 2);
+    memcpy(found + 2, &six->sin6_addr, 16);
+    return PyBytes_FromStringAndSize(found, sizeof found);
 }
 
 static PyObject *module_refuse(PyObject *Py_UNUSED(module), PyObject *client)
@@ -563,7 +545,6 @@ static PyType_Spec engine_spec = {
 static PyMethodDef module_functions[] = {
     {"accept", module_accept, METH_O, NULL},
     {"destination", module_destination, METH_VARARGS, NULL},
-    {"local_address", module_local_address, METH_VARARGS, NULL},
     {"refuse", module_refuse, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
