@@ -89,13 +89,13 @@ def node_ports(tcp: int, udp: int) -> list[Manifest]:
 class Stage:
     """Where one test plays."""
 
-    def __init__(self, lab: Lab, way: Way, folder: Path) -> None:
+    def __init__(self, lab: Lab, way: Way, folder: Path, greeter: type[Greeter] = Greeter) -> None:
         self.lab = lab
         self.client = lab.client
         self.node = lab.node
         self.way = way
         self.folder = folder
-        self.pods = tuple(Greeter(f"pod{number}", host) for number, host in enumerate(lab.pods, 1))
+        self.pods = tuple(greeter(f"pod{number}", host) for number, host in enumerate(lab.pods, 1))
         self._runs = 0
 
     @property
