@@ -290,7 +290,7 @@ class Proxy:
                 log.error("%s; `uproxy cleanup` removes what is left", error)  # noqa: TRY400
         if self._servers is not None:
             await self._servers.close()
-        self.dataplane.context.reactor.close()
+        self.dataplane.context.close()
 
     def _crashed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception escaped from a callback: a bug, which ends the process in good order."""

@@ -140,6 +140,7 @@ class Connection:
         self._failed(dial_failure(error), now_s)
 
     def _timed_out(self) -> None:
+        self._shared.context.dial_timed_out(self.backend.address[0])
         self._failed(DialFailure.TIMEOUT, self._shared.context.now())
 
     def _failed(self, failure: DialFailure, now_s: float) -> None:

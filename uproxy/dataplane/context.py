@@ -40,6 +40,17 @@ class Context:
     """Tells where endpoints may be dialled from the client's own address. None: nowhere, and sockets
     are not transparent."""
 
+    def close(self) -> None:
+        """Close what it opened."""
+        self.reactor.close()
+        if self.ways_back is not None:
+            self.ways_back.close()
+
     def keeps_address(self, client: str, endpoint: str) -> bool:
         """Whether `endpoint` is to see the client's own address."""
         return self.ways_back is not None and self.ways_back.lead_here(client, endpoint)
+
+    def dial_timed_out(self, endpoint: str) -> None:
+        """A dial of `endpoint` timed out."""
+        if self.ways_back is not None:
+            self.ways_back.doubt(endpoint)

@@ -170,6 +170,8 @@ class NativeRelay:
     def _blame(self, dialling: Dialling, client: int, state: BackendState, error: int, now_s: float) -> bool:
         """Count a failed dial. False when it was this machine's fault, and the client has to wait."""
         failure = dial_failure(error)
+        if failure is DialFailure.TIMEOUT:
+            self._context.dial_timed_out(state.address[0])
         if failure is not DialFailure.NO_RESOURCES:
             self._forgive(state)
             dialling.failed(state, failure, now_s)

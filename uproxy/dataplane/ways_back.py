@@ -17,6 +17,8 @@ from typing import NamedTuple
 from uproxy.dataplane.sockets import family_of
 from uproxy.model.names import Family
 
+DOUBT_LASTS_S = 300.0
+"""How long an endpoint is dialled from the node's address that did not answer a client's."""
 ROUTE_LASTS_S = 1.0
 """How long an answer of the kernel's holds. A dial that a changed route leads astray times out."""
 _KNOWN_MAX = 65_536
@@ -47,16 +49,38 @@ class WaysBack:
         self._now = now
         self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC)
         self._netlink.bind((0, 0))
+        self._sequence = 0
         self._known: dict[str, tuple[float, Way | None]] = {}
+        self._doubted: dict[str, float] = {}
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._netlink.close()
 
     def lead_here(self, client: str, endpoint: str) -> bool:
         """Whether what `endpoint` answers to `client` passes through this node."""
         if (":" in client) != (":" in endpoint) or client.startswith("fe80:"):
             return False  # a link-local address means nothing on other links
+        if self._doubted and self._is_doubted(endpoint):
+            return False
         to_client, to_endpoint = self._way(client), self._way(endpoint)
         if to_client is None or to_endpoint is None or to_client.device == to_endpoint.device:
             return False
         return to_client.near or to_endpoint.near
+
+    def doubt(self, endpoint: str) -> None:
+        """A dial of `endpoint` from a client's own address timed out: perhaps the endpoint is gone,
+        perhaps its answers did not come here after all."""
+        if len(self._doubted) >= _KNOWN_MAX:
+            self._doubted.clear()
+        self._doubted[endpoint] = self._now() + DOUBT_LASTS_S
+
+    def _is_doubted(self, endpoint: str) -> bool:
+        until_s = self._doubted.get(endpoint)
+        if until_s is not None and until_s <= self._now():
+            del self._doubted[endpoint]
+            until_s = None
+        return until_s is not None
 
     def _way(self, address: str) -> Way | None:
         """None for this node's own addresses, and for those that nothing leads to."""
@@ -74,8 +98,8 @@ class WaysBack:
         family: Family = 6 if ":" in address else 4
         with suppress(OSError):  # what cannot be asked for, is not known
             packed = socket.inet_pton(family_of(family), address)
-            way, is_default = parse_route(self._ask(family, packed))
-            if way is None or is_default or address == _ELSEWHERE[family] or not way.near:
+            way = parse_route(self._ask(family, packed))
+            if way is None or not way.near or address == _ELSEWHERE[family]:
                 return way
             default = self._way(_ELSEWHERE[family]) or _NOWHERE
             return way._replace(near=way.device != default.device)
@@ -85,23 +109,27 @@ class WaysBack:
         attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(packed), _DST) + packed
         route = _ROUTE.pack(family_of(family), 8 * len(packed), 0, 0, 0, 0, 0, 0, _FIB_MATCH)
         size = _HEADER.size + len(route) + len(attribute)
-        self._netlink.send(_HEADER.pack(size, _GET_ROUTE, _REQUEST, 0, 0) + route + attribute)
-        return self._netlink.recv(65536)
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        self._netlink.send(_HEADER.pack(size, _GET_ROUTE, _REQUEST, self._sequence, 0) + route + attribute)
+        while True:  # what an earlier question left, after a failure, is passed over
+            answer = self._netlink.recv(65536)
+            if _HEADER.unpack_from(answer)[3] == self._sequence:
+                return answer
 
 
-def parse_route(message: bytes) -> tuple[Way | None, bool]:
-    """The way in the kernel's answer to a RTM_GETROUTE that asked for the entry of the table, and
-    whether that is a default route. No way: the address is local, or out of reach."""
+def parse_route(message: bytes) -> Way | None:
+    """The way in the kernel's answer to a RTM_GETROUTE that asked for the entry of the table. A default
+    route is never near. None: the address is local, or out of reach."""
     size, kind, *_ = _HEADER.unpack_from(message)
     if kind != _NEW_ROUTE:
-        return None, False
+        return None
     _, prefix_length, _, _, _, _, _, route_type, _ = _ROUTE.unpack_from(message, _HEADER.size)
     if route_type != _UNICAST:
-        return None, False
+        return None
     found = dict(_attributes(message[_HEADER.size + _ROUTE.size : size]))
     (device,) = struct.unpack("=I", found.get(_OIF, bytes(4)))
     direct = bool(device and prefix_length) and _GATEWAY not in found and _VIA not in found
-    return Way(device, direct), prefix_length == 0
+    return Way(device, direct)
 
 
 def _attributes(data: bytes) -> list[tuple[int, bytes]]:

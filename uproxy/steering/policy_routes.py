@@ -1,6 +1,6 @@
 """The policy route of capture `tproxy`: packets that bear its mark are delivered here.
 
-Owns one rule, and one table with one route, for each address family; protocol number 117 and the
+Owns two rules, and one table with one route, for each address family; protocol number 117 and the
 table's number mark them as ours. Refuses to know which packets are marked: `tproxy.py` does.
 Source: ip-rule(8); the kernel's Documentation/networking/tproxy.rst.
 """
@@ -15,16 +15,19 @@ from uproxy.model.frontend import Changes
 from uproxy.model.names import Family, Vip
 from uproxy.steering.programs import peek
 from uproxy.steering.routes import ROUTE_PROTOCOL, parse_failures
-from uproxy.steering.tproxy import DELIVERY_MARK, DELIVERY_MASK
+from uproxy.steering.tproxy import DELIVERED, MASK, TURNED_ROUND
 
 TABLE = 30064
 
 _FAMILIES: tuple[Family, ...] = (4, 6)
-# Before the rules of others: some CNIs lead every packet for a pod away from 512 on (AWS), or 9.
-_PRIORITY = 8
-_RULE = (
-    f"fwmark {DELIVERY_MARK:#x}/{DELIVERY_MASK:#x} priority {_PRIORITY} "
-    f"table {TABLE} protocol {ROUTE_PROTOCOL}"
+# Before the rules of others: some CNIs lead packets for pods elsewhere, from priority 9 (Cilium) or 512
+# (AWS) on. The first is for a kernel that looks at the mark when it asks where the packet's sender is
+# (the sysctl src_valid_mark, which WireGuard needs): it asks as if from lo, and would take the sender
+# for one of our own addresses.
+_BOTH = MASK & ~(DELIVERED ^ TURNED_ROUND)
+_RULES = (
+    f"iif lo fwmark {DELIVERED:#x}/{MASK:#x} priority 7 table main protocol {ROUTE_PROTOCOL}",
+    f"fwmark {DELIVERED:#x}/{_BOTH:#x} priority 8 table {TABLE} protocol {ROUTE_PROTOCOL}",
 )
 _ROUTE = f"local default dev lo table {TABLE} protocol {ROUTE_PROTOCOL}"
 
@@ -66,7 +69,9 @@ async def remove_policy_routes() -> list[str]:
 
 def render_batch(verb: str) -> str:
     """Input for `ip -batch -`."""
-    return f"rule {verb} {_RULE}\nroute {verb} {_ROUTE}\n"
+    return "".join(
+        f"{line}\n" for line in (*(f"rule {verb} {rule}" for rule in _RULES), f"route {verb} {_ROUTE}")
+    )
 
 
 async def _change(verb: str, families: Iterable[Family]) -> Mapping[Family, str]:
@@ -85,6 +90,6 @@ async def _change(verb: str, families: Iterable[Family]) -> Mapping[Family, str]
 
 async def _is_there(family: Family) -> bool:
     rules = json.loads(await peek("ip", "-json", f"-{family}", "rule", "show") or "[]")
-    if any(rule.get("table") == str(TABLE) for rule in rules):
+    if any(rule.get("protocol") == str(ROUTE_PROTOCOL) for rule in rules):
         return True
     return bool(await peek("ip", f"-{family}", "route", "show", "table", str(TABLE)))

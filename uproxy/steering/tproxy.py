@@ -13,9 +13,9 @@ from uproxy.model.names import Vip
 from uproxy.steering import nft
 from uproxy.steering.rules import PROXY_MARK, RedirectPorts, Verdict
 
-DELIVERY_MARK, DELIVERY_MASK = 0x3075, 0xFFFF
-"""On packets that the policy route is to deliver here. The upper half is left to others (Calico's
-default), and no bit is one of kube-proxy's (0x4000, 0x8000)."""
+DELIVERED, TURNED_ROUND, MASK = 0x3075, 0x3077, 0xFFFF
+"""Marks of packets that the policy route is to deliver here: those that came in, and the node's own.
+The upper half is left to others (Calico's default), and no bit is one of kube-proxy's (0x4000, 0x8000)."""
 
 _SETS = {
     "deliver4": "ipv4_addr . inet_proto . inet_service",
@@ -30,23 +30,30 @@ _SETS = {
 _CHAINS = """\
 	chain deliver {{
 		socket mark != {proxy_mark:#x} return
-		{mark_it}
+		meta mark set meta mark & {others:#x} | {delivered:#x}
 	}}
 	chain deliver_prerouting {{
 		type filter hook prerouting priority -95; policy accept;
 		socket transparent 1 jump deliver
 	}}
+	chain turn_round {{
+		meta mark set meta mark & {others:#x} | {turned_round:#x}
+	}}
 	chain deliver_output {{
 		type route hook output priority -150; policy accept;
 		meta mark {proxy_mark:#x} return
-		ip daddr . meta l4proto . th dport @deliver4 {mark_it}
-		ip6 daddr . meta l4proto . th dport @deliver6 {mark_it}
+		ip daddr . meta l4proto . th dport @deliver4 goto turn_round
+		ip6 daddr . meta l4proto . th dport @deliver6 goto turn_round
 	}}
 """
 
 
 def render_table(ports: RedirectPorts, verdicts: Mapping[Vip, Verdict]) -> str:
     """One transaction that puts the complete table in the place of any older one."""
-    others = ~DELIVERY_MASK & 0xFFFFFFFF
-    mark_it = f"meta mark set meta mark & {others:#x} | {DELIVERY_MARK:#x}"
-    return nft.render_table(ports, verdicts, _SETS, _CHAINS.format(proxy_mark=PROXY_MARK, mark_it=mark_it))
+    chains = _CHAINS.format(
+        proxy_mark=PROXY_MARK,
+        delivered=DELIVERED,
+        turned_round=TURNED_ROUND,
+        others=~MASK & 0xFFFFFFFF,
+    )
+    return nft.render_table(ports, verdicts, _SETS, chains)
