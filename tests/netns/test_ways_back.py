@@ -19,7 +19,8 @@ SPREAD, UNREACHABLE = "10.252.0.11", "10.253.0.11"
 ROUTES = f"""\
 route add 10.250.0.0/24 via 10.200.0.2
 route add fd00:10:250::/64 via fd00:10:200::2
-link add tunnel type dummy
+link add tunnel type veth peer name tunnel-end
+link set tunnel-end up
 link set tunnel up
 route add 10.251.0.0/24 via 10.251.0.1 dev tunnel onlink
 route add 10.252.0.0/24 nexthop via 10.200.0.2 nexthop via 10.200.0.77

@@ -191,8 +191,8 @@ def _datagrams_from(
     sock = socket.socket(family, _DATAGRAM)
     try:
         make_transparent(sock, mark)
-        _ask_for_room(sock)
         sock.bind(source)
+        _ask_for_room(sock)
         sock.connect(address)
         if source[1] and _has_strays(sock):
             raise OSError(errno.EADDRINUSE, "somebody talks to it")

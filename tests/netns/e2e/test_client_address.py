@@ -154,10 +154,12 @@ async def test_what_the_cni_masquerades_is_answered_all_the_same(far: Stage) -> 
 
 
 @routed
-@pytest.mark.parametrize("mode", [1, 2])
-async def test_reverse_path_filters_do_not_mind(stage: Stage, mode: int) -> None:
+@pytest.mark.parametrize(
+    ("sysctl", "value"), [("rp_filter", 1), ("rp_filter", 2), ("src_valid_mark", 1)], ids=str
+)
+async def test_checks_of_the_source_do_not_mind(stage: Stage, sysctl: str, value: int) -> None:
     for device in ("all", "client", "pod1", "pod2", "lo"):
-        stage.node.sysctl(f"net.ipv4.conf.{device}.rp_filter", mode)
+        stage.node.sysctl(f"net.ipv4.conf.{device}.{sysctl}", value)
     async with stage.proxy(web(stage.pods)):
         for host, expected in ((stage.client, stage.client.ip4), (stage.node, POD_GATEWAY4)):
             assert await told(host, WEB[0], DNS[0]) == seen(expected, expected)
@@ -174,6 +176,50 @@ async def test_a_port_that_is_taken_costs_the_port_and_not_the_address(stage: St
                 await asyncio.get_running_loop().sock_connect(sock, WEB[0])
                 told = await asyncio.get_running_loop().sock_recv(sock, 100)
             assert told.endswith(f"sees {stage.client.ip4}\n".encode())
+
+
+@bridged
+async def test_an_endpoint_whose_answers_go_elsewhere_sees_the_node_after_a_first_failure(
+    stage: Stage,
+) -> None:
+    pod = stage.pods[0]
+    pod.host.run("ip", "route", "add", "blackhole", stage.client.ip4)
+    async with stage.proxy(web([pod]), "--connect-timeout", "200ms"):
+        with pytest.raises(ConnectionResetError):
+            await ask(stage.client, WEB[0])
+        assert await ask(stage.client, WEB[0]) == f"pod1 sees {POD_GATEWAY4}"
+        assert await ask(stage.client, WEB[1]) == f"pod1 sees {stage.client.ip6}"
+
+
+@bridged
+async def test_datagrams_from_one_port_to_two_vips_get_their_own_answers(stage: Stage) -> None:
+    """The second flow to the same pod cannot have the port too, or their answers would be mixed up."""
+    async with stage.proxy(served(stage)[:1] + web(stage.pods[:1])[1:]):
+        with nonblocking(stage.client, DNS[0], socket.SOCK_DGRAM) as sock:
+            sock.bind(("", 0))
+            for data in (b"one", b"two"):
+                for vip in (DNS[0], (EXTERNAL[0], 53)):
+                    sock.sendto(data, vip)
+                    await readable(sock)
+                    assert sock.recvfrom(100) == (data, vip)
+
+
+async def readable(sock: socket.socket) -> None:
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sock, ready.set)
+    async with asyncio.timeout(PATIENCE_S):
+        await ready.wait()
+    loop.remove_reader(sock)
+
+
+@bridged
+async def test_two_capabilities_will_do(stage: Stage) -> None:
+    granted = ("setpriv", "--bounding-set", "-all,+net_admin,+net_bind_service")
+    async with stage.proxy(served(stage), prefix=granted) as proxy:
+        client = stage.client
+        assert (await told_everywhere(stage, client))[0] == seen(client.ip4, client.ip4)
+        proxy.terminate()
+        assert await proxy.status() == 0
 
 
 @bridged
