@@ -45,8 +45,8 @@ _TPROXY_SAMPLE = {
 _IP_TRANSPARENT = 19
 
 # One shell, because both programs have to meet in the same namespace.
-_TPROXY_SCRIPT = 'printf %s "$1" | nft -f - && ip link set lo up && for family in 4 6; do '
-_TPROXY_SCRIPT += 'printf %s "$2" | ip -$family -batch - || exit; done'
+_TPROXY_SCRIPT = 'printf %s "$1" | nft -f - && ip link set lo up && printf %s "$2" | ip -batch -'
+"""IPv4 alone: on a kernel without IPv6, its VIPs are said not to be served."""
 
 # One shell, because all three programs have to meet in the same namespace.
 _IPTABLES_SCRIPT = 'printf %s "$1" | ipset restore && printf %s "$2" | "$3" --noflush'

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from uproxy.model.names import Protocol, Vip
-from uproxy.steering import iptables, nft
+from uproxy.steering import iptables, nft, policy_routes, tproxy
 from uproxy.steering.routes import parse_failures, render_batch
 from uproxy.steering.rules import RedirectPorts, RuleDelta, Verdict
 
@@ -29,6 +29,10 @@ VERDICTS = {
     _vip("::", 30080): Verdict.REDIRECT,
     _vip("0.0.0.0", 30081): Verdict.REJECT,
     _vip("::", 30053, Protocol.UDP): Verdict.REJECT,
+}
+DELIVERED = VERDICTS | {
+    _vip("203.0.113.7", 53, Protocol.UDP): Verdict.DELIVER,
+    _vip("2001:db8::7", 53, Protocol.UDP): Verdict.DELIVER,
 }
 FLIPPED = RuleDelta(
     add={_vip("172.30.0.1", 80): Verdict.REJECT, _vip("::", 30090): Verdict.REDIRECT},
@@ -60,6 +64,8 @@ COMMIT
     ("golden", "text"),
     [
         pytest.param("table.nft", nft.render_table(PORTS, VERDICTS), id="nft-table"),
+        pytest.param("tproxy.nft", tproxy.render_table(PORTS, DELIVERED), id="tproxy"),
+        pytest.param("policy.routes", policy_routes.render_batch("add"), id="policy-routes"),
         pytest.param("delta.nft", nft.render_delta(FLIPPED), id="nft-delta"),
         pytest.param("sets.ipset", iptables.render_sets(VERDICTS, [4, 6]), id="ipset-all"),
         pytest.param("delta.ipset", iptables.render_set_delta(FLIPPED), id="ipset-delta"),

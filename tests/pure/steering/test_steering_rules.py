@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Protocol, ServicePortName, Vip
-from uproxy.steering.rules import RuleDelta, RuleTable, Verdict, verdict
+from uproxy.steering.rules import RuleDelta, RuleTable, Verdict, tproxy_verdict, verdict
 
 VIPS = tuple(
     Vip(ip_address(ip), 80, Protocol.TCP)
@@ -41,6 +41,33 @@ def _service(name: str, vips: tuple[Vip, ...], backends: int = 1) -> DesiredServ
 def test_verdict(protocol: Protocol, backends: int, expected: Verdict | None) -> None:
     port = _service("web", (VIPS[0]._replace(protocol=protocol),), backends)
     assert verdict(port, port.frontends[0]) is expected
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kind", "ip", "backends", "expected"),
+    [
+        pytest.param("TCP", "ClusterIP", "172.30.0.1", 1, Verdict.REDIRECT, id="tcp"),
+        pytest.param("TCP", "ExternalIP", "203.0.113.7", 1, Verdict.REDIRECT, id="tcp-external"),
+        pytest.param("UDP", "ClusterIP", "172.30.0.1", 1, None, id="udp-with-a-local-route"),
+        pytest.param("UDP", "ExternalIP", "203.0.113.7", 1, Verdict.DELIVER, id="udp-external"),
+        pytest.param("UDP", "LoadBalancer", "203.0.113.7", 1, Verdict.DELIVER, id="udp-load-balancer"),
+        pytest.param("UDP", "ExternalIP", "203.0.113.7", 0, Verdict.REJECT, id="udp-without-backends"),
+        pytest.param("UDP", "NodePort", "0.0.0.0", 1, None, id="udp-node-port"),
+        pytest.param("SCTP", "ExternalIP", "203.0.113.7", 1, None, id="sctp"),
+    ],
+)
+def test_verdict_under_tproxy(
+    protocol: str, kind: str, ip: str, backends: int, expected: Verdict | None
+) -> None:
+    vip = Vip(ip_address(ip), 53, Protocol(protocol))
+    port = _service("dns", (vip,), backends)
+    assert tproxy_verdict(port, Frontend(vip, FrontendKind(kind), 4)) is expected
+
+
+def test_a_table_decides_as_it_is_told() -> None:
+    table = RuleTable(lambda _port, _frontend: Verdict.DELIVER)
+    table.want(Changes(updated=(_service("web", VIPS[:1]),)))
+    assert table.wanted == {VIPS[0]: Verdict.DELIVER}
 
 
 def test_verdict_goes_by_the_family_of_the_backends() -> None:
