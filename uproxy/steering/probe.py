@@ -45,7 +45,8 @@ _TPROXY_SAMPLE = {
 _IP_TRANSPARENT = 19
 
 # One shell, because both programs have to meet in the same namespace.
-_TPROXY_SCRIPT = 'printf %s "$1" | nft -f - && ip link set lo up && printf %s "$2" | ip -batch -'
+_TPROXY_SCRIPT = 'printf %s "$1" | nft -f - && ip link set lo up && printf %s "$2" | '
+_TPROXY_SCRIPT += "while read -r line; do ip $line || exit; done"
 """IPv4 alone: on a kernel without IPv6, its VIPs are said not to be served."""
 
 # One shell, because all three programs have to meet in the same namespace.

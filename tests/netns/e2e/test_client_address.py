@@ -1,13 +1,14 @@
 """Whom a pod sees under capture `tproxy`: the client itself, wherever its answers pass the node."""
 
 import asyncio
+import re
 import socket
 from collections.abc import Iterator
 
 import pytest
 
 from tests.netns.e2e.callers import answer, ask, datagrams
-from tests.netns.e2e.servers import WHO, Greeter, Witness
+from tests.netns.e2e.servers import TCP_PORT, WHO, Greeter, Witness
 from tests.netns.e2e.stage import CLUSTER_IPS, DNS, WEB, Stage, node_ports, way, ways, web
 from tests.proxy_process import PATIENCE_S, Address, connected, eventually, nonblocking
 from uproxy.kit.lab import POD_GATEWAY4, POD_GATEWAY6, Host, Lab
@@ -22,6 +23,7 @@ add chain inet cni outgoing { type nat hook postrouting priority srcnat; }
 add rule inet cni outgoing ip saddr 10.244.0.0/24 ip daddr != 10.244.0.0/24 masquerade
 add rule inet cni outgoing ip6 saddr fd00:10:244::/64 ip6 daddr != fd00:10:244::/64 masquerade
 """
+IP_TRANSPARENT = 19
 MANY = 4
 """Questions after which every pod was asked."""
 
@@ -172,10 +174,35 @@ async def test_a_port_that_is_taken_costs_the_port_and_not_the_address(stage: St
             sock.bind((stage.client.ip4, 0))
             taken.bind(("", sock.getsockname()[1]))
             taken.listen()
-            async with asyncio.timeout(PATIENCE_S):
-                await asyncio.get_running_loop().sock_connect(sock, WEB[0])
-                told = await asyncio.get_running_loop().sock_recv(sock, 100)
-            assert told.endswith(f"sees {stage.client.ip4}\n".encode())
+            assert (await greeting(sock, WEB[0])).endswith(f"sees {stage.client.ip4}\n".encode())
+
+
+async def greeting(sock: socket.socket, address: Address) -> bytes:
+    """What a socket hears first, when it is connected."""
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.get_running_loop().sock_connect(sock, address)
+        return await asyncio.get_running_loop().sock_recv(sock, 100)
+
+
+@bridged
+async def test_a_client_may_have_the_port_of_the_shared_listener(stage: Stage) -> None:
+    async with stage.proxy(web(stage.pods)):
+        ports = set(re.findall(r"redirect to :(\d+)", stage.kernel_state()))
+        assert len(ports) == 2
+        for port in map(int, ports):
+            with nonblocking(stage.client, WEB[0], socket.SOCK_STREAM) as sock:
+                sock.bind((stage.client.ip4, port))
+                assert (await greeting(sock, WEB[0])).endswith(f"sees {stage.client.ip4}\n".encode())
+
+
+@bridged
+async def test_what_others_forward_past_their_own_transparent_sockets_goes_on(stage: Stage) -> None:
+    async with stage.proxy(web(stage.pods)):
+        with stage.node.socket() as theirs:
+            theirs.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+            theirs.bind(("", TCP_PORT))
+            theirs.listen()
+            assert (await ask(stage.client, (stage.pods[0].host.ip4, TCP_PORT))).startswith("pod1")
 
 
 @bridged
