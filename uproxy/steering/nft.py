@@ -36,8 +36,7 @@ _SETS = {
 #   that was made while there were endpoints lives on when they are gone. Priority -10 puts it
 #   before the node's firewall, whose DROP would turn `refused` into a timeout.
 # - Output to `lo` is left to the input hook: refused in output, a UDP sender would see EPERM.
-# - `ct direction original` keeps replies to the node's own connections out of the NodePorts, and those
-#   to clients whose port is that of the listener out of what is refused there (`tproxy.py`).
+# - `ct direction original` keeps replies to the node's own connections out of the NodePorts.
 # - The address of a local route (AnyIP) is `local` to fib, as every address of the node is.
 # - Sets are looked up before fib, which costs more. A bare `reject` is port unreachable.
 _CHAINS = """\
@@ -71,8 +70,8 @@ fib daddr type local goto refuse
 	}}
 	chain refuse_input {{
 		type filter hook input priority -10; policy accept;
-		ct direction original meta nfproto ipv4 tcp dport {ports.ipv4} ct status ! dnat goto refuse
-		ct direction original meta nfproto ipv6 tcp dport {ports.ipv6} ct status ! dnat goto refuse
+		meta nfproto ipv4 tcp dport {ports.ipv4} ct status ! dnat goto refuse
+		meta nfproto ipv6 tcp dport {ports.ipv6} ct status ! dnat goto refuse
 		jump unserved
 	}}
 	chain refuse_forward {{

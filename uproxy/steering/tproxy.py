@@ -23,7 +23,8 @@ _SETS = {
 }
 
 # Why it is so:
-# - After dstnat (-100): a dial that the CNI masquerades has its answers translated back there.
+# - After dstnat (-100): a dial that the CNI masquerades has its answers translated back there, and not
+#   every kernel's `socket` sees through that for IPv6.
 # - `socket` finds those that rest in TIME_WAIT too, which bear no mark and would be of nobody if the
 #   mark were asked for. Sockets with somebody else's mark are left to him.
 # - A packet of the node itself for an address that is not local would leave: a mark turns it round.

@@ -317,3 +317,14 @@ async def test_cleanup_removes_the_policy_routes(stage: Stage) -> None:
     assert "removed IPv4 policy route, table 30064\n" in removed
     assert "removed IPv6 policy route, table 30064\n" in removed
     assert stage.kernel_state() == before
+
+
+@bridged
+async def test_an_endpoint_of_the_node_itself_sees_the_node(stage: Stage) -> None:
+    host = Witness("pod1", stage.node)
+    await host.listen_tcp()
+    host.listen_udp()
+    async with stage.proxy(web([host])):
+        assert await told(stage.client, WEB[0], DNS[0]) == {f"pod1 sees {stage.node.ip4}"}
+        assert await told(stage.client, WEB[1], DNS[1]) == {f"pod1 sees {stage.node.ip6}"}
+    host.kill()
