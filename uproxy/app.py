@@ -39,9 +39,10 @@ from uproxy.sources import files, flags
 from uproxy.sources.resolve import Resolver
 from uproxy.state.addresses import AddressPlan
 from uproxy.state.store import Store
-from uproxy.steering.cleanup import remove_rules
+from uproxy.steering.bridges import BridgeAnswers
+from uproxy.steering.cleanup import remove_rules, remove_tproxy
 from uproxy.steering.lock import SteeringLock
-from uproxy.steering.policy_routes import PolicyRoutes, remove_policy_routes
+from uproxy.steering.policy_routes import PolicyRoutes
 from uproxy.steering.probe import Capture, Choice, Mechanism
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.rules import PROXY_MARK, RedirectPorts
@@ -175,7 +176,8 @@ class Proxy:
         self._servers: HttpServers | None = None
         self._tasks = Tasks()
         loop.set_exception_handler(self._crashed)
-        self.dataplane = _dataplane(loop, settings, choice)
+        self._bridges = BridgeAnswers()
+        self.dataplane = _dataplane(loop, settings, choice, self._bridges)
         self.targets = self._build_targets(Resolver(emit))
         sources = frozenset((files.NAME, flags.NAME))
         self.reconcile = ReconcileLoop(self.store, self.targets, sources, monotonic)
@@ -198,7 +200,7 @@ class Proxy:
         elif self.choice.capture is Capture.TPROXY:
             ports = _redirect_ports(self.dataplane)
             routes = LocalRoutes(lambda _port, frontend: frontend.kind is FrontendKind.CLUSTER_IP)
-            targets += [routes, PolicyRoutes(), self.dataplane, tproxy_rules(ports)]
+            targets += [routes, PolicyRoutes(), self.dataplane, tproxy_rules(ports), self._bridges]
         elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
             targets += [LocalRoutes(lambda _port, _frontend: True), self.dataplane]
         else:
@@ -230,7 +232,7 @@ class Proxy:
         if self.choice.mechanism is Mechanism.LOCAL_ROUTES:
             await remove_rules()
         if self.choice.mechanism is not Mechanism.LOOPBACK and self.choice.capture is not Capture.TPROXY:
-            await remove_policy_routes()
+            await remove_tproxy()
 
     async def _until_stopped(self) -> None:
         loop = asyncio.get_running_loop()
@@ -303,7 +305,9 @@ def _words(choice: Choice) -> tuple[str, str, str]:
     return choice.capture, choice.mechanism, choice.reason
 
 
-def _dataplane(loop: asyncio.AbstractEventLoop, settings: Settings, choice: Choice) -> Dataplane:
+def _dataplane(
+    loop: asyncio.AbstractEventLoop, settings: Settings, choice: Choice, bridges: BridgeAnswers
+) -> Dataplane:
     budget = descriptor_budget()
     context = Context(
         loop,
@@ -318,7 +322,7 @@ def _dataplane(loop: asyncio.AbstractEventLoop, settings: Settings, choice: Choi
         0 if choice.capture is Capture.BIND else PROXY_MARK,
         choice.capture is Capture.BIND,
         monotonic,
-        WaysBack(monotonic) if choice.capture is Capture.TPROXY else None,
+        WaysBack(monotonic, bridges.lifts) if choice.capture is Capture.TPROXY else None,
     )
     relay = _relay(settings, context)
     return Dataplane(context, relay, min(budget // _FLOWS_SHARE, _FLOWS_MAX), settings.udp_idle_timeout_s)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from ipaddress import ip_address
@@ -14,6 +15,7 @@ from tests.netns.kernel_state import kernel_state
 from uproxy.kit.lab import Host, Lab
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Protocol, ServicePortName, Vip
+from uproxy.steering.bridges import BridgeAnswers
 from uproxy.steering.cleanup import cleanup
 from uproxy.steering.nft import NftRules
 from uproxy.steering.policy_routes import TABLE, PolicyRoutes, remove_policy_routes
@@ -23,7 +25,7 @@ from uproxy.steering.rules import RedirectPorts, Verdict
 from uproxy.steering.target import SteeringRules, steering_rules, tproxy_rules
 
 T = TypeVar("T")
-Target = SteeringRules | LocalRoutes | PolicyRoutes
+Target = SteeringRules | LocalRoutes | PolicyRoutes | BridgeAnswers
 PORTS = RedirectPorts(15001, 15006)
 ADDRESSES = ("172.30.0.1", "fd00:172:30::1", "0.0.0.0", "::")
 BOTH = pytest.mark.parametrize("mechanism", [Mechanism.NFT, Mechanism.IPTABLES])
@@ -281,6 +283,38 @@ def test_a_route_that_cannot_be_made_harms_no_other(node: Host) -> None:
     problems = _make(node, LocalRoutes(lambda *_: True), service)
     assert problems.keys() == {f.vip for f in service.frontends if str(f.vip.ip) == "fd00:172:30::1"}
     assert "172.30.0.1 " in node.run("ip", "route", "show", "table", "local", "proto", "117").stdout
+
+
+def test_bridges_that_come_are_lifted_from_and_those_without_an_address_are_not(node: Host) -> None:
+    before = _snapshot(node)
+    answers = node.inside(BridgeAnswers)
+    device = partial(node.inside, lambda: socket.if_nametoindex("cni0"))
+    assert _make(node, answers, _service(1)) == {}  # the lab has one of its own, named pods
+    without = _snapshot(node)
+    node.run("ip", "link", "add", "cni0", "type", "bridge")
+    assert _make(node, answers, _service(1)) == {}
+    assert not answers.lifts(device(), 4)
+    node.run("ip", "addr", "add", "10.88.0.1/16", "dev", "cni0")
+    node.run("ip", "link", "add", "more", "type", "bridge")
+    assert _make(node, answers, _service(1)) == {}
+    assert answers.lifts(device(), 4)
+    assert not answers.lifts(device(), 6)
+    assert "10.88.0.0/16 : " in _snapshot(node)
+    for name in ("cni0", "more"):
+        node.run("ip", "link", "delete", name)
+    assert _make(node, answers, _service(1)) == {}
+    assert _snapshot(node) == without
+    _run(node, answers.close)
+    assert _snapshot(node) == before
+
+
+def test_nothing_is_lifted_without_br_netfilter(node: Host) -> None:
+    node.sysctl("net.bridge.bridge-nf-call-iptables", 0)
+    answers = node.inside(BridgeAnswers)
+    assert _make(node, answers, _service(1)) == {}
+    pods = node.inside(lambda: socket.if_nametoindex("pods"))
+    assert not answers.lifts(pods, 4)
+    assert answers.lifts(pods, 6)
 
 
 def _foreign_policy(node: Host) -> None:

@@ -1,5 +1,6 @@
 """Where endpoints may see their clients' own addresses, by the routes of a real node."""
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -38,6 +39,10 @@ class Clock:
         return self.now_s
 
 
+def nothing_lifted(_device: int, _family: int) -> bool:
+    return False
+
+
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     with Lab(pods=2, routed_pods=True, node_default_route=True) as lab:
@@ -52,12 +57,12 @@ def clock() -> Clock:
 
 @pytest.fixture
 def ways(lab: Lab, clock: Clock) -> Iterator[WaysBack]:
-    ways = lab.node.inside(lambda: WaysBack(clock))
+    ways = lab.node.inside(lambda: WaysBack(clock, nothing_lifted))
     yield ways
     ways.close()
 
 
-POD, POD2, POD6 = "10.244.0.11", "10.244.0.12", "fd00:10:244::11"
+POD, POD2, POD6, POD2_6 = "10.244.0.11", "10.244.0.12", "fd00:10:244::11", "fd00:10:244::12"
 CLIENT, CLIENT6 = "10.200.0.2", "fd00:10:200::2"
 
 
@@ -97,12 +102,19 @@ def test_answers_lead_here(ways: WaysBack, client: str, endpoint: str, leads_her
     assert ways.lead_here(client, endpoint) is leads_here
 
 
-def test_pods_of_one_bridge_answer_each_other_past_the_node() -> None:
+def test_pods_of_one_bridge_answer_each_other_past_the_node_unless_lifted_off_it() -> None:
     with Lab(pods=2) as lab:
-        ways = lab.node.inside(lambda: WaysBack(Clock()))
+        ways = lab.node.inside(lambda: WaysBack(Clock(), nothing_lifted))
         assert not ways.lead_here(POD, POD2)
         assert ways.lead_here(CLIENT, POD)
         ways.close()
+        bridge = lab.node.inside(lambda: socket.if_nametoindex("pods"))
+        lifting = lab.node.inside(lambda: WaysBack(Clock(), lambda *asked: asked == (bridge, 4)))
+        assert lifting.lead_here(POD, POD2)
+        assert not lifting.lead_here(POD, POD)
+        assert not lifting.lead_here(POD6, POD2_6)
+        assert not lifting.lead_here(CLIENT, "10.200.0.77")
+        lifting.close()
 
 
 def test_a_changed_route_is_seen_after_a_while(lab: Lab, ways: WaysBack, clock: Clock) -> None:

@@ -4,7 +4,8 @@ Owns asking the kernel's routes (rtnetlink(7)). Refuses to guess in favour: a co
 answers go another way never comes about, and looks as if the endpoint were dead.
 
 Answers pass here when the endpoint or the client is on this node, and the other is not on the same
-link: two Pods of one bridge would answer each other directly. On this node is what its own route
+link: two Pods of one bridge would answer each other directly, unless their frames are lifted off it
+(`steering/bridges.py`). On this node is what its own route
 leads to, without a gateway, on a device other than the default route's.
 """
 
@@ -44,9 +45,13 @@ _NOWHERE = Way(0, near=False)
 class WaysBack:
     """The routes of this node, as far as they were asked for."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        """Raises OSError when the kernel has no rtnetlink."""
+    def __init__(self, now: Callable[[], float], lifts: Callable[[int, Family], bool]) -> None:
+        """`lifts` tells of which bridges answers come here, by the index of the device.
+
+        Raises OSError when the kernel has no rtnetlink.
+        """
         self._now = now
+        self._lifts = lifts
         self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC)
         self._netlink.bind((0, 0))
         self._sequence = 0
@@ -64,8 +69,11 @@ class WaysBack:
         if self._doubted and self._is_doubted(endpoint):
             return False
         to_client, to_endpoint = self._way(client), self._way(endpoint)
-        if to_client is None or to_endpoint is None or to_client.device == to_endpoint.device:
+        if to_client is None or to_endpoint is None or client == endpoint:
             return False
+        if to_client.device == to_endpoint.device:
+            family: Family = 6 if ":" in client else 4
+            return to_client.near and to_endpoint.near and self._lifts(to_client.device, family)
         return to_client.near or to_endpoint.near
 
     def doubt(self, endpoint: str) -> None:

@@ -144,7 +144,7 @@ class NftRules:
         """None: the kernel takes the table for both families, or not at all."""
         self._ports = ports
         self._render = render
-        self._nft = _Nft()
+        self._nft = Nft()
 
     async def replace(self, verdicts: Mapping[Vip, Verdict]) -> None:
         """Program exactly `verdicts`, in the place of whatever an earlier run left.
@@ -164,7 +164,7 @@ class NftRules:
 
 async def remove() -> list[str]:
     """Remove the table of any run; returns what was there, in words. Raises CommandFailed."""
-    nft = _Nft()
+    nft = Nft()
     try:
         tables = await nft.execute("list tables\n")
     except CommandFailed:
@@ -175,7 +175,7 @@ async def remove() -> list[str]:
     return [f"nftables table {_TABLE}"]
 
 
-class _Nft:
+class Nft:
     """Runs transactions in this process where libnftables is installed, else with `nft`.
 
     A change takes 0.1 ms in the library; starting `nft` takes 6 to 20.

@@ -102,7 +102,19 @@ async def test_a_pod_is_seen_by_others_as_it_is_and_by_itself_as_the_node(stage:
 
 
 @bridged
-async def test_pods_of_one_bridge_see_the_node_since_they_would_answer_past_it(stage: Stage) -> None:
+async def test_pods_of_one_bridge_see_each_other(stage: Stage) -> None:
+    async with stage.proxy(served(stage)):
+        pod = stage.pods[0].host
+        assert await told_everywhere(stage, pod) == [
+            seen(POD_GATEWAY4, pod.ip4),
+            seen(POD_GATEWAY6, pod.ip6),
+        ]
+
+
+@bridged
+async def test_pods_of_one_bridge_see_the_node_where_they_would_answer_past_it(stage: Stage) -> None:
+    for switch in ("iptables", "ip6tables"):
+        stage.node.sysctl(f"net.bridge.bridge-nf-call-{switch}", 0)
     async with stage.proxy(served(stage)):
         assert await told_everywhere(stage, stage.pods[0].host) == [seen(ip, ip) for ip in GATEWAYS]
 

@@ -1,12 +1,12 @@
 """What is handed to nft, ipset and iptables-restore, whole, as golden text."""
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
 from uproxy.model.names import Protocol, Vip
-from uproxy.steering import iptables, nft, policy_routes, tproxy
+from uproxy.steering import bridges, iptables, nft, policy_routes, tproxy
 from uproxy.steering.routes import parse_failures, render_batch
 from uproxy.steering.rules import RedirectPorts, RuleDelta, Verdict
 
@@ -34,6 +34,10 @@ DELIVERED = VERDICTS | {
     _vip("203.0.113.7", 53, Protocol.UDP): Verdict.DELIVER,
     _vip("2001:db8::7", 53, Protocol.UDP): Verdict.DELIVER,
 }
+BRIDGES = [
+    bridges.Bridge(3, "02:00:00:00:00:03", (ip_network("10.244.0.0/24"), ip_network("fd00:10:244::/64"))),
+    bridges.Bridge(5, "02:00:00:00:00:05", (ip_network("10.88.0.0/16"),)),
+]
 FLIPPED = RuleDelta(
     add={_vip("172.30.0.1", 80): Verdict.REJECT, _vip("::", 30090): Verdict.REDIRECT},
     remove={_vip("172.30.0.1", 80): Verdict.REDIRECT, _vip("0.0.0.0", 30081): Verdict.REJECT},
@@ -65,6 +69,9 @@ COMMIT
     [
         pytest.param("table.nft", nft.render_table(PORTS, VERDICTS), id="nft-table"),
         pytest.param("tproxy.nft", tproxy.render_table(PORTS, DELIVERED), id="tproxy"),
+        pytest.param("bridge.nft", bridges.render_table(BRIDGES, (4, 6)), id="bridges"),
+        pytest.param("bridge4.nft", bridges.render_table(BRIDGES, (4,)), id="bridges-ipv4-alone"),
+        pytest.param("nobridge.nft", bridges.render_table([], ()), id="no-bridges"),
         pytest.param("policy.routes", policy_routes.render_batch("add"), id="policy-routes"),
         pytest.param("delta.nft", nft.render_delta(FLIPPED), id="nft-delta"),
         pytest.param("sets.ipset", iptables.render_sets(VERDICTS, [4, 6]), id="ipset-all"),
