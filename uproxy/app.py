@@ -10,13 +10,17 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from time import monotonic
 from typing import Any
 
 from uproxy import __version__
-from uproxy.admin.http import HttpServers, Pages, start_http
+from uproxy.admin import events
+from uproxy.admin.http import CannotServe, HttpServers, Pages, start_http
+from uproxy.admin.local_addresses import local_addresses
 from uproxy.admin.metrics import About
+from uproxy.admin.service_health import ServiceHealth
 from uproxy.dataplane.context import Context, Timeouts
 from uproxy.dataplane.descriptors import Descriptors, descriptor_budget
 from uproxy.dataplane.native_relay import NativeRelay, engine_or_reason
@@ -30,14 +34,16 @@ from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Event
 from uproxy.model.faults import BadInput, Fault
 from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, FrontendKind
-from uproxy.model.names import IPNetwork, Protocol, Vip
+from uproxy.model.names import IPAddress, IPNetwork, NamespacedName, Protocol, Vip
 from uproxy.model.service import Service
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.reconcile.target import Target
-from uproxy.settings import LOOPBACK_SERVICE_CIDR, SERVICE_CIDR, Settings
+from uproxy.settings import LOOPBACK_SERVICE_CIDR, SERVICE_CIDR, LocalMode, Settings
 from uproxy.sources import files, flags
+from uproxy.sources.config_file import ConfigFile
 from uproxy.sources.resolve import Resolver
 from uproxy.state.addresses import AddressPlan
+from uproxy.state.node_ports import node_port_ips
 from uproxy.state.store import Store
 from uproxy.steering.bridges import BridgeAnswers
 from uproxy.steering.cleanup import remove_rules, remove_tproxy
@@ -64,6 +70,16 @@ def address_plan(cidr: IPNetwork | None, choice: Choice, first_port: int) -> Add
     network = cidr or ip_network(LOOPBACK_SERVICE_CIDR if binds else SERVICE_CIDR)
     loopback_only = choice.mechanism is Mechanism.LOOPBACK
     return AddressPlan(network, loopback_only, first_port if binds else 0)
+
+
+def new_store(settings: Settings, plan: AddressPlan) -> Store:
+    """An empty one, which knows what the settings say of the node and its Pods."""
+    own_cidrs = settings.detect_local_mode is LocalMode.NODE_CIDR
+    return Store(
+        plan,
+        settings.node_name if settings.is_one_of_many else None,
+        () if own_cidrs else settings.cluster_cidrs,
+    )
 
 
 @contextmanager
@@ -163,27 +179,38 @@ class Proxy:
     """One running proxy."""
 
     def __init__(
-        self, settings: Settings, choice: Choice, plan: AddressPlan, manifests: Manifests, emit: Emit
+        self,
+        settings: Settings,
+        choice: Choice,
+        plan: AddressPlan,
+        manifests: Manifests,
+        emit: Emit,
+        *,
+        post: events.Post | None = None,
     ) -> None:
+        """`post` creates Events in the cluster; without one there are none."""
         loop = asyncio.get_running_loop()
         self.settings = settings
         self.choice = choice
         self.plan = plan
-        self.store = Store(plan)
+        self.store = new_store(settings, plan)
         self.stop = asyncio.Event()
         """Set it to end `run` in good order."""
         self._manifests = manifests
         self._servers: HttpServers | None = None
+        self._why_stopped = ""
         self._tasks = Tasks()
         loop.set_exception_handler(self._crashed)
         self._bridges = BridgeAnswers()
         self.dataplane = _dataplane(loop, settings, choice, self._bridges)
         self.targets = self._build_targets(Resolver(emit))
         sources = frozenset((files.NAME, flags.NAME))
-        self.reconcile = ReconcileLoop(self.store, self.targets, sources, monotonic)
+        self.reconcile = ReconcileLoop(self.store, self.targets, sources, monotonic, _wall_s)
         emit.target = self.reconcile
         about = About(self.dataplane.relay.name, choice.capture, choice.mechanism)
-        self.pages = Pages(self.store, self.dataplane, self.reconcile, about)
+        self.pages = Pages(self.store, self.dataplane, self.reconcile, about, settings)
+        counted = self.pages.outcomes.events
+        self._events = events.Events(post, settings.node_name, _wall, counted) if post is not None else None
 
     @property
     def metrics_address(self) -> str:
@@ -205,27 +232,66 @@ class Proxy:
             targets += [LocalRoutes(lambda _port, _frontend: True), self.dataplane]
         else:
             targets.append(self.dataplane)
-        return targets
+        return [*targets, self._service_health()]
 
-    async def run(self) -> None:
+    def _service_health(self) -> ServiceHealth:
+        def healthy() -> bool:
+            return self.pages.health.serves(monotonic())
+
+        def report(service: NamespacedName, port: int, why: str) -> None:
+            self._tell(events.service_health_failed(self.settings.node_name, service, port, why))
+
+        return ServiceHealth(self.store, self._node_port_ips, healthy, report)
+
+    async def _node_port_ips(self) -> tuple[IPAddress, ...]:
+        wanted = self.settings.node_port_addresses
+        local = await local_addresses() if wanted else ()
+        return node_port_ips(wanted, local, self.store.node, self.settings.bind_address)
+
+    def _tell(self, notice: events.Notice) -> None:
+        if self._events is not None:
+            self._events.tell(notice)
+
+    async def run(self, config: ConfigFile | None = None) -> None:
         """Serve until `stop` is set or a signal comes, then leave nothing behind.
 
-        Raises UproxyError when it cannot start, and whatever escaped as a bug.
+        Raises UproxyError when it cannot start, or when `config` has changed, for whoever
+        started it to start it again; and whatever escaped as a bug.
         """
         log.info("uproxy %s, capture %s by %s: %s", __version__, *_words(self.choice))
         log.info("relay: %s", self.dataplane.relay.name)
-        self._servers = await start_http(
-            self.pages, self.settings.metrics_address, self.settings.healthz_address
-        )
+        if self._events is not None:
+            self._tasks.start("events", self._events.run())
+        self._servers = await self._start_http()
+        self._tell(events.started(self.settings.node_name))
         try:
             await self._remove_rivals()
             self._tasks.start("reconcile", self.reconcile.run())
             self._tasks.start("files", self._manifests.files.run())
             self._tasks.start("announce", self._announce())
+            if config is not None:
+                self._tasks.start("config", self._watch(config))
             await self._until_stopped()
             await self._drain()
         finally:
             await self._take_down()
+        if self._why_stopped:
+            raise UproxyError(self._why_stopped)
+
+    async def _start_http(self) -> HttpServers:
+        try:
+            return await start_http(self.pages, self.settings.metrics_address, self.settings.healthz_address)
+        except CannotServe as error:
+            failed = events.metrics_failed if error.what == "metrics" else events.health_failed
+            self._tell(failed(self.settings.node_name, str(error)))
+            if self._events is not None:
+                await self._events.flush()
+            raise
+
+    async def _watch(self, config: ConfigFile) -> None:
+        await config.changed()
+        self._why_stopped = f"{config.path} has changed: ended, to be started again with what it says now"
+        self.stop.set()
 
     async def _remove_rivals(self) -> None:
         """Remove what an earlier run with another capture left, and would be in the way."""
@@ -301,6 +367,14 @@ class Proxy:
             self._tasks.failed.set_result(error)
 
 
+def _wall() -> datetime:
+    return datetime.now(UTC)
+
+
+def _wall_s() -> float:
+    return _wall().timestamp()
+
+
 def _words(choice: Choice) -> tuple[str, str, str]:
     return choice.capture, choice.mechanism, choice.reason
 
@@ -322,7 +396,7 @@ def _dataplane(
         0 if choice.capture is Capture.BIND else PROXY_MARK,
         choice.capture is Capture.BIND,
         monotonic,
-        WaysBack(monotonic, bridges.lifts) if choice.capture is Capture.TPROXY else None,
+        ways_back=WaysBack(monotonic, bridges.lifts) if choice.capture is Capture.TPROXY else None,
     )
     relay = _relay(settings, context)
     return Dataplane(context, relay, min(budget // _FLOWS_SHARE, _FLOWS_MAX), settings.udp_idle_timeout_s)

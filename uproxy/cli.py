@@ -6,9 +6,13 @@ told in one line. Imports a command's parts only when it runs, so that `--help` 
 
 import argparse
 import asyncio
+import logging
+import os
+import platform
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from uproxy import __version__
 from uproxy.bench.flags import add_bench_flags
@@ -16,10 +20,21 @@ from uproxy.errors import UproxyError
 from uproxy.settings import (
     METRICS_ADDRESS,
     Settings,
+    Surroundings,
     add_run_flags,
     parse_address,
     parse_settings,
+    parse_switch,
 )
+
+if TYPE_CHECKING:
+    from uproxy.sources.config_file import ConfigFile
+    from uproxy.steering.probe import Choice
+
+_log = logging.getLogger("uproxy")
+
+
+_SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], help_: str) -> argparse.ArgumentParser:
-        sub: argparse.ArgumentParser = commands.add_parser(name, help=help_, description=help_)
+        sub: argparse.ArgumentParser = commands.add_parser(
+            name, help=help_, description=help_, allow_abbrev=False
+        )
         sub.set_defaults(command=run)
         return sub
 
@@ -78,27 +95,82 @@ def _on_uvloop(work: Coroutine[Any, Any, int]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    return _on_uvloop(_serve(parse_settings(arguments)))
+    settings, config = _settings(arguments)
+    if parse_switch(arguments.cleanup):
+        return _cleanup(arguments)
+    if parse_switch(arguments.init_only):
+        return _init_only(settings)
+    if settings.from_cluster:  # NOTE for the merge: the source of objects of a cluster comes in here
+        raise UproxyError("reading Services from a cluster is not there yet: give manifests with -f")
+    choice, first_port = _prepare(settings)
+    return _on_uvloop(_serve(settings, choice, first_port, config))
 
 
-async def _serve(settings: Settings) -> int:
-    from uproxy.app import Emit, Proxy, address_plan, load_manifests, steering
-    from uproxy.kit.logs import set_up_logging
+def _init_only(settings: Settings) -> int:
+    """Try everything once with full privileges: the kernel loads the modules that the rules need, which
+    a process with CAP_NET_ADMIN alone may not everywhere have it do."""
     from uproxy.steering.probe import choose, probe
 
-    set_up_logging(settings.log_format)
+    found = asyncio.run(probe())
+    print("\n".join(found.lines()))
+    choice = choose(settings.capture, found, settings.redirect_mechanism)
+    print(f"capture: {choice.capture} by {choice.mechanism}: {choice.reason}")
+    return 0
+
+
+def _prepare(settings: Settings) -> "tuple[Choice, int]":
+    """What has to be done before there is a thread but this one: to look at the machine with all
+    privileges, and then to give up those that are not needed any more."""
+    from uproxy.kit.logs import set_up_logging
+    from uproxy.kit.privileges import Capability, keep_capabilities, set_oom_score_adj
+    from uproxy.steering.probe import Mechanism, choose, probe
+
+    set_up_logging(settings.log_format, settings.verbosity)
+    for note in settings.notes:
+        _log.info("%s", note)
+    found = asyncio.run(probe())
+    choice = choose(settings.capture, found, settings.redirect_mechanism)
+    if settings.oom_score_adj is not None and (why := set_oom_score_adj(settings.oom_score_adj)):
+        _log.info("oom_score_adj stays as it is: %s", why)
+    kept = [Capability.NET_ADMIN, Capability.NET_BIND_SERVICE]
+    if choice.mechanism is Mechanism.IPTABLES:  # it matches ipsets, which takes a raw socket
+        kept.append(Capability.NET_RAW)
+    if settings.files:  # which may be somebody's private ones
+        kept.append(Capability.DAC_READ_SEARCH)
+    if why := keep_capabilities(*kept):
+        _log.info("not all privileges could be given up: %s", why)
+    return choice, found.first_port
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[Settings, "ConfigFile | None"]:
+    """What the flags say, and the file that they name."""
+    surroundings = Surroundings(platform.node(), _in_cluster())
+    if not arguments.config:
+        return parse_settings(arguments, surroundings), None
+    from uproxy.sources.config_file import ConfigFile
+
+    config = ConfigFile(arguments.config)
+    return parse_settings(arguments, surroundings, config.value()), config
+
+
+def _in_cluster() -> bool:
+    """Whether this is a Pod that has a service account, by the same signs as client-go's."""
+    return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and _SERVICE_ACCOUNT_TOKEN.exists()
+
+
+async def _serve(settings: Settings, choice: "Choice", first_port: int, config: "ConfigFile | None") -> int:
+    from uproxy.app import Emit, Proxy, address_plan, load_manifests, steering
+
     emit = Emit()
     manifests = load_manifests(settings, emit)
-    found = await probe()
-    choice = choose(settings.capture, found, settings.redirect_mechanism)
     with steering(choice) as granted:
-        plan = address_plan(settings.service_cidr, granted, found.first_port)
-        await Proxy(settings, granted, plan, manifests, emit).run()
+        plan = address_plan(settings.service_cidr, granted, first_port)
+        await Proxy(settings, granted, plan, manifests, emit).run(config)
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    return asyncio.run(_check_all(parse_settings(arguments)))
+    return asyncio.run(_check_all(_settings(arguments)[0]))
 
 
 async def _check_all(settings: Settings) -> int:
@@ -118,7 +190,8 @@ async def _check_all(settings: Settings) -> int:
         manifests.flags.observe(events[-1])
     store = Store(address_plan(settings.service_cidr, choice, found.first_port))
     store.apply(events)
-    notes = [f"{port.name}: {note}" for port in store.desired.values() for note in port.notes]
+    notes = list(settings.notes)
+    notes += [f"{port.name}: {note}" for port in store.desired.values() for note in port.notes]
     for note in notes:
         print(f"note: {note}")
     counted = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.files.skipped.items()))

@@ -27,6 +27,9 @@ PATIENCE_S = 20.0
 TIMEOUTS = Timeouts(connect_s=1.0, dial_budget_s=5.0, idle_s=3600.0, half_closed_s=3600.0)
 
 
+OPEN: "set[Rig]" = set()
+
+
 def new_relay(name: str, context: Context, ended=None) -> Relay:
     """`python`, or `native-THREADS`."""
     kind, _, threads = name.partition("-")
@@ -44,6 +47,7 @@ class Rig:
         self, relay: str, timeouts: Timeouts = TIMEOUTS, limit: int = 10_000, flow_limit: int = 100
     ) -> None:
         loop = asyncio.get_running_loop()
+        OPEN.add(self)
         self.ended: list = []
         self.records: list = []
         self._cleanups: list = []
@@ -110,6 +114,7 @@ class Rig:
         self._cleanups.clear()
 
     async def close(self) -> None:
+        OPEN.discard(self)
         for cleanup in self._cleanups:
             cleanup()
         await self.dataplane.close()

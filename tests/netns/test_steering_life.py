@@ -21,7 +21,7 @@ from uproxy.steering.nft import NftRules
 from uproxy.steering.policy_routes import TABLE, PolicyRoutes, remove_policy_routes
 from uproxy.steering.probe import OK, Mechanism, probe
 from uproxy.steering.routes import LocalRoutes
-from uproxy.steering.rules import RedirectPorts, Verdict
+from uproxy.steering.rules import RedirectPorts, Rule, Verdict
 from uproxy.steering.target import SteeringRules, steering_rules, tproxy_rules
 
 T = TypeVar("T")
@@ -32,6 +32,10 @@ BOTH = pytest.mark.parametrize("mechanism", [Mechanism.NFT, Mechanism.IPTABLES])
 
 FOREIGN_NFT = "table inet foreign { chain c { type filter hook input priority 0; tcp dport 9 drop; }; }"
 FOREIGN_IPTABLES = """\
+*mangle
+-A PREROUTING -p tcp -m tcp --dport 9 -j DROP
+-A OUTPUT -p tcp -m tcp --dport 9 -j DROP
+COMMIT
 *nat
 :FOREIGN - [0:0]
 -A PREROUTING -p tcp -m tcp --dport 9 -j FOREIGN
@@ -212,10 +216,10 @@ def test_nft_without_its_library_uses_the_program(node: Host, monkeypatch: pytes
             patch.setattr("ctypes.CDLL", missing)
             return NftRules(PORTS)
 
-    verdicts = {frontend.vip: Verdict.REDIRECT for frontend in _service(1).frontends}
-    _run(node, lambda: NftRules(PORTS).replace(verdicts))
+    verdicts = {frontend.vip: Rule(Verdict.REDIRECT) for frontend in _service(1).frontends}
+    _run(node, lambda: NftRules(PORTS).replace(verdicts, ()))
     expected = _snapshot(node)
-    _run(node, lambda: with_program().replace(verdicts))
+    _run(node, lambda: with_program().replace(verdicts, ()))
     assert _snapshot(node) == expected
 
 

@@ -28,8 +28,8 @@ def test_all_mistakes_are_told_at_once():
         parse("--connect-timeout", "soon", "--metrics-bind-address", "here", "--service-cidr", "10.96.0.1/16")
     lines = str(caught.value).splitlines()
     assert [line.split(":")[0] for line in lines] == [
-        "--service-cidr",
         "--metrics-bind-address",
+        "--service-cidr",
         "--connect-timeout",
         "-f",
     ]

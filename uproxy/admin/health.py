@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from uproxy.model.node import Node
 from uproxy.reconcile.loop import ReconcileLoop
 
 LATE_S = 60.0
@@ -26,6 +27,14 @@ class Answer(NamedTuple):
     body: bytes
 
 
+def node_eligible(node: Node | None, awaited: bool) -> bool:
+    """Whether the own node may be sent new traffic: kube-proxy's NodeEligible (KEP-3836).
+
+    `awaited` says that a cluster ought to have the node: then it is not when the node is gone.
+    """
+    return not node.leaving if node is not None else not awaited
+
+
 class HealthState:
     """Healthy from the first complete programming on, while no change waits for too long."""
 
@@ -34,19 +43,27 @@ class HealthState:
         """Set by who shuts the proxy down: no new traffic, please."""
         self._loop = loop
 
-    def healthz(self, now_s: float, wall: datetime) -> Answer:
+    def healthz(self, now_s: float, wall: datetime, node_eligible: bool) -> Answer:
         """Whether new traffic should come here. `wall` is the present moment, in UTC."""
-        eligible = not self.draining
+        eligible = node_eligible and not self.draining
         return self._answer(now_s, wall, eligible, {"nodeEligible": eligible})
 
     def livez(self, now_s: float, wall: datetime) -> Answer:
         """Whether the proxy works, however much longer it is going to."""
         return self._answer(now_s, wall, True, {})
 
+    def works(self, now_s: float) -> bool:
+        """Whether everything was programmed once, and no change waits for too long."""
+        return self._loop.programmed.is_set() and self._waits_s(now_s) <= LATE_S
+
+    def serves(self, now_s: float) -> bool:
+        """Whether it works, and is not about to end: what the health checks of Services go by."""
+        return self.works(now_s) and not self.draining
+
     def _answer(self, now_s: float, wall: datetime, eligible: bool, more: dict[str, bool]) -> Answer:
         programmed = self._loop.programmed.is_set()
         waits_s = self._waits_s(now_s)
-        works = programmed and waits_s <= LATE_S
+        works = self.works(now_s)
         # kube-proxy: while all is well, "last updated" is the present, even if nothing changed.
         # When it is not: until the oldest waiting change came, everything was up to date.
         updated = wall if works else wall - timedelta(seconds=waits_s) if programmed else _NEVER

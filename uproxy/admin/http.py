@@ -12,7 +12,8 @@ from aiohttp import web
 
 from uproxy.admin.address import Address, words_of
 from uproxy.admin.exposition import CONTENT_TYPE
-from uproxy.admin.health import Answer, HealthState
+from uproxy.admin.health import HealthState, node_eligible
+from uproxy.admin.kube_proxy_metrics import Outcomes
 from uproxy.admin.metrics import About, Metrics
 from uproxy.admin.pacing import slices
 from uproxy.admin.rows import ServiceRow
@@ -20,6 +21,7 @@ from uproxy.admin.view import service_rows
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.errors import UproxyError
 from uproxy.reconcile.loop import ReconcileLoop
+from uproxy.settings import Settings
 from uproxy.state.store import Store
 
 _SHUTDOWN_S = 1.0
@@ -31,12 +33,21 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Pages:
     """What the HTTP servers answer, path by path."""
 
-    def __init__(self, store: Store, dataplane: Dataplane, loop: ReconcileLoop, about: About) -> None:
+    def __init__(
+        self,
+        store: Store,
+        dataplane: Dataplane,
+        loop: ReconcileLoop,
+        about: About,
+        settings: Settings,
+    ) -> None:
         self.health = HealthState(loop)
         self._store = store
         self._dataplane = dataplane
         self._loop = loop
-        self._metrics = Metrics(store, dataplane, loop, about)
+        self._settings = settings
+        self.outcomes = Outcomes()
+        self._metrics = Metrics(store, dataplane, loop, about, self.outcomes)
 
     def of_metrics_address(self) -> dict[str, Handler]:
         """Pages by path, for the metrics address."""
@@ -46,6 +57,7 @@ class Pages:
             "/livez": self._serve_livez,
             "/services": self._serve_services,
             "/proxyMode": _serve_proxy_mode,
+            "/configz": self._serve_configz,
         }
 
     def of_health_address(self) -> dict[str, Handler]:
@@ -61,14 +73,23 @@ class Pages:
             rows += some
         return _json(200, msgspec.json.encode(rows))
 
+    async def _serve_configz(self, _request: web.Request) -> web.Response:
+        settings = msgspec.to_builtins(self._settings, enc_hook=str)
+        return _json(200, msgspec.json.encode({"uproxy": settings}))
+
     async def _serve_healthz(self, _request: web.Request) -> web.Response:
-        return self._health_answer(self.health.healthz)
+        eligible = node_eligible(self._store.node, self._settings.from_cluster)
+        answer = self.health.healthz(*self._moment(), eligible)
+        self.outcomes.healthz[answer.status] += 1
+        return _json(*answer)
 
     async def _serve_livez(self, _request: web.Request) -> web.Response:
-        return self._health_answer(self.health.livez)
+        answer = self.health.livez(*self._moment())
+        self.outcomes.livez[answer.status] += 1
+        return _json(*answer)
 
-    def _health_answer(self, ask: Callable[[float, datetime], Answer]) -> web.Response:
-        return _json(*ask(self._dataplane.context.now(), datetime.now(UTC)))
+    def _moment(self) -> tuple[float, datetime]:
+        return self._dataplane.context.now(), datetime.now(UTC)
 
 
 async def _serve_ok(_request: web.Request) -> web.Response:
@@ -87,6 +108,14 @@ async def _forbid_sniffing(_request: web.Request, response: web.StreamResponse) 
     response.headers["X-Content-Type-Options"] = "nosniff"
 
 
+class CannotServe(UproxyError):
+    """An address cannot be bound. `what` says what should have been served there."""
+
+    def __init__(self, what: str, address: Address, reason: str) -> None:
+        super().__init__(f"cannot serve {what} on {address}: {reason}")
+        self.what = what
+
+
 class HttpServers:
     """The servers that run, and where they listen."""
 
@@ -98,7 +127,7 @@ class HttpServers:
     async def serve(self, what: str, handlers: Mapping[str, Handler], address: Address) -> Address:
         """Serve on `address`; returns where that is when the port was 0.
 
-        Raises UproxyError when it cannot be bound, which says `what` cannot be served.
+        Raises CannotServe when it cannot be bound.
         """
         app = web.Application()
         app.on_response_prepare.append(_forbid_sniffing)
@@ -109,7 +138,7 @@ class HttpServers:
         try:
             await web.TCPSite(runner, address.host, address.port).start()
         except OSError as error:
-            raise UproxyError(f"cannot serve {what} on {address}: {words_of(error)}") from error
+            raise CannotServe(what, address, words_of(error)) from error
         return Address(*runner.addresses[0][:2])
 
     async def close(self) -> None:
@@ -121,7 +150,7 @@ class HttpServers:
 async def start_http(pages: Pages, metrics: tuple[str, int], health: tuple[str, int]) -> HttpServers:
     """Serve metrics and health, on one server when their addresses are the same.
 
-    On that one `/healthz` is the health address's. Raises UproxyError when an address cannot
+    On that one `/healthz` is the health address's. Raises CannotServe when an address cannot
     be bound; nothing is left listening then.
     """
     servers = HttpServers()

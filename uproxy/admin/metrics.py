@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from uproxy import __version__
+from uproxy.admin.kube_proxy_metrics import KubeProxyCollector, Outcomes
 from uproxy.admin.pacing import slices
 from uproxy.admin.port_series import PortSeries, PortText
 from uproxy.dataplane.proxy import Dataplane
@@ -46,11 +47,19 @@ class About:
 class Metrics:
     """All metrics of one proxy, in a registry of its own."""
 
-    def __init__(self, store: Store, dataplane: Dataplane, loop: ReconcileLoop, about: About) -> None:
+    def __init__(
+        self,
+        store: Store,
+        dataplane: Dataplane,
+        loop: ReconcileLoop,
+        about: About,
+        outcomes: Outcomes,
+    ) -> None:
         self._dataplane = dataplane
         self._texts: Mapping[ProgrammedPort, PortText] = {}
         self._registry = CollectorRegistry()
-        self._registry.register(ProxyCollector(store, dataplane, loop, about))
+        self._registry.register(ProxyCollector(store, dataplane, loop, about, outcomes))
+        self._registry.register(KubeProxyCollector(loop, outcomes))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
@@ -72,11 +81,19 @@ class Metrics:
 class ProxyCollector(Collector):
     """The metrics that do not grow with the number of Services."""
 
-    def __init__(self, store: Store, dataplane: Dataplane, loop: ReconcileLoop, about: About) -> None:
+    def __init__(
+        self,
+        store: Store,
+        dataplane: Dataplane,
+        loop: ReconcileLoop,
+        about: About,
+        outcomes: Outcomes,
+    ) -> None:
         self._store = store
         self._dataplane = dataplane
         self._loop = loop
         self._about = about
+        self._outcomes = outcomes
 
     def collect(self) -> Iterator[Metric]:
         """Read the counts."""
@@ -85,6 +102,15 @@ class ProxyCollector(Collector):
         yield self._faults()
         yield self._objects()
         yield from self._descriptors()
+        yield self._posted()
+
+    def _posted(self) -> Metric:
+        family = CounterMetricFamily(
+            "uproxy_events", "Events for the cluster, by what became of them.", labels=["outcome"]
+        )
+        for outcome, count in sorted(self._outcomes.events.items()):
+            family.add_metric([outcome], count)
+        return family
 
     def _info(self) -> Metric:
         about = self._about

@@ -2,9 +2,10 @@
 
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from uproxy.dataplane.descriptors import Descriptors
+from uproxy.dataplane.insiders import Insiders
 from uproxy.dataplane.reactor import Reactor
 from uproxy.dataplane.ways_back import WaysBack
 
@@ -36,6 +37,7 @@ class Context:
     node_ports_on_loopback: bool
     """Whether UDP NodePorts answer on loopback addresses too. TCP ones are the kernel's to steer."""
     now: Callable[[], float]
+    insiders: Insiders = field(default_factory=Insiders)
     ways_back: WaysBack | None = None
     """Tells where endpoints may be dialled from the client's own address. None: nowhere, and sockets
     are not transparent."""

@@ -7,6 +7,7 @@ to ignore is ignored, and running out of descriptors pauses it.
 import errno
 
 from uproxy.dataplane.context import Context
+from uproxy.dataplane.guard import Guard, set_guard
 from uproxy.dataplane.relay import Arrival, Relay
 from uproxy.dataplane.routes import Route, RoutingTable
 from uproxy.dataplane.sockets import listen_tcp, out_of_descriptors
@@ -78,6 +79,11 @@ class TcpListener:
     def _lead(self, arrival: Arrival) -> None:
         raise NotImplementedError
 
+    def _begin(self, arrival: Arrival, route: Route) -> None:
+        if route.inside is not None and self._context.insiders.has(arrival.address):
+            route = route.inside
+        arrival.begin(route)
+
     def close(self) -> None:
         """Stop listening; who waits in the backlog is refused."""
         self._context.reactor.forget(self._socket.fileno())
@@ -92,9 +98,16 @@ class VipListener(TcpListener):
     def __init__(self, context: Context, relay: Relay, ip: IPAddress, port: int, route: Route) -> None:
         super().__init__(context, relay, ip, port)
         self.route = route
+        self.guard = Guard()
+
+    def set_guard(self, guard: Guard) -> None:
+        """Keep out whom `guard` does not let in. Raises OSError."""
+        if guard != self.guard or guard.inside_only:
+            set_guard(self._socket, self.family, guard, self._context.insiders.networks)
+            self.guard = guard
 
     def _lead(self, arrival: Arrival) -> None:
-        arrival.begin(self.route)
+        self._begin(arrival, self.route)
 
 
 class RedirectListener(TcpListener):
@@ -113,4 +126,4 @@ class RedirectListener(TcpListener):
             self.strangers += 1
             arrival.refuse()
         else:
-            arrival.begin(route)
+            self._begin(arrival, route)

@@ -45,12 +45,12 @@ def engine_or_reason() -> str | None:
 class NativeArrival:
     """A client's descriptor, not yet a connection."""
 
-    __slots__ = ("_address", "_client", "_relay")
+    __slots__ = ("_client", "_relay", "address")
 
     def __init__(self, relay: "NativeRelay", client: int, address: str) -> None:
         self._relay = relay
         self._client = client
-        self._address = address
+        self.address = address
 
     def destination(self, family: Family) -> bytes | None:
         """Where it was going before the kernel redirected it."""
@@ -59,7 +59,7 @@ class NativeArrival:
 
     def begin(self, route: Route) -> None:
         """Dial one of the route's endpoints, and relay."""
-        self._relay.begin(route, self._client, self._address)
+        self._relay.begin(route, self._client, self.address)
 
     def refuse(self) -> None:
         """Close; the client sees a reset."""

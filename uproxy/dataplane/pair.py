@@ -10,6 +10,7 @@ moves pages without copying them. Bounded memory: while the sink has no room, th
 is not read, so a direction holds at most one scratch buffer or one pipe.
 """
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -26,6 +27,7 @@ _SMALL_BYTES = 16 * 1024
 _SMALL_FILLS_BEFORE_COPY = 8
 _SPLICE_FLAGS = 0x01 | 0x02  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK; named in os only from 3.13 on
 
+_AFTER_ITS_END = (errno.EPIPE, errno.ENOTCONN)
 _TROUBLE = PEER_DONE | FAILED | HUNG_UP
 
 _readv, _write = os.readv, os.write  # looked up for every message
@@ -155,6 +157,7 @@ class Direction:
         "_unsent",
         "blocked",
         "bytes",
+        "cut",
         "ending",
         "eof",
         "failed",
@@ -185,6 +188,8 @@ class Direction:
         """The source has ended or failed: read on until it says which, a short read is no pause."""
         self.failed = False
         """The source has failed, maybe after its end."""
+        self.cut = False
+        """A write to the source was told of its reset: its end, when read, is none."""
         self._reactor = reactor
         self._pipes = pipes
         self._unsent: bytes = b""
@@ -230,8 +235,8 @@ class Direction:
                 sent = _write(self.sink_fd, view)
             except BlockingIOError:
                 sent = 0
-            except OSError:
-                self._sink_failed()
+            except OSError as error:
+                self._sink_failed(error)
                 return
             if sent != count:
                 self._unsent = bytes(_VIEW[sent:count])
@@ -262,26 +267,34 @@ class Direction:
             sent = os.write(self.sink_fd, self._unsent)
         except BlockingIOError:
             return False
-        except OSError:
-            self._sink_failed()
+        except OSError as error:
+            self._sink_failed(error)
             return False
         self._unsent = self._unsent[sent:]
         self.blocked = bool(self._unsent)
         return not self.blocked
 
     def _finish(self) -> None:
+        if self.cut:
+            self.pair.reset_by(self)
+            return
         self.eof = True
         if not self.reverse.eof:  # else closing the pair ends both ways at once
             try:
                 self.sink.shutdown(socket.SHUT_WR)
-            except OSError:
-                self._sink_failed()
+            except OSError as error:
+                self._sink_failed(error)
                 return
         self.pair.end_of(self)
 
-    def _sink_failed(self) -> None:
-        """The sink takes no more: pass on what it said before it was reset, then the reset."""
+    def _sink_failed(self, error: OSError) -> None:
+        """The sink takes no more: pass on what it said before it was reset, then the reset.
+
+        The kernel tells a reset once. Was it this write that heard of it, a read finds an end
+        instead, as if the peer had finished; EPIPE says that it really had, before it was reset.
+        """
         pair, reverse = self.pair, self.reverse
+        reverse.cut = error.errno not in _AFTER_ITS_END
         self.eof = True
         if not reverse.eof:
             reverse.pump()
@@ -341,7 +354,7 @@ class Direction:
                 self._in_pipe -= os.splice(pipe.read_fd, self.sink_fd, self._in_pipe, flags=_SPLICE_FLAGS)
         except BlockingIOError:
             return False
-        except OSError:
-            self._sink_failed()
+        except OSError as error:
+            self._sink_failed(error)
             return False
         return True

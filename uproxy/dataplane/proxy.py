@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping
 
 from uproxy.dataplane.context import Context
+from uproxy.dataplane.guard import Guard
 from uproxy.dataplane.listeners import RedirectListener, VipListener
 from uproxy.dataplane.relay import Relay
 from uproxy.dataplane.routes import ProgrammedPort, Route, RoutingTable
@@ -16,7 +17,7 @@ from uproxy.dataplane.sockets import reason
 from uproxy.dataplane.sweeper import sweep_interval_s
 from uproxy.dataplane.udp import UdpFlows, UdpListener
 from uproxy.model.closing import CloseReason
-from uproxy.model.frontend import Changes, DesiredServicePort
+from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, Treatment
 from uproxy.model.names import IPAddress, Protocol, ServicePortName, Vip
 
 _DRAIN_POLL_S = 0.02
@@ -49,6 +50,9 @@ class Dataplane:
     async def make(self, changes: Changes) -> Mapping[Vip, str]:
         """Route as desired, and listen wherever traffic will come."""
         problems: dict[Vip, str] = {}
+        if changes.inside is not None:
+            self.context.insiders.networks = changes.inside
+            self._guard_anew(problems)
         for desired in changes.updated:
             programmed = self.ports.get(desired.name)
             if programmed is None:
@@ -73,7 +77,7 @@ class Dataplane:
                 self._close_listeners(programmed, set(programmed.listening))
         for desired in changes.updated:
             programmed = self.ports[desired.name]
-            wanted = {frontend.vip for frontend in desired.frontends if desired.backends(frontend)}
+            wanted = {frontend.vip for frontend in desired.frontends if self._listens(desired, frontend)}
             self._close_listeners(programmed, programmed.listening - wanted)
 
     async def prune(self) -> None:
@@ -121,26 +125,42 @@ class Dataplane:
         desired = programmed.desired
         for frontend in desired.frontends:
             vip = frontend.vip
-            route = programmed.routes[frontend.family]
+            route = programmed.route(frontend)
             if self._redirected(vip):
                 self._table.set(vip, route)
-            elif desired.backends(frontend):
-                problem = self._open(programmed, vip, route)
+            elif self._listens(desired, frontend):
+                problem = self._open(programmed, vip, route, guard_of(desired, frontend))
                 if problem is not None:
                     problems[vip] = problem
 
-    def _open(self, programmed: ProgrammedPort, vip: Vip, route: Route) -> str | None:
+    def _listens(self, desired: DesiredServicePort, frontend: Frontend) -> bool:
+        """Whether a socket has to be there: for traffic that is taken, and, without rules in the
+        kernel, to keep it from refusing what is to get no answer."""
+        treatment = desired.treatment(frontend)
+        if treatment is Treatment.DROP:
+            return not self.redirects
+        return treatment is not Treatment.REJECT
+
+    def _open(self, programmed: ProgrammedPort, vip: Vip, route: Route, guard: Guard) -> str | None:
         """Listen on `vip`, or take over who listens there; the reason when that fails."""
-        present = self._listeners.get(vip)
-        if present is not None:
-            present.route = route
-        else:
-            try:
-                self._listeners[vip] = self._new_listener(vip, route)
-            except OSError as error:
-                return f"cannot listen: {reason(error)}"
+        try:
+            listener = self._listeners.get(vip)
+            if listener is None:
+                listener = self._listeners[vip] = self._new_listener(vip, route)
+            listener.route = route
+            listener.set_guard(guard)
+        except OSError as error:
+            return f"cannot listen: {reason(error)}"
         programmed.listening.add(vip)
         return None
+
+    def _guard_anew(self, problems: dict[Vip, str]) -> None:
+        """The Pods' networks have changed."""
+        for vip, listener in self._listeners.items():
+            try:
+                listener.set_guard(listener.guard)
+            except OSError as error:
+                problems[vip] = f"cannot keep clients out: {reason(error)}"
 
     def _new_listener(self, vip: Vip, route: Route) -> VipListener | UdpListener:
         if vip.protocol is Protocol.TCP:
@@ -162,3 +182,9 @@ class Dataplane:
 
 def _vips(desired: DesiredServicePort) -> set[Vip]:
     return {frontend.vip for frontend in desired.frontends}
+
+
+def guard_of(desired: DesiredServicePort, frontend: Frontend) -> Guard:
+    """Which clients of an address get an answer."""
+    treatment = desired.treatment(frontend)
+    return Guard(treatment is Treatment.DROP, treatment is Treatment.INSIDE, frontend.allowed)

@@ -20,12 +20,12 @@ from uproxy.model.names import Family
 class PythonArrival:
     """A client's socket, not yet a connection."""
 
-    __slots__ = ("_address", "_client", "_shared")
+    __slots__ = ("_client", "_shared", "address")
 
     def __init__(self, shared: Connections, client: socket.socket, address: str) -> None:
         self._shared = shared
         self._client = client
-        self._address = address
+        self.address = address
 
     def destination(self, family: Family) -> bytes | None:
         """Where it was going before the kernel redirected it."""
@@ -33,7 +33,7 @@ class PythonArrival:
 
     def begin(self, route: Route) -> None:
         """Dial one of the route's endpoints, and relay."""
-        Connection(self._shared, route, self._client, self._address)
+        Connection(self._shared, route, self._client, self.address)
 
     def refuse(self) -> None:
         """Close; the client sees a reset."""

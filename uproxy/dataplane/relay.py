@@ -20,6 +20,11 @@ class Arrival(Protocol):
     """A client that was accepted, and waits to be led somewhere. One of `begin` and `refuse` is
     called, once."""
 
+    @property
+    def address(self) -> str:
+        """The client's."""
+        ...
+
     def destination(self, family: Family) -> bytes | None:
         """Where it was going before the kernel redirected it (`original_destination.py`)."""
         ...

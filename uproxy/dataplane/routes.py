@@ -8,25 +8,37 @@ values in place; a connection that was routed before keeps what it was given.
 import random
 import struct
 from collections.abc import Iterable
+from enum import Enum
 from typing import TypeVar
 
 from uproxy.dataplane.backends import BackendState
 from uproxy.dataplane.balancing import RoundRobin
 from uproxy.dataplane.stats import PortStats
-from uproxy.model.frontend import Backend, DesiredServicePort
+from uproxy.model.frontend import Backend, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Family, ServicePortName, Vip
 
-_FAMILIES: tuple[Family, ...] = (4, 6)
 K = TypeVar("K")
+
+
+class Reach(Enum):
+    """Which endpoints a route leads to."""
+
+    CLUSTER = "cluster"
+    LOCAL = "local"
+    """Those on this node."""
+    LOCAL_OUTSIDE = "local-outside"
+    """The same, for clients from outside; those inside are led to all of the cluster."""
 
 
 class Route:
     """Where connections to one Service port go, for one family of endpoints."""
 
-    __slots__ = ("balancer", "name", "relay_slot", "stats")
+    __slots__ = ("balancer", "inside", "name", "relay_slot", "stats")
 
-    def __init__(self, name: ServicePortName, stats: PortStats) -> None:
+    def __init__(self, name: ServicePortName, stats: PortStats, inside: "Route | None" = None) -> None:
         self.name = name
+        self.inside = inside
+        """Where clients on this node and in its Pods go instead; None when they go the same way."""
         self.stats = stats
         self.balancer = RoundRobin(random.randrange(1 << 16))
         self.relay_slot = -1
@@ -41,26 +53,47 @@ class ProgrammedPort:
         self.states: dict[Backend, BackendState] = {}
         self.listening: set[Vip] = set()
         """Addresses on which a listener was opened for this Service port."""
-        self.routes: dict[Family, Route] = {family: Route(desired.name, self.stats) for family in _FAMILIES}
+        self._routes: dict[tuple[Family, Reach], Route] = {}
         self.update(desired)
+
+    def route(self, frontend: Frontend) -> Route:
+        """Where clients of one address go."""
+        if not frontend.local:
+            return self._route(frontend.family, Reach.CLUSTER)
+        is_internal = frontend.kind is FrontendKind.CLUSTER_IP
+        return self._route(frontend.family, Reach.LOCAL if is_internal else Reach.LOCAL_OUTSIDE)
+
+    def _route(self, family: Family, reach: Reach) -> Route:
+        key = family, reach
+        if key not in self._routes:
+            inside = self._route(family, Reach.CLUSTER) if reach is Reach.LOCAL_OUTSIDE else None
+            self._routes[key] = Route(self.desired.name, self.stats, inside)
+            self._lead(key)
+        return self._routes[key]
+
+    def _lead(self, key: tuple[Family, Reach]) -> None:
+        family, reach = key
+        usable = self.desired.usable if reach is Reach.CLUSTER else self.desired.local
+        chosen = tuple(self.states[backend] for backend in usable.get(family, ()))
+        self._routes[key].balancer.replace(chosen, self.desired.affinity_timeout_s)
 
     def update(self, desired: DesiredServicePort) -> None:
         """Route new connections as `desired` says; states of backends that stay are kept."""
         self.desired = desired
         states = self.states
         self.states = {backend: states.get(backend) or BackendState(backend) for backend in desired.endpoints}
-        usable = {backend for backends in desired.usable.values() for backend in backends}
+        lists = (*desired.usable.values(), *desired.local.values())
+        usable = {backend for backends in lists for backend in backends}
         for backend, state in (states | self.states).items():
             state.usable = backend in usable
-        for family, route in self.routes.items():
-            chosen = tuple(self.states[backend] for backend in desired.usable.get(family, ()))
-            route.balancer.replace(chosen, desired.affinity_timeout_s)
+        for key in self._routes:
+            self._lead(key)
 
     def retire(self) -> None:
         """The Service port is gone: no backend takes anything new."""
         for state in self.states.values():
             state.usable = False
-        for route in self.routes.values():
+        for route in self._routes.values():
             route.balancer.replace((), None)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from uproxy.dataplane.backends import BackendState
 from uproxy.dataplane.context import Context
 from uproxy.dataplane.flows import FlowTable
+from uproxy.dataplane.guard import Guard, set_guard
 from uproxy.dataplane.reactor import FAILED, READABLE
 from uproxy.dataplane.routes import Route
 from uproxy.dataplane.sockets import bind_udp, datagrams_as, datagrams_to, dial_failure
@@ -108,7 +109,10 @@ class UdpFlows:
     def _upstream(
         self, route: Route, client: Client, now_s: float, tried: list[BackendState]
     ) -> tuple[BackendState, socket.socket] | None:
-        while (backend := route.balancer.pick(str(client[0]), now_s, tried)) is not None:
+        address = str(client[0])
+        if route.inside is not None and self.context.insiders.has(address):
+            route = route.inside
+        while (backend := route.balancer.pick(address, now_s, tried)) is not None:
             try:
                 return backend, self._datagrams_to(backend, client)
             except OSError as error:
@@ -173,9 +177,16 @@ class UdpListener:
         # A wildcard socket would take what goes to anybody's port of this number.
         transparent = flows.context.ways_back is not None and not self._many_addresses
         self._socket = bind_udp(ip, port, flows.context.mark if transparent else 0)
-        self._ipv6 = ip.version == 6
+        self._family = ip.version
+        self.guard = Guard()
         flows.context.descriptors.used += 1
         flows.context.reactor.watch(self._socket.fileno(), self)
+
+    def set_guard(self, guard: Guard) -> None:
+        """Keep out whom `guard` does not let in. Raises OSError."""
+        if guard != self.guard or guard.inside_only:
+            set_guard(self._socket, self._family, guard, self._flows.context.insiders.networks)
+            self.guard = guard
 
     def on_events(self, events: int) -> None:
         """Datagrams wait."""
@@ -277,7 +288,7 @@ class UdpListener:
             self.route.stats.datagrams_dropped += 1  # no room, or the client is out of reach
 
     def _from_address(self, local: bytes) -> tuple[int, int, bytes]:
-        if self._ipv6:
+        if self._family == 6:
             return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, local + struct.pack("i", 0)
         return socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("i4s4x", 0, local)
 

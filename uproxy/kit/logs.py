@@ -35,8 +35,13 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     return fields
 
 
-def set_up_logging(log_format: str) -> None:
-    """Send every log line to standard error."""
+DEBUG_VERBOSITY = 4
+"""From here on klog's `-v` is said to be for debugging."""
+
+
+def set_up_logging(log_format: str, verbosity: int = 0) -> None:
+    """Send every log line to standard error; our own debug lines too when `verbosity` is 4 or more."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("uproxy").setLevel(logging.DEBUG if verbosity >= DEBUG_VERBOSITY else logging.INFO)

@@ -83,3 +83,5 @@ class Pod:
     ready: bool
     """Its Ready condition: a terminating Pod that still has it serves, but is not ready."""
     terminating: bool = False
+    node: str | None = None
+    """Name of the node that it runs on."""

@@ -8,7 +8,7 @@ from uproxy.model.names import IPAddress
 from uproxy.model.node import Node
 from uproxy.model.service import Service
 
-KubernetesObject = Service | EndpointSlice | Pod
+KubernetesObject = Service | EndpointSlice | Pod | Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,4 @@ class Resolved:
     addresses: tuple[IPAddress, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class OwnNode:
-    """The node that this proxy runs on, as it is now; None when the cluster does not have it."""
-
-    node: Node | None
-
-
-Event = Upsert | Delete | Faulted | Synced | Resolved | OwnNode
+Event = Upsert | Delete | Faulted | Synced | Resolved

@@ -1,11 +1,11 @@
 """The proxy's own table: which addresses lead to which backends."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from uproxy.model.names import Family, IPAddress, ServicePortName, Vip, address_text
+from uproxy.model.names import Family, IPAddress, IPNetwork, ServicePortName, Vip, address_text
 
 
 class Backend(NamedTuple):
@@ -36,6 +36,24 @@ class Frontend:
     family: Family
     """Family of the endpoints behind it. Differs from the VIP's own only where a loopback
     address stands in for an IPv6 clusterIP."""
+    local: bool = False
+    """The traffic policy that holds for this address is Local (KEP-2086, KEP-1138)."""
+    allowed: tuple[IPNetwork, ...] = ()
+    """Only clients from these get an answer (`loadBalancerSourceRanges`); empty lets everybody in."""
+
+
+class Treatment(StrEnum):
+    """What becomes of new traffic for one frontend."""
+
+    FORWARD = "forward"
+    """Taken to an endpoint."""
+    INSIDE = "inside"
+    """The same for clients on this node and in its Pods; others get no answer, so that a load balancer
+    takes another node."""
+    REJECT = "reject"
+    """Refused: a TCP reset, or ICMP port unreachable."""
+    DROP = "drop"
+    """No answer."""
 
 
 class EndpointState(StrEnum):
@@ -52,7 +70,8 @@ class DesiredServicePort:
     """Everything that is to be programmed for one Service port.
 
     `endpoints` has every known endpoint with its state; `usable` those that take new
-    connections, by address family.
+    connections, by address family; `local` those for traffic that may not leave this node, and is
+    empty where no policy asks for it.
     """
 
     name: ServicePortName
@@ -63,10 +82,21 @@ class DesiredServicePort:
     affinity_timeout_s: int | None = None
     notes: tuple[str, ...] = ()
     """Why parts of the Service are not served: `10.0.0.1:80/TCP belongs to default/other`."""
+    local: Mapping[Family, tuple[Backend, ...]] = field(default_factory=dict)
 
-    def backends(self, frontend: Frontend) -> tuple[Backend, ...]:
-        """The usable backends behind `frontend`; empty means that its clients are refused."""
-        return self.usable.get(frontend.family, ())
+    def backends(self, frontend: Frontend, *, inside: bool = False) -> tuple[Backend, ...]:
+        """Where clients of `frontend` go. Those `inside`, on this node or in its Pods, are not bound by
+        the external policy: for them the address is a short cut to the Service."""
+        bound = frontend.local and not (inside and frontend.kind is not FrontendKind.CLUSTER_IP)
+        return (self.local if bound else self.usable).get(frontend.family, ())
+
+    def treatment(self, frontend: Frontend) -> Treatment:
+        """What becomes of new traffic for `frontend`: kube-proxy's rules for the lack of endpoints."""
+        if self.backends(frontend):
+            return Treatment.FORWARD
+        if not self.usable.get(frontend.family):
+            return Treatment.REJECT
+        return Treatment.DROP if frontend.kind is FrontendKind.CLUSTER_IP else Treatment.INSIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +105,5 @@ class Changes:
 
     updated: tuple[DesiredServicePort, ...] = ()
     removed: tuple[ServicePortName, ...] = ()
+    inside: tuple[IPNetwork, ...] | None = None
+    """Where this node's Pods are, for traffic policies; None while that is as it was."""

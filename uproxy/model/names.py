@@ -18,13 +18,13 @@ class Protocol(StrEnum):
 
 
 class NamespacedName(NamedTuple):
-    """The key of a namespaced object; prints as `namespace/name`."""
+    """The key of an object; prints as `namespace/name`. A Node's namespace is empty."""
 
     namespace: str
     name: str
 
     def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
 class ServicePortName(NamedTuple):

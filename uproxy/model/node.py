@@ -1,8 +1,18 @@
-"""The node that this proxy runs on, as the cluster sees it."""
+"""Nodes, as the cluster sees them. Only the own one matters: the node that this proxy runs on."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
-from uproxy.model.names import IPAddress, IPNetwork
+from uproxy.model.names import IPAddress, IPNetwork, NamespacedName
+
+
+class NodePortKeyword(StrEnum):
+    """What may stand for CIDRs in `nodePortAddresses`."""
+
+    PRIMARY = "primary"
+    """The Node's first InternalIP of each family, or what overrides it."""
+    LOCALHOST = "localhost"
+    ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +29,8 @@ class Node:
     leaving: bool = False
     """Being deleted, or tainted ToBeDeletedByClusterAutoscaler: load balancers should look elsewhere
     (KEP-3836)."""
+
+    @property
+    def key(self) -> NamespacedName:
+        """Nodes have no namespace."""
+        return NamespacedName("", self.name)

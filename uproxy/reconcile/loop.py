@@ -12,6 +12,7 @@ from uproxy.model.events import Event, Synced
 from uproxy.model.frontend import Changes, DesiredServicePort
 from uproxy.model.names import ServicePortName, Vip
 from uproxy.reconcile.news import News
+from uproxy.reconcile.record import Record
 from uproxy.reconcile.target import Target
 from uproxy.state.store import Store
 
@@ -25,9 +26,16 @@ class ReconcileLoop:
     """Keeps `targets` in line with `store`."""
 
     def __init__(
-        self, store: Store, targets: Sequence[Target], sources: frozenset[str], now: Callable[[], float]
+        self,
+        store: Store,
+        targets: Sequence[Target],
+        sources: frozenset[str],
+        now: Callable[[], float],
+        wall: Callable[[], float],
     ) -> None:
+        """`now` is monotonic, `wall` gives Unix time; both in seconds."""
         self.store = store
+        self.record = Record(wall)
         self.programmed = asyncio.Event()
         """Set after the first complete programming: from then on this proxy is ready."""
         self.problems: dict[ServicePortName, dict[Vip, str]] = {}
@@ -53,6 +61,7 @@ class ReconcileLoop:
         if self._inbox_since_s is None:
             self._inbox_since_s = self._now()
         self._inbox.append(event)
+        self.record.queued(event)
         if isinstance(event, Synced):
             self._awaited.discard(event.source)
         if not self._awaited:
@@ -66,10 +75,12 @@ class ReconcileLoop:
             self._programming_since_s, self._inbox_since_s = self._inbox_since_s, None
             self._wake.clear()
             started_s = self._now()
+            self.record.begun(events, self.store.known_slice)
             changes = self._with_retries(self.store.apply(events))
             self._news.of_faults(self.store.faults)
             self._news.of_changes(changes)
             await self._program(changes)
+            self.record.programmed({name.service for name in self.problems})
             if events:
                 self.duration.record(self._now() - started_s)
             self._programming_since_s = None
@@ -96,7 +107,7 @@ class ReconcileLoop:
             for name in self.problems
             if name not in fresh and name in self.store.desired
         ]
-        return Changes((*changes.updated, *again), changes.removed)
+        return Changes((*changes.updated, *again), changes.removed, changes.inside)
 
     async def _program(self, changes: Changes) -> None:
         found: dict[Vip, str] = {}

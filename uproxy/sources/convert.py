@@ -1,7 +1,7 @@
 """A Kubernetes object, as parsed, into the model.
 
 Owns which kinds are used and what identifies an object. The rules for each kind are in
-`convert_service`, `convert_endpoints` and `convert_pod`; beside this one they are the only
+`convert_service`, `convert_endpoints`, `convert_pod` and `convert_node`; beside this one they are the only
 files that know the API's field names.
 
 What an API server would refuse is refused here in plain words. Two rules are laxer on
@@ -16,6 +16,7 @@ from uproxy.model.events import KubernetesObject
 from uproxy.model.faults import Fault
 from uproxy.model.names import NamespacedName
 from uproxy.sources.convert_endpoints import endpoint_slice, endpoints
+from uproxy.sources.convert_node import node
 from uproxy.sources.convert_pod import pod
 from uproxy.sources.convert_service import service
 from uproxy.sources.cursor import Cursor, FieldFault, shown
@@ -27,6 +28,7 @@ _RULES: dict[tuple[str, str], _Rules] = {
     ("discovery.k8s.io/v1", "EndpointSlice"): endpoint_slice,
     ("v1", "Endpoints"): endpoints,
     ("v1", "Pod"): pod,
+    ("v1", "Node"): node,
 }
 
 
@@ -73,7 +75,7 @@ def convert(document: object) -> Converted:
     rules = _RULES.get((version, kind))
     if rules is None:
         return Converted(kind, None, skipped=True)
-    key = _key(root, is_service=kind == "Service")
+    key = _key(root, kind)
     if key is None:
         return _faulty(kind, None, found)
     objects = rules(root, key)
@@ -82,11 +84,11 @@ def convert(document: object) -> Converted:
     return Converted(kind, key, objects or (), skipped=objects is None)
 
 
-def _key(root: Cursor, is_service: bool) -> NamespacedName | None:
+def _key(root: Cursor, kind: str) -> NamespacedName | None:
     name, namespace = root.at("metadata", "name").required(), root.at("metadata", "namespace")
+    home = namespace.label() or "default"
     key = NamespacedName(
-        namespace.label() or "default",
-        name.label() if is_service else name.subdomain(),
+        "" if kind == "Node" else home, name.label() if kind == "Service" else name.subdomain()
     )
     return key if key.name else None
 

@@ -22,7 +22,8 @@ def pod(root: Cursor, key: NamespacedName) -> tuple[Pod] | None:
     if not ips or status.at("phase").text() in _ENDED:
         return None
     terminating = root.at("metadata", "deletionTimestamp").value is not None
-    return (Pod(key, labels, ips, ports, is_ready, terminating),)
+    node = root.at("spec", "nodeName").subdomain() or None
+    return (Pod(key, labels, ips, ports, is_ready, terminating, node),)
 
 
 def _ips(status: Cursor) -> tuple[IPAddress, ...]:

@@ -9,11 +9,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 
 from uproxy.errors import AddressesExhausted
 from uproxy.model.frontend import Frontend, FrontendKind
 from uproxy.model.names import Family, IPAddress, IPNetwork, NamespacedName, Protocol, ServicePortName, Vip
+from uproxy.model.node import Node
 from uproxy.model.service import Service, ServicePort, ServiceType
 
 _STAND_IN_PORTS = 8000
@@ -114,11 +115,26 @@ def _bindable(ip: IPAddress) -> bool:
 
 
 def frontends(
-    service: Service, port: ServicePort, cluster: Iterable[tuple[IPAddress, Family]], plan: AddressPlan
+    service: Service,
+    port: ServicePort,
+    cluster: Iterable[tuple[IPAddress, Family]],
+    plan: AddressPlan,
+    node: Node | None = None,
 ) -> tuple[list[Frontend], list[str]]:
     """Every frontend of one Service port, and notes on addresses that are not served."""
     number = plan.port(port.port)
-    found = [_frontend(ip, port, FrontendKind.CLUSTER_IP, family, number) for ip, family in cluster]
+
+    def frontend(ip: IPAddress, number: int, kind: FrontendKind, family: Family) -> Frontend:
+        is_internal = kind is FrontendKind.CLUSTER_IP
+        return Frontend(
+            Vip(ip, number, port.protocol),
+            kind,
+            family,
+            service.internal_local if is_internal else service.external_local,
+            _allowed(service, ip, node) if kind is FrontendKind.LOAD_BALANCER else (),
+        )
+
+    found = [frontend(ip, number, FrontendKind.CLUSTER_IP, family) for ip, family in cluster]
     notes = []
     external = [(ip, FrontendKind.EXTERNAL_IP) for ip in service.external_ips]
     external += [(ip, FrontendKind.LOAD_BALANCER) for ip in service.load_balancer_ips]
@@ -126,10 +142,10 @@ def frontends(
         if plan.loopback_only and not ip.is_loopback:
             notes.append(f"{kind} {ip} is not served: without root only loopback addresses can be")
         else:
-            found.append(_frontend(ip, port, kind, ip.version, number))
+            found.append(frontend(ip, number, kind, ip.version))
     if port.node_port is not None and service.type is not ServiceType.CLUSTER_IP:
         found += [
-            _frontend(_ANY[family], port, FrontendKind.NODE_PORT, family, port.node_port)
+            frontend(_ANY[family], port.node_port, FrontendKind.NODE_PORT, family)
             for family in _node_port_families(service, found)
         ]
     return found, notes
@@ -140,8 +156,23 @@ def _node_port_families(service: Service, found: Iterable[Frontend]) -> list[Fam
     return sorted(set(named or [frontend.family for frontend in found]))
 
 
-def _frontend(ip: IPAddress, port: ServicePort, kind: FrontendKind, family: Family, number: int) -> Frontend:
-    return Frontend(Vip(ip, number, port.protocol), kind, family)
+def _allowed(service: Service, ip: IPAddress, node: Node | None) -> tuple[IPNetwork, ...]:
+    """Who may use a load balancer's address, by kube-proxy's rules: ranges of the other family say
+    nothing about this one; a range of everybody is none; and where the node itself is let in, so is
+    the address, which is what the node's own connections to it come from.
+    """
+    # Collapsed, because nftables refuses intervals that overlap.
+    ranges: tuple[IPNetwork, ...] = (
+        tuple(collapse_addresses(n for n in service.source_ranges if isinstance(n, IPv4Network)))
+        if ip.version == 4
+        else tuple(collapse_addresses(n for n in service.source_ranges if isinstance(n, IPv6Network)))
+    )
+    if any(network.prefixlen == 0 for network in ranges):
+        return ()
+    own = node.addresses if node is not None else ()
+    if any(address in network for address in own for network in ranges):
+        return ranges if any(ip in network for network in ranges) else (*ranges, ip_network(ip))
+    return ranges
 
 
 class Claims:

@@ -1,14 +1,15 @@
-"""Which endpoints a Service has, and which of them take new connections.
+"""Which endpoints a Service port has, from whatever says so: slices, Endpoints, Pods, flags.
 
-Pure. The rules are those of kube-proxy's CategorizeEndpoints and of the endpoint
-controllers; docs/semantics.md lists them with their tests.
+Pure. The rules are those of the endpoint controllers; docs/semantics.md lists them with their
+tests. Which endpoints take new connections is `policy`'s business.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from uproxy.model.endpoint import ContainerPort, Endpoint, EndpointSlice, Origin, Pod, SlicePort
 from uproxy.model.frontend import Backend, EndpointState
-from uproxy.model.names import Family, IPAddress
+from uproxy.model.names import IPAddress
 from uproxy.model.service import Service, ServicePort
 
 Resolutions = Mapping[str, tuple[IPAddress, ...]]
@@ -40,7 +41,8 @@ def _slice_of(service: Service, pod: Pod) -> EndpointSlice:
     ports = tuple(SlicePort(port.name, port.protocol, number) for port, number in numbers if number)
     ready = (pod.ready and not pod.terminating) or service.publish_not_ready_addresses
     endpoints = tuple(
-        Endpoint(ip, ready=ready, serving=pod.ready, terminating=pod.terminating) for ip in pod.ips
+        Endpoint(ip, ready=ready, serving=pod.ready, terminating=pod.terminating, node=pod.node)
+        for ip in pod.ips
     )
     return EndpointSlice(pod.key, service.key, ports, endpoints, Origin.PODS)
 
@@ -56,18 +58,18 @@ def _target_number(port: ServicePort, container_ports: Iterable[ContainerPort]) 
 
 def endpoints_of(
     port: ServicePort, slices: Iterable[EndpointSlice], resolutions: Resolutions
-) -> dict[Backend, EndpointState]:
+) -> dict[Backend, Endpoint]:
     """All endpoints of one Service port, in the order of the slices.
 
-    An address that appears twice counts once, with the better of its states.
+    An address that appears twice counts once, as the one in the better state.
     """
-    found: dict[Backend, EndpointState] = {}
+    found: dict[Backend, Endpoint] = {}
     for piece in slices:
         for number in _numbers(port, piece):
             for endpoint in piece.endpoints:
                 for ip in _addresses(endpoint, resolutions):
                     backend = Backend(ip, number)
-                    found[backend] = _better(found.get(backend), _state(endpoint))
+                    found[backend] = _better(found.get(backend), endpoint)
     return found
 
 
@@ -85,7 +87,8 @@ def _addresses(endpoint: Endpoint, resolutions: Resolutions) -> tuple[IPAddress,
     return (endpoint.host,)
 
 
-def _state(endpoint: Endpoint) -> EndpointState:
+def state_of(endpoint: Endpoint) -> EndpointState:
+    """How an endpoint stands."""
     if endpoint.ready:
         return EndpointState.READY
     if endpoint.serving and endpoint.terminating:
@@ -96,33 +99,21 @@ def _state(endpoint: Endpoint) -> EndpointState:
 _ORDER = (EndpointState.READY, EndpointState.TERMINATING, EndpointState.NOT_READY)
 
 
-def _better(one: EndpointState | None, other: EndpointState) -> EndpointState:
-    return other if one is None else min(one, other, key=_ORDER.index)
+def _better(one: Endpoint | None, other: Endpoint) -> Endpoint:
+    return other if one is None else min(one, other, key=lambda endpoint: _ORDER.index(state_of(endpoint)))
 
 
-def usable(endpoints: Mapping[Backend, EndpointState]) -> dict[Family, tuple[Backend, ...]]:
-    """The endpoints for new connections, by family: the ready ones; while there are none, the
-    terminating ones that still serve (KEP-1669).
+def local_ready_endpoints(slices: Iterable[EndpointSlice], node_name: str | None) -> int:
+    """How many ready endpoints run on the node of this name: what load balancers are told.
 
-    A family without any endpoint, of any state, borrows the other's: a relay can join an
-    IPv4 client to an IPv6 pod, which no rule in the kernel could.
+    Those that only still serve while they end do not count. An endpoint that serves several ports
+    is one, and so is a Pod that has an address of each family. Without a name all are local.
     """
-    by_family = {family: _usable(endpoints, family) for family in _FAMILIES}
-    listed = {backend.ip.version for backend in endpoints}
-    if len(listed) == 1:
-        (only,) = listed
-        return dict.fromkeys(_FAMILIES, by_family[only])
-    return by_family
-
-
-_FAMILIES: tuple[Family, ...] = (4, 6)
-
-
-def _usable(endpoints: Mapping[Backend, EndpointState], family: Family) -> tuple[Backend, ...]:
-    for state in (EndpointState.READY, EndpointState.TERMINATING):
-        chosen = tuple(
-            backend for backend, its in endpoints.items() if its is state and backend.ip.version == family
-        )
-        if chosen:
-            return chosen
-    return ()
+    ready = {
+        endpoint.host
+        for piece in slices
+        for endpoint in piece.endpoints
+        if endpoint.ready and node_name in (None, endpoint.node)
+    }
+    families = Counter(4 if isinstance(host, str) else host.version for host in ready)
+    return max(families.values(), default=0)

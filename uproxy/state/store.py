@@ -10,11 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from uproxy.errors import AddressesExhausted
-from uproxy.model.endpoint import EndpointSlice, Origin, Pod
-from uproxy.model.events import Delete, Event, Faulted, KubernetesObject, OwnNode, Resolved, Synced, Upsert
+from uproxy.model.endpoint import Endpoint, EndpointSlice, Origin, Pod
+from uproxy.model.events import Delete, Event, Faulted, KubernetesObject, Resolved, Synced, Upsert
 from uproxy.model.faults import Fault
-from uproxy.model.frontend import Backend, Changes, DesiredServicePort, EndpointState, Frontend
-from uproxy.model.names import Family, IPAddress, NamespacedName, Protocol, ServicePortName
+from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend
+from uproxy.model.names import Family, IPAddress, IPNetwork, NamespacedName, Protocol, ServicePortName
 from uproxy.model.node import Node
 from uproxy.model.service import Service, ServicePort
 from uproxy.state.addresses import (
@@ -26,18 +26,35 @@ from uproxy.state.addresses import (
     needs_allocation,
 )
 from uproxy.state.labels import LabelIndex
-from uproxy.state.selection import authoritative, endpoints_of, slices_from_pods, usable
+from uproxy.state.policy import Here, local, usable
+from uproxy.state.selection import (
+    authoritative,
+    endpoints_of,
+    local_ready_endpoints,
+    slices_from_pods,
+    state_of,
+)
 
 
 class Store:
     """Objects in, desired state out."""
 
-    def __init__(self, plan: AddressPlan) -> None:
+    def __init__(
+        self, plan: AddressPlan, node_name: str | None = None, cluster_cidrs: tuple[IPNetwork, ...] = ()
+    ) -> None:
+        """`node_name` is the own node's; None without a cluster, when everything counts as local.
+        `cluster_cidrs` is where Pods are, when the node's own `podCIDRs` are not to be asked."""
         self.services: dict[NamespacedName, Service] = {}
         self.desired: dict[ServicePortName, DesiredServicePort] = {}
         self.faults: dict[str, tuple[Fault, ...]] = {}
         self.synced: set[str] = set()
+        self.health_checks: dict[NamespacedName, int] = {}
+        """The port of each Service whose load balancer asks this node whether to send it traffic."""
         self.node: Node | None = None
+        """The own node, while it is known."""
+        self._node_name = node_name
+        self._cluster_cidrs = cluster_cidrs
+        self._inside_told: tuple[IPNetwork, ...] = ()
         self._plan = plan
         self._allocator = ClusterIPAllocator(plan.service_cidr)
         self._claims = Claims()
@@ -61,6 +78,17 @@ class Store:
         """The Service that an EndpointSlice belongs to, if the slice is known."""
         return self._slice_homes.get((Origin.ENDPOINT_SLICE, key))
 
+    def local_ready_endpoints(self, key: NamespacedName) -> int:
+        """How many ready endpoints of a Service run on this node."""
+        service = self.services.get(key)
+        return local_ready_endpoints(self._slices_of(service), self._node_name) if service is not None else 0
+
+    def known_slice(self, piece: EndpointSlice) -> EndpointSlice | None:
+        """The version of `piece` that is in force."""
+        key = (piece.origin, piece.key)
+        home = self._slice_homes.get(key)
+        return None if home is None else self._slices[home].get(key)
+
     def apply(self, events: Iterable[Event]) -> Changes:
         """Fold events in; returns what became different, and nothing that did not."""
         for event in events:
@@ -83,8 +111,6 @@ class Store:
                 if self._resolutions.get(host) != addresses:
                     self._resolutions[host] = addresses
                     self._dirty |= self._host_users[host]
-            case OwnNode(node):
-                self.node = node
 
     def _replace(self, thing: KubernetesObject, *, present: bool) -> None:
         match thing:
@@ -94,15 +120,20 @@ class Store:
                 self._replace_slice(thing, present=present)
             case Pod():
                 self._replace_pod(thing, present=present)
+            case Node():
+                self._replace_node(thing, present=present)
 
     def _replace_service(self, service: Service, *, present: bool) -> None:
         before = self.services.pop(service.key, None)
+        self.health_checks.pop(service.key, None)
         if before is not None:
             self._labels.remove_service(before)
             for ip in before.cluster_ips:
                 self._allocator.unreserve(ip)
         if present:
             self.services[service.key] = service
+            if service.health_check_node_port is not None and service.captured:
+                self.health_checks[service.key] = service.health_check_node_port
             self._labels.add_service(service)
             for ip in service.cluster_ips:
                 displaced = self._allocator.reserve(ip)
@@ -132,6 +163,13 @@ class Store:
             self._pods[pod.key] = pod
             self._labels.add_pod(pod)
 
+    def _replace_node(self, node: Node, *, present: bool) -> None:
+        """Other nodes do not matter here. The own one does, to every Service."""
+        known = node if present else None
+        if node.name == self._node_name and known != self.node:
+            self.node = known
+            self._dirty |= self.services.keys()
+
     # ---- rebuilding ----
 
     def _rebuild(self) -> Changes:
@@ -144,7 +182,12 @@ class Store:
                 self._release_address(key)
             for key in batch:
                 self._rebuild_service(key, updated, removed)
-        return Changes(tuple(updated.values()), tuple(removed - updated.keys()))
+        return Changes(tuple(updated.values()), tuple(removed - updated.keys()), self._inside_news())
+
+    def _inside_news(self) -> tuple[IPNetwork, ...] | None:
+        inside = self._cluster_cidrs or (self.node.pod_cidrs if self.node is not None else ())
+        before, self._inside_told = self._inside_told, inside
+        return inside if inside != before else None
 
     def _release_address(self, key: NamespacedName) -> None:
         service = self.services.get(key)
@@ -196,17 +239,19 @@ class Store:
         name = _name(service, port)
         if port.protocol is Protocol.SCTP:
             return self._unserved(service, port, "SCTP is not relayed")
-        wanted, notes = frontends(service, port, cluster, self._plan)
+        wanted, notes = frontends(service, port, cluster, self._plan, self.node)
         held, conflicts = self._claim(name, wanted)
-        endpoints, loops = self._without_loops(endpoints_of(port, slices, self._resolutions), port.protocol)
+        members, loops = self._without_loops(endpoints_of(port, slices, self._resolutions), port.protocol)
+        here = Here(self._node_name, self.node.zone if self.node is not None else None)
         return DesiredServicePort(
             name,
             port.port,
             tuple(held),
-            endpoints,
-            usable(endpoints),
+            {backend: state_of(endpoint) for backend, endpoint in members.items()},
+            usable(members, here),
             service.affinity_timeout_s,
             (*notes, *conflicts, *loops),
+            local(members, here) if any(frontend.local for frontend in held) else {},
         )
 
     def _claim(self, name: ServicePortName, wanted: list[Frontend]) -> tuple[list[Frontend], list[str]]:
@@ -224,8 +269,8 @@ class Store:
         return held, conflicts
 
     def _without_loops(
-        self, endpoints: dict[Backend, EndpointState], protocol: Protocol
-    ) -> tuple[dict[Backend, EndpointState], list[str]]:
+        self, endpoints: dict[Backend, Endpoint], protocol: Protocol
+    ) -> tuple[dict[Backend, Endpoint], list[str]]:
         """Leave out endpoints that are Services' own addresses: dialling them would go in circles.
 
         Every circle has an edge to an address that was claimed before that edge came, so

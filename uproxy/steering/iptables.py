@@ -1,4 +1,4 @@
-"""Verdicts as ipsets, and a constant number of iptables rules that match them.
+"""Rules as ipsets, and a constant number of iptables rules that match them.
 
 Owns chains and sets whose names begin with UPROXY-, and the jumps to them; refuses to touch
 anything else. For machines without a usable nft, and beside owners that speak iptables only.
@@ -10,12 +10,12 @@ and never in none. Sources: ipset(8), iptables-extensions(8), iptables-restore(8
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from uproxy.errors import CommandFailed
-from uproxy.model.names import Family, Protocol, Vip
+from uproxy.model.names import Family, IPNetwork, Protocol, Vip
 from uproxy.steering.programs import execute, peek
-from uproxy.steering.rules import PROXY_MARK, RedirectPorts, RuleDelta, Verdict
+from uproxy.steering.rules import PROXY_MARK, RedirectPorts, Rule, RuleDelta, Verdict
 
 _PREFIX = "UPROXY-"
 _FAMILIES: tuple[Family, ...] = (4, 6)
@@ -27,12 +27,23 @@ _RESTORE_FLAGS = ("--noflush", "--wait", "5")
 # a work queue), and until then calls them in use.
 _DESTROY_TRIES, _DESTROY_PAUSE_S = 10, 0.05
 
-_VIP_SETS = ("UPROXY-VIP", "UPROXY-REJECT")
-_PORT_SETS = ("UPROXY-NODE", "UPROXY-REJECT-NODE-TCP", "UPROXY-REJECT-NODE-UDP")
+_VIP_SETS = ("UPROXY-VIP", "UPROXY-REJECT", "UPROXY-DROP", "UPROXY-INSIDE", "UPROXY-LIMITED")
+_PORT_SETS = (
+    "UPROXY-NODE",
+    "UPROXY-REJECT-NODE-TCP",
+    "UPROXY-REJECT-NODE-UDP",
+    "UPROXY-INSIDE-NODE-TCP",
+    "UPROXY-INSIDE-NODE-UDP",
+)
+_VIP_SET_OF = {Verdict.REDIRECT: "UPROXY-VIP", Verdict.REJECT: "UPROXY-REJECT", Verdict.DROP: "UPROXY-DROP"}
 _INCOMING = "-TMP"
 """Ends the name of a set while it is filled, before it is swapped with the one in use."""
 
 _JUMPS = {
+    "mangle": {
+        "PREROUTING": "-m conntrack --ctstate NEW -j UPROXY-GUARD-IN",
+        "OUTPUT": "-m conntrack --ctstate NEW -j UPROXY-GUARD-OUT",
+    },
     "nat": {"PREROUTING": "-j UPROXY-CAPTURE", "OUTPUT": "-j UPROXY-CAPTURE"},
     "filter": {
         "INPUT": "-j UPROXY-INPUT",
@@ -43,6 +54,21 @@ _JUMPS = {
 
 # The reasons for this shape are beside the nftables rules, which are the same.
 _RULES = {
+    "mangle": """\
+-A UPROXY-GUARD-IN ! -i lo -j UPROXY-OUTSIDE
+-A UPROXY-GUARD-IN -j UPROXY-GUARD
+-A UPROXY-GUARD-OUT -m mark --mark {mark:#x} -j RETURN
+-A UPROXY-GUARD-OUT -p udp -o lo -j RETURN
+-A UPROXY-GUARD-OUT -j UPROXY-GUARD
+-A UPROXY-GUARD -m set --match-set UPROXY-LIMITED{family} dst,dst \
+-m set ! --match-set UPROXY-ALLOWED{family} dst,dst,src -j DROP
+-A UPROXY-OUTSIDE -m set --match-set UPROXY-PODS{family} src -j RETURN
+-A UPROXY-OUTSIDE -m set --match-set UPROXY-INSIDE{family} dst,dst -j DROP
+-A UPROXY-OUTSIDE -p tcp -m set --match-set UPROXY-INSIDE-NODE-TCP{family} dst \
+-m addrtype --dst-type LOCAL -j DROP
+-A UPROXY-OUTSIDE -p udp -m set --match-set UPROXY-INSIDE-NODE-UDP{family} dst \
+-m addrtype --dst-type LOCAL -j DROP
+""",
     "nat": """\
 -A UPROXY-CAPTURE -m mark --mark {mark:#x} -j RETURN
 -A UPROXY-CAPTURE -p tcp -m set --match-set UPROXY-VIP{family} dst,dst -j REDIRECT --to-ports {port}
@@ -54,6 +80,7 @@ _RULES = {
 -A UPROXY-INPUT -j UPROXY-UNSERVED
 -A UPROXY-UNSERVED -m mark --mark {mark:#x} -j RETURN
 -A UPROXY-UNSERVED -m set --match-set UPROXY-REJECT{family} dst,dst -j UPROXY-REFUSE
+-A UPROXY-UNSERVED -m set --match-set UPROXY-DROP{family} dst,dst -j DROP
 -A UPROXY-UNSERVED -p tcp ! -d {loopback} -m conntrack --ctdir ORIGINAL \
 -m set --match-set UPROXY-REJECT-NODE-TCP{family} dst -m addrtype --dst-type LOCAL -j UPROXY-REFUSE
 -A UPROXY-UNSERVED -p udp ! -d {loopback} -m conntrack --ctdir ORIGINAL \
@@ -62,11 +89,18 @@ _RULES = {
 -A UPROXY-REFUSE -j REJECT --reject-with {unreachable}
 """,
 }
-_CHAINS = {"nat": ("UPROXY-CAPTURE",), "filter": ("UPROXY-INPUT", "UPROXY-UNSERVED", "UPROXY-REFUSE")}
+_CHAINS = {
+    "mangle": ("UPROXY-GUARD-IN", "UPROXY-GUARD-OUT", "UPROXY-GUARD", "UPROXY-OUTSIDE"),
+    "nat": ("UPROXY-CAPTURE",),
+    "filter": ("UPROXY-INPUT", "UPROXY-UNSERVED", "UPROXY-REFUSE"),
+}
 
 
-def render_sets(verdicts: Mapping[Vip, Verdict], families: Iterable[Family]) -> str:
+def render_sets(rules: Mapping[Vip, Rule], inside: Iterable[IPNetwork], families: Iterable[Family]) -> str:
     """Input for `ipset restore`: every set of `families`, with exactly these elements."""
+    families = tuple(families)
+    pods = {(f"UPROXY-PODS{network.version}", str(network)) for network in inside}
+    elements = sorted({*_elements(rules), *(pod for pod in pods if int(pod[0][-1]) in families)})
     lines: list[str] = []
     incoming: list[str] = []
     for family in families:
@@ -77,7 +111,7 @@ def render_sets(verdicts: Mapping[Vip, Verdict], families: Iterable[Family]) -> 
                 f"flush {name}{_INCOMING}",
             ]
             incoming.append(name)
-    lines += [f"add -exist {name}{_INCOMING} {element}" for name, element in _elements(verdicts)]
+    lines += [f"add -exist {name}{_INCOMING} {element}" for name, element in elements]
     lines += [f"swap {name}{_INCOMING} {name}" for name in incoming]
     lines += [f"destroy {name}{_INCOMING}" for name in incoming]
     return _text(lines)
@@ -85,8 +119,9 @@ def render_sets(verdicts: Mapping[Vip, Verdict], families: Iterable[Family]) -> 
 
 def render_set_delta(delta: RuleDelta) -> str:
     """Input for `ipset restore`: additions first, so that nothing wanted is ever missing."""
-    added = [f"add -exist {name} {element}" for name, element in _elements(delta.add)]
-    removed = [f"del -exist {name} {element}" for name, element in _elements(delta.remove)]
+    after, before = set(_elements(delta.add)), set(_elements(delta.remove))
+    added = [f"add -exist {name} {element}" for name, element in sorted(after - before)]
+    removed = [f"del -exist {name} {element}" for name, element in sorted(before - after)]
     return _text(added + removed)
 
 
@@ -125,25 +160,40 @@ def render_removal(saved: str) -> str:
 
 def _set_kinds(family: Family) -> dict[str, str]:
     # 65,536 elements are ipset's default limit, fewer than a large cluster has addresses.
-    vips = f"hash:ip,port family {'inet' if family == 4 else 'inet6'} maxelem 1048576"
-    kinds = {f"{name}{family}": vips for name in _VIP_SETS}
+    room = f"family {'inet' if family == 4 else 'inet6'} maxelem 1048576"
+    kinds = {f"{name}{family}": f"hash:ip,port {room}" for name in _VIP_SETS}
+    kinds |= {
+        f"UPROXY-ALLOWED{family}": f"hash:ip,port,net {room}",
+        f"UPROXY-PODS{family}": f"hash:net {room}",
+    }
     return kinds | {f"{name}{family}": "bitmap:port range 0-65535" for name in _PORT_SETS}
 
 
-def _elements(verdicts: Mapping[Vip, Verdict]) -> list[tuple[str, str]]:
-    """Each verdict's set and element, in a steady order."""
-    ordered = sorted(verdicts.items(), key=lambda item: (item[0].family, item[0]))
-    return [_element(vip, what) for vip, what in ordered]
+def _elements(rules: Mapping[Vip, Rule]) -> Iterator[tuple[str, str]]:
+    """Sets, and what is in them."""
+    for vip, rule in rules.items():
+        if vip.is_node_port:
+            yield from _node_port_elements(vip, rule)
+            continue
+        key, family = f"{vip.ip},{vip.protocol.lower()}:{vip.port}", vip.family
+        if rule.verdict is not None:
+            yield f"{_VIP_SET_OF[rule.verdict]}{family}", key
+        if rule.inside_only:
+            yield f"UPROXY-INSIDE{family}", key
+        if rule.allowed:
+            yield f"UPROXY-LIMITED{family}", key
+        for network in rule.allowed:
+            yield f"UPROXY-ALLOWED{family}", f"{key},{network}"
 
 
-def _element(vip: Vip, what: Verdict) -> tuple[str, str]:
-    if not vip.is_node_port:
-        name = "UPROXY-VIP" if what is Verdict.REDIRECT else "UPROXY-REJECT"
-        return f"{name}{vip.family}", f"{vip.ip},{vip.protocol.lower()}:{vip.port}"
-    if what is Verdict.REDIRECT:
-        return f"UPROXY-NODE{vip.family}", str(vip.port)
+def _node_port_elements(vip: Vip, rule: Rule) -> Iterator[tuple[str, str]]:
     protocol = Protocol.UDP if vip.protocol is Protocol.UDP else Protocol.TCP
-    return f"UPROXY-REJECT-NODE-{protocol}{vip.family}", str(vip.port)
+    if rule.verdict is Verdict.REDIRECT:
+        yield f"UPROXY-NODE{vip.family}", str(vip.port)
+    if rule.verdict is Verdict.REJECT:
+        yield f"UPROXY-REJECT-NODE-{protocol}{vip.family}", str(vip.port)
+    if rule.inside_only:
+        yield f"UPROXY-INSIDE-NODE-{protocol}{vip.family}", str(vip.port)
 
 
 def _section(saved: str, table: str) -> list[str]:
@@ -179,8 +229,8 @@ class IptablesRules:
         """Families that are not served here, with the reason: IPv6, where ip6tables fails."""
         self._ports = ports
 
-    async def replace(self, verdicts: Mapping[Vip, Verdict]) -> None:
-        """Program exactly `verdicts`, in the place of whatever an earlier run left.
+    async def replace(self, rules: Mapping[Vip, Rule], inside: Sequence[IPNetwork]) -> None:
+        """Program exactly `rules`, in the place of whatever an earlier run left.
 
         Raises CommandFailed. A machine whose ip6tables cannot be used is no failure: it is
         told by `problems`.
@@ -191,7 +241,7 @@ class IptablesRules:
             saved[6] = await execute("ip6tables-save")
         except CommandFailed as error:
             self.problems = {6: str(error)}
-        await execute("ipset", "restore", stdin=render_sets(self._served(verdicts), self._families()))
+        await execute("ipset", "restore", stdin=render_sets(self._served(rules), inside, self._families()))
         await self._restore(4, saved[4])
         if 6 in saved:
             await self._restore_ipv6(saved[6])
@@ -209,8 +259,8 @@ class IptablesRules:
     def _families(self) -> list[Family]:
         return [family for family in _FAMILIES if family not in self.problems]
 
-    def _served(self, verdicts: Mapping[Vip, Verdict]) -> Mapping[Vip, Verdict]:
-        return {vip: what for vip, what in verdicts.items() if vip.family not in self.problems}
+    def _served(self, rules: Mapping[Vip, Rule]) -> Mapping[Vip, Rule]:
+        return {vip: rule for vip, rule in rules.items() if vip.family not in self.problems}
 
     async def _restore(self, family: Family, saved: str) -> None:
         rules = render_rules(family, self._ports, saved)

@@ -1,4 +1,4 @@
-"""Verdicts as one nftables table, `inet uproxy`: eight sets and a constant number of rules.
+"""Rules as one nftables table, `inet uproxy`: a constant number of sets, chains and statements.
 
 Owns that table and nothing outside it. Each call is one transaction, which the kernel takes
 whole or not at all, so packets never meet half a change (nft(8), libnftables(3)).
@@ -9,12 +9,12 @@ import ctypes
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from uproxy.errors import CommandFailed
-from uproxy.model.names import Family, Vip
+from uproxy.model.names import Family, IPNetwork, Vip
 from uproxy.steering.programs import complaint, execute
-from uproxy.steering.rules import PROXY_MARK, RedirectPorts, RuleDelta, Verdict
+from uproxy.steering.rules import PROXY_MARK, RedirectPorts, Rule, RuleDelta, Verdict
 
 _TABLE = "inet uproxy"
 
@@ -27,6 +27,18 @@ _SETS = {
     "reject6": "ipv6_addr . inet_proto . inet_service",
     "reject_nodeports4": "inet_proto . inet_service",
     "reject_nodeports6": "inet_proto . inet_service",
+    "drop4": "ipv4_addr . inet_proto . inet_service",
+    "drop6": "ipv6_addr . inet_proto . inet_service",
+    "inside4": "ipv4_addr . inet_proto . inet_service",
+    "inside6": "ipv6_addr . inet_proto . inet_service",
+    "inside_nodeports4": "inet_proto . inet_service",
+    "inside_nodeports6": "inet_proto . inet_service",
+    "limited4": "ipv4_addr . inet_proto . inet_service",
+    "limited6": "ipv6_addr . inet_proto . inet_service",
+    "allowed4": "ipv4_addr . inet_proto . inet_service . ipv4_addr; flags interval",
+    "allowed6": "ipv6_addr . inet_proto . inet_service . ipv6_addr; flags interval",
+    "pods4": "ipv4_addr; flags interval; auto-merge",
+    "pods6": "ipv6_addr; flags interval; auto-merge",
 }
 
 # Why it is so:
@@ -39,6 +51,9 @@ _SETS = {
 # - `ct direction original` keeps replies to the node's own connections out of the NodePorts.
 # - The address of a local route (AnyIP) is `local` to fib, as every address of the node is.
 # - Sets are looked up before fib, which costs more. A bare `reject` is port unreachable.
+# - Who may come is asked before NAT, of new connections only, by a filter chain: a connection that was
+#   let in lives on when that changes. What the node itself sends is asked on its way out, as TCP is
+#   redirected there; but for UDP by `lo`, which is asked when it comes in (a sender would see EPERM).
 _CHAINS = """\
 	chain capture {{
 		meta mark {mark:#x} return
@@ -55,6 +70,33 @@ _CHAINS = """\
 		type nat hook output priority -105; policy accept;
 		jump capture
 	}}
+	chain guard {{
+		ip daddr . meta l4proto . th dport @limited4 \
+ip daddr . meta l4proto . th dport . ip saddr != @allowed4 drop
+		ip6 daddr . meta l4proto . th dport @limited6 \
+ip6 daddr . meta l4proto . th dport . ip6 saddr != @allowed6 drop
+	}}
+	chain guard_outside {{
+		ip saddr @pods4 return
+		ip6 saddr @pods6 return
+		ip daddr . meta l4proto . th dport @inside4 drop
+		ip6 daddr . meta l4proto . th dport @inside6 drop
+		meta nfproto ipv4 meta l4proto . th dport @inside_nodeports4 fib daddr type local drop
+		meta nfproto ipv6 meta l4proto . th dport @inside_nodeports6 fib daddr type local drop
+	}}
+	chain guard_prerouting {{
+		type filter hook prerouting priority -150; policy accept;
+		ct state != new accept
+		iifname != "lo" jump guard_outside
+		jump guard
+	}}
+	chain guard_output {{
+		type filter hook output priority -150; policy accept;
+		ct state != new accept
+		meta mark {mark:#x} accept
+		meta l4proto udp oifname "lo" accept
+		jump guard
+	}}
 	chain refuse {{
 		meta l4proto tcp reject with tcp reset
 		reject
@@ -63,6 +105,8 @@ _CHAINS = """\
 		meta mark {mark:#x} return
 		ip daddr . meta l4proto . th dport @reject4 goto refuse
 		ip6 daddr . meta l4proto . th dport @reject6 goto refuse
+		ip daddr . meta l4proto . th dport @drop4 drop
+		ip6 daddr . meta l4proto . th dport @drop6 drop
 		ct direction original ip daddr != 127.0.0.0/8 meta l4proto . th dport @reject_nodeports4 \
 fib daddr type local goto refuse
 		ct direction original ip6 daddr != ::1 meta l4proto . th dport @reject_nodeports6 \
@@ -87,15 +131,16 @@ fib daddr type local goto refuse
 
 def render_table(
     ports: RedirectPorts,
-    verdicts: Mapping[Vip, Verdict],
+    rules: Mapping[Vip, Rule],
+    inside: Sequence[IPNetwork],
     more_sets: dict[str, str] | None = None,
     more_chains: str = "",
 ) -> str:
     """One transaction that puts the complete table in the place of any older one.
 
-    `more_sets` are further ones, by name and type, which `verdicts` fill too.
+    `more_sets` are further ones, by name and type, which `rules` fill too.
     """
-    elements = _elements(verdicts)
+    elements = _by_set({*_elements(rules), *_pods(inside)})
     kinds = _SETS | (more_sets or {})
     sets = "".join(_render_set(name, kind, elements.get(name, ())) for name, kind in kinds.items())
     chains = _CHAINS.format(mark=PROXY_MARK, ports=ports) + more_chains
@@ -105,10 +150,11 @@ def render_table(
 
 def render_delta(delta: RuleDelta) -> str:
     """One transaction that moves elements in and out of the sets."""
+    added, removed = set(_elements(delta.add)), set(_elements(delta.remove))
     return "".join(
         f"{verb} element {_TABLE} {name} {{ {', '.join(elements)} }}\n"
-        for verb, verdicts in (("delete", delta.remove), ("add", delta.add))
-        for name, elements in _elements(verdicts).items()
+        for verb, some in (("delete", removed - added), ("add", added - removed))
+        for name, elements in _by_set(some).items()
     )
 
 
@@ -118,22 +164,39 @@ def _render_set(name: str, kind: str, elements: Iterable[str]) -> str:
     return f"\tset {name} {{ type {kind};{filled} }}\n"
 
 
-def _elements(verdicts: Mapping[Vip, Verdict]) -> dict[str, list[str]]:
-    """Elements by the set that they belong to."""
+_Element = tuple[str, str]
+"""A set's name, and what is in it."""
+
+
+def _by_set(elements: Iterable[_Element]) -> dict[str, list[str]]:
     found = defaultdict(list)
-    for vip, what in sorted(verdicts.items(), key=lambda item: (item[0].family, item[0])):
-        node_ports = "_nodeports" if vip.is_node_port else ""
-        found[f"{what}{node_ports}{vip.family}"].append(_element(vip, what))
+    for name, element in sorted(elements):
+        found[name].append(element)
     return found
 
 
-def _element(vip: Vip, what: Verdict) -> str:
-    address = () if vip.is_node_port else (str(vip.ip),)
-    protocol = () if what is Verdict.REDIRECT else (vip.protocol.lower(),)
-    return " . ".join((*address, *protocol, str(vip.port)))
+def _elements(rules: Mapping[Vip, Rule]) -> Iterator[_Element]:
+    for vip, rule in rules.items():
+        family, kind = vip.family, "_nodeports" if vip.is_node_port else ""
+        address = [] if vip.is_node_port else [str(vip.ip)]
+        key = " . ".join((*address, vip.protocol.lower(), str(vip.port)))
+        if rule.verdict is Verdict.REDIRECT:
+            yield f"redirect{kind}{family}", " . ".join((*address, str(vip.port)))
+        elif rule.verdict is not None:
+            yield f"{rule.verdict}{kind}{family}", key
+        if rule.inside_only:
+            yield f"inside{kind}{family}", key
+        if rule.allowed:
+            yield f"limited{family}", key
+        for network in rule.allowed:
+            yield f"allowed{family}", f"{key} . {network}"
 
 
-Render = Callable[[RedirectPorts, Mapping[Vip, Verdict]], str]
+def _pods(inside: Iterable[IPNetwork]) -> Iterator[_Element]:
+    return ((f"pods{network.version}", str(network)) for network in inside)
+
+
+Render = Callable[[RedirectPorts, Mapping[Vip, Rule], Sequence[IPNetwork]], str]
 
 
 class NftRules:
@@ -146,12 +209,12 @@ class NftRules:
         self._render = render
         self._nft = Nft()
 
-    async def replace(self, verdicts: Mapping[Vip, Verdict]) -> None:
-        """Program exactly `verdicts`, in the place of whatever an earlier run left.
+    async def replace(self, rules: Mapping[Vip, Rule], inside: Sequence[IPNetwork]) -> None:
+        """Program exactly `rules`, in the place of whatever an earlier run left.
 
         Raises CommandFailed when the kernel took none of it.
         """
-        await self._nft.execute(self._render(self._ports, verdicts))
+        await self._nft.execute(self._render(self._ports, rules, inside))
 
     async def apply(self, delta: RuleDelta) -> None:
         """Program a change. Raises CommandFailed when the kernel took none of it."""

@@ -19,17 +19,18 @@ from uproxy.kit.commands import run
 from uproxy.model.names import Family, Protocol, Vip
 from uproxy.steering import iptables, nft, policy_routes, tproxy
 from uproxy.steering.programs import complaint
-from uproxy.steering.rules import RedirectPorts, Verdict
+from uproxy.steering.rules import RedirectPorts, Rule, Verdict
 
 OK = "ok"
 
 _FIRST_UNPRIVILEGED_PORT = 1024
 _CAP_NET_BIND_SERVICE = 1 << 10
 _CAP_NET_ADMIN = 1 << 12
+_CAP_NET_RAW = 1 << 13
 _PACKAGES = {"nft": "nftables", "iptables-restore": "iptables", "ipset": "ipset", "ip": "iproute2"}
 _PORTS = RedirectPorts(10256, 10257)
-_SAMPLE: Mapping[Vip, Verdict] = {
-    Vip(ip_address(ip), 80 + offset, protocol): what
+_SAMPLE: Mapping[Vip, Rule] = {
+    Vip(ip_address(ip), 80 + offset, protocol): Rule(what)
     for ip in ("192.0.2.1", "2001:db8::1", "0.0.0.0", "::")
     for offset, protocol, what in (
         (0, Protocol.TCP, Verdict.REDIRECT),
@@ -40,7 +41,7 @@ _SAMPLE: Mapping[Vip, Verdict] = {
 
 _TPROXY_SAMPLE = {
     **_SAMPLE,
-    **{Vip(ip_address(ip), 83, Protocol.UDP): Verdict.DELIVER for ip in ("192.0.2.1", "2001:db8::1")},
+    **{Vip(ip_address(ip), 83, Protocol.UDP): Rule(Verdict.DELIVER) for ip in ("192.0.2.1", "2001:db8::1")},
 }
 _IP_TRANSPARENT = 19
 
@@ -212,7 +213,7 @@ def _choose_bind(probe: Probe, prefix: str) -> Choice:
 async def _try_nft() -> str:
     if missing := _missing("nft"):
         return missing
-    table = nft.render_table(_PORTS, _SAMPLE)
+    table = nft.render_table(_PORTS, _SAMPLE, ())
     finding = await _finding("unshare", "--net", "nft", "-f", "-", stdin=table)
     if not finding.startswith("unshare:"):
         return finding
@@ -229,7 +230,7 @@ async def _try_tproxy() -> str:
             trial.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
     except OSError as error:
         return f"no transparent sockets: {error.strerror}"
-    table = tproxy.render_table(_PORTS, _TPROXY_SAMPLE)
+    table = tproxy.render_table(_PORTS, _TPROXY_SAMPLE, ())
     script = ("sh", "-c", _TPROXY_SCRIPT, "sh", table, policy_routes.render_batch("add"))
     finding = await _finding("unshare", "--net", *script)
     # See _try_nft.
@@ -251,8 +252,11 @@ async def _try_ip6tables() -> str:
 
 
 async def _try_netfilter(family: Family, program: str) -> str:
+    if not _capabilities() & _CAP_NET_RAW:
+        # iptables' set match finds a set's number by a raw socket, in any namespace (seen with 1.8.9).
+        return "CAP_NET_RAW is not granted, which iptables needs to match ipsets"
     sample = {vip: what for vip, what in _SAMPLE.items() if vip.family == family}
-    sets = iptables.render_sets(sample, [family])
+    sets = iptables.render_sets(sample, (), [family])
     rules = iptables.render_rules(family, _PORTS, saved="")
     script = ("sh", "-c", _IPTABLES_SCRIPT, "sh", sets, rules, program)
     finding = await _finding("unshare", "--net", *script)

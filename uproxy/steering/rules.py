@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, FrontendKind
-from uproxy.model.names import Family, Protocol, ServicePortName, Vip
+from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, FrontendKind, Treatment
+from uproxy.model.names import Family, IPNetwork, Protocol, ServicePortName, Vip
 
 PROXY_MARK = 0x7570
 """SO_MARK of the proxy's own dials ("up"). Packets whose whole mark is this are left alone."""
@@ -23,8 +23,21 @@ class Verdict(StrEnum):
     """To the shared listener of its family, which asks SO_ORIGINAL_DST for the VIP. TCP only."""
     REJECT = "reject"
     """Refused by the kernel: TCP reset, or ICMP port unreachable."""
+    DROP = "drop"
+    """No answer."""
     DELIVER = "deliver"
     """To the socket that is bound to it, although the address is not local. UDP only."""
+
+
+class Rule(NamedTuple):
+    """Everything that the kernel does for one VIP."""
+
+    verdict: Verdict | None = None
+    """None where a socket is bound to the VIP itself."""
+    inside_only: bool = False
+    """Clients that are neither on this node nor in its Pods get no answer."""
+    allowed: tuple[IPNetwork, ...] = ()
+    """Nor do clients that are in none of these; empty lets everybody in."""
 
 
 class RedirectPorts(NamedTuple):
@@ -38,43 +51,50 @@ class RedirectPorts(NamedTuple):
         return self.ipv4 if family == 4 else self.ipv6
 
 
-def verdict(port: DesiredServicePort, frontend: Frontend) -> Verdict | None:
+def rule(port: DesiredServicePort, frontend: Frontend) -> Rule | None:
     """What the kernel does for one VIP; None where it needs no rule.
 
     Without a usable backend the kernel has to refuse, because a redirected handshake is
-    already accepted by the time the proxy could. UDP with backends gets no rule: REDIRECT
+    already accepted by the time the proxy could. UDP with backends gets no verdict: REDIRECT
     would lose its destination, so its socket is bound to the VIP itself.
     """
-    match port.name.protocol:
-        case Protocol.TCP:
-            return Verdict.REDIRECT if port.backends(frontend) else Verdict.REJECT
-        case Protocol.UDP:
-            return None if port.backends(frontend) else Verdict.REJECT
-        case Protocol.SCTP:
-            return None
+    protocol = port.name.protocol
+    if protocol is Protocol.SCTP:
+        return None
+    match port.treatment(frontend):
+        case Treatment.REJECT:
+            return Rule(Verdict.REJECT)
+        case Treatment.DROP:
+            return Rule(Verdict.DROP)
+        case Treatment.INSIDE | Treatment.FORWARD as treatment:
+            verdict = Verdict.REDIRECT if protocol is Protocol.TCP else None
+            found = Rule(verdict, treatment is Treatment.INSIDE, frontend.allowed)
+            return None if found == Rule() else found
 
 
-Decide = Callable[[DesiredServicePort, Frontend], Verdict | None]
+Decide = Callable[[DesiredServicePort, Frontend], Rule | None]
 
 
-def tproxy_verdict(port: DesiredServicePort, frontend: Frontend) -> Verdict | None:
-    """What `verdict` is under capture `tproxy`, where UDP does without local routes but a ClusterIP's."""
-    what = verdict(port, frontend)
-    if what is not None or port.name.protocol is not Protocol.UDP:
-        return what
+def tproxy_rule(port: DesiredServicePort, frontend: Frontend) -> Rule | None:
+    """What `rule` is under capture `tproxy`, where UDP does without local routes but a ClusterIP's."""
+    found = rule(port, frontend)
     is_local = frontend.vip.is_node_port or frontend.kind is FrontendKind.CLUSTER_IP
-    return None if is_local else Verdict.DELIVER
+    if is_local or port.name.protocol is not Protocol.UDP:
+        return found
+    if found is None:
+        return Rule(Verdict.DELIVER)
+    return found if found.verdict is not None else found._replace(verdict=Verdict.DELIVER)
 
 
 @dataclass(frozen=True, slots=True)
 class RuleDelta:
     """From what is programmed to what is wanted.
 
-    A VIP whose verdict flips is in both, so both halves belong into one transaction.
+    A VIP whose rule changes is in both, so both halves belong into one transaction.
     """
 
-    add: Mapping[Vip, Verdict]
-    remove: Mapping[Vip, Verdict]
+    add: Mapping[Vip, Rule]
+    remove: Mapping[Vip, Rule]
 
     def __bool__(self) -> bool:
         return bool(self.add or self.remove)
@@ -86,35 +106,35 @@ class RuleDelta:
 
 
 class RuleTable:
-    """The wanted verdict of every VIP, as `decide` has it, and which of them the kernel already has.
+    """The wanted rule of every VIP, as `decide` has it, and which of them the kernel already has.
 
     Relies on the desired state for each VIP belonging to one Service port at a time.
     """
 
-    def __init__(self, decide: Decide = verdict) -> None:
+    def __init__(self, decide: Decide = rule) -> None:
         self._decide = decide
-        self._ports: dict[ServicePortName, dict[Vip, Verdict]] = {}
-        self._wanted: dict[Vip, Verdict] = {}
-        self._programmed: dict[Vip, Verdict] = {}
+        self._ports: dict[ServicePortName, dict[Vip, Rule]] = {}
+        self._wanted: dict[Vip, Rule] = {}
+        self._programmed: dict[Vip, Rule] = {}
         self._unsettled: set[Vip] = set()
 
     @property
-    def wanted(self) -> Mapping[Vip, Verdict]:
-        """The verdict of every VIP that needs one."""
+    def wanted(self) -> Mapping[Vip, Rule]:
+        """The rule of every VIP that needs one."""
         return self._wanted
 
     def want(self, changes: Changes) -> None:
         """Take in changes. Programs nothing; `delta` says what would have to be."""
-        # All old verdicts go first: within one batch a VIP may move to another Service port.
+        # All old rules go first: within one batch a VIP may move to another Service port.
         for name in (*changes.removed, *(port.name for port in changes.updated)):
             for vip in self._ports.pop(name, {}):
                 self._wanted.pop(vip, None)
                 self._unsettled.add(vip)
         for port in changes.updated:
-            verdicts = self._verdicts(port)
-            self._ports[port.name] = verdicts
-            self._wanted.update(verdicts)
-            self._unsettled.update(verdicts)
+            rules = self._rules(port)
+            self._ports[port.name] = rules
+            self._wanted.update(rules)
+            self._unsettled.update(rules)
 
     def delta(self) -> RuleDelta:
         """What separates the kernel from what is wanted; costs only what has changed."""
@@ -138,6 +158,6 @@ class RuleTable:
                 self._programmed.pop(vip, None)
         self._unsettled.clear()
 
-    def _verdicts(self, port: DesiredServicePort) -> dict[Vip, Verdict]:
-        verdicts = ((frontend.vip, self._decide(port, frontend)) for frontend in port.frontends)
-        return {vip: found for vip, found in verdicts if found is not None}
+    def _rules(self, port: DesiredServicePort) -> dict[Vip, Rule]:
+        rules = ((frontend.vip, self._decide(port, frontend)) for frontend in port.frontends)
+        return {vip: found for vip, found in rules if found is not None}

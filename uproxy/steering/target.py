@@ -5,35 +5,28 @@ Refuses to know nftables from iptables: both are a `RuleBackend`.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from uproxy.errors import CommandFailed
 from uproxy.model.frontend import Changes
-from uproxy.model.names import Family, Vip
+from uproxy.model.names import Family, IPNetwork, Vip
 from uproxy.steering import iptables, nft, tproxy
 from uproxy.steering.probe import Mechanism
-from uproxy.steering.rules import (
-    Decide,
-    RedirectPorts,
-    RuleDelta,
-    RuleTable,
-    Verdict,
-    tproxy_verdict,
-    verdict,
-)
+from uproxy.steering.rules import Decide, RedirectPorts, Rule, RuleDelta, RuleTable, rule, tproxy_rule
 
 _log = logging.getLogger(__name__)
 
 
 class RuleBackend(Protocol):
-    """One way to program verdicts. Every method raises CommandFailed."""
+    """One way to program rules. Every method raises CommandFailed."""
 
     problems: Mapping[Family, str]
     """Families that the last `replace` could not serve at all, with the reason."""
 
-    async def replace(self, verdicts: Mapping[Vip, Verdict]) -> None:
-        """Program exactly `verdicts`, whatever was there before, without a gap."""
+    async def replace(self, rules: Mapping[Vip, Rule], inside: Sequence[IPNetwork]) -> None:
+        """Program exactly `rules`, whatever was there before, without a gap. Clients in `inside` count
+        as Pods of this node."""
         ...
 
     async def apply(self, delta: RuleDelta) -> None:
@@ -55,11 +48,12 @@ class SteeringRules:
         self,
         backend: RuleBackend,
         remove_rival: Callable[[], Awaitable[list[str]]],
-        decide: Decide = verdict,
+        decide: Decide = rule,
     ) -> None:
         self._backend = backend
         self._remove_rival = remove_rival
         self._table = RuleTable(decide)
+        self._inside: tuple[IPNetwork, ...] = ()
         self._in_step = False
         """Whether the kernel has what the table says; false before the first programming and
         after a failure, when others may have flushed the ruleset."""
@@ -70,6 +64,9 @@ class SteeringRules:
         Deletions do not wait for `retire`, because a verdict that flips is one of each.
         """
         self._table.want(changes)
+        if changes.inside is not None:
+            self._inside = changes.inside
+            self._in_step = False
         delta = self._table.delta()
         try:
             await self._program(delta)
@@ -81,7 +78,7 @@ class SteeringRules:
 
     async def _program(self, delta: RuleDelta) -> None:
         if not self._in_step:
-            await self._backend.replace(self._table.wanted)
+            await self._backend.replace(self._table.wanted, self._inside)
             self._in_step = True
         elif delta:
             await self._backend.apply(delta)
@@ -127,4 +124,4 @@ def steering_rules(mechanism: Mechanism, ports: RedirectPorts) -> SteeringRules:
 
 def tproxy_rules(ports: RedirectPorts) -> SteeringRules:
     """The target for capture `tproxy`."""
-    return SteeringRules(nft.NftRules(ports, tproxy.render_table), iptables.remove, tproxy_verdict)
+    return SteeringRules(nft.NftRules(ports, tproxy.render_table), iptables.remove, tproxy_rule)

@@ -7,11 +7,11 @@ the TPROXY statement, and works where packets come over a bridge (docs/decisions
 Sources: nft(8), `SOCKET EXPRESSION`; the kernel's Documentation/networking/tproxy.rst.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from uproxy.model.names import Vip
+from uproxy.model.names import IPNetwork, Vip
 from uproxy.steering import nft
-from uproxy.steering.rules import PROXY_MARK, RedirectPorts, Verdict
+from uproxy.steering.rules import PROXY_MARK, RedirectPorts, Rule
 
 DELIVERED, TURNED_ROUND, MASK = 0x3075, 0x3077, 0xFFFF
 """Marks of packets that the policy route is to deliver here: those that came in, and the node's own.
@@ -27,7 +27,8 @@ _SETS = {
 #   every kernel's `socket` sees through that for IPv6.
 # - `socket` finds those that rest in TIME_WAIT too, which bear no mark and would be of nobody if the
 #   mark were asked for. Sockets with somebody else's mark are left to him.
-# - A packet of the node itself for an address that is not local would leave: a mark turns it round.
+# - A packet of the node itself for an address that is not local would leave: a mark turns it round. That is
+#   before `guard_output`, which leaves to the input side what goes by lo.
 _CHAINS = """\
 	chain deliver {{
 		socket mark != {proxy_mark:#x} return
@@ -41,7 +42,7 @@ _CHAINS = """\
 		meta mark set meta mark & {others:#x} | {turned_round:#x}
 	}}
 	chain deliver_output {{
-		type route hook output priority -150; policy accept;
+		type route hook output priority -151; policy accept;
 		meta mark {proxy_mark:#x} return
 		ip daddr . meta l4proto . th dport @deliver4 goto turn_round
 		ip6 daddr . meta l4proto . th dport @deliver6 goto turn_round
@@ -49,7 +50,7 @@ _CHAINS = """\
 """
 
 
-def render_table(ports: RedirectPorts, verdicts: Mapping[Vip, Verdict]) -> str:
+def render_table(ports: RedirectPorts, rules: Mapping[Vip, Rule], inside: Sequence[IPNetwork]) -> str:
     """One transaction that puts the complete table in the place of any older one."""
     chains = _CHAINS.format(
         proxy_mark=PROXY_MARK,
@@ -57,4 +58,4 @@ def render_table(ports: RedirectPorts, verdicts: Mapping[Vip, Verdict]) -> str:
         turned_round=TURNED_ROUND,
         others=~MASK & 0xFFFFFFFF,
     )
-    return nft.render_table(ports, verdicts, _SETS, chains)
+    return nft.render_table(ports, rules, inside, _SETS, chains)

@@ -1,5 +1,6 @@
 """A proxy with its store and reconcile loop, and one echoing backend, all on loopback."""
 
+import argparse
 import asyncio
 import time
 from ipaddress import ip_address, ip_network
@@ -15,10 +16,23 @@ from uproxy.model.events import Synced, Upsert
 from uproxy.model.names import NamespacedName, Protocol
 from uproxy.model.service import Service, ServicePort
 from uproxy.reconcile.loop import ReconcileLoop
+from uproxy.settings import Settings, add_run_flags, parse_settings
 from uproxy.state.addresses import AddressPlan
 from uproxy.state.store import Store
 
 WEB = NamespacedName("default", "web")
+
+
+STARTED_S = 1_000_000.0
+"""Where the wall clock of these tests stands."""
+ABOUT = About("python", "bind", "loopback")
+
+
+def settings(*argv: str) -> Settings:
+    """What these flags say, and no more than needed beside them."""
+    parser = argparse.ArgumentParser()
+    add_run_flags(parser)
+    return parse_settings(parser.parse_args(argv or ("-f", "web.yaml")))
 
 
 class Proxy:
@@ -28,9 +42,12 @@ class Proxy:
         self.context, self.dataplane = rig.context, rig.dataplane
         plan = AddressPlan(ip_network("127.96.0.0/16"), loopback_only=True)
         self.store = Store(plan)
-        self.loop = ReconcileLoop(self.store, [self.dataplane], frozenset({"files"}), time.monotonic)
+        self.wall_s = STARTED_S
+        self.loop = ReconcileLoop(
+            self.store, [self.dataplane], frozenset({"files"}), time.monotonic, lambda: self.wall_s
+        )
         self.port = free_port()
-        self.pages = Pages(self.store, self.dataplane, self.loop, About("python", "bind", "loopback"))
+        self.pages = Pages(self.store, self.dataplane, self.loop, ABOUT, settings())
 
     async def apply(self, *events) -> None:
         self.loop.emit(Synced("files"))

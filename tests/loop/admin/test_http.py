@@ -9,6 +9,7 @@ from uproxy.admin.client import fetch_services
 from uproxy.admin.http import start_http
 from uproxy.admin.rows import ServiceRow
 from uproxy.errors import UproxyError
+from uproxy.model.node import Node
 
 
 async def ask(address, path, method="GET"):
@@ -43,6 +44,21 @@ async def test_health_follows_programming(proxy, servers, path):
     status, _, body = await ask(servers.health_address, path)
     assert (status, json.loads(body)["healthy"]) == (200, True)
     assert ("nodeEligible" in json.loads(body)) is (path == "/healthz")
+
+
+async def test_health_follows_the_node(proxy, servers):
+    await proxy.apply()
+    await proxy.loop.programmed.wait()
+    proxy.store.node = Node("here", leaving=True)
+    status, _, body = await ask(servers.health_address, "/healthz")
+    assert (status, json.loads(body)["nodeEligible"]) == (503, False)
+    assert (await ask(servers.health_address, "/livez"))[0] == 200
+
+
+async def test_settings_are_shown(proxy, servers):
+    status, headers, body = await ask(servers.metrics_address, "/configz")
+    assert (status, headers["Content-Type"].split(";")[0]) == (200, "application/json")
+    assert json.loads(body)["uproxy"]["metrics_address"] == ["127.0.0.1", 10249]
 
 
 async def test_draining_shows_on_healthz_only(proxy, servers):

@@ -2,17 +2,17 @@ import asyncio
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.loop.admin.conftest import WEB
+from tests.loop.admin.conftest import ABOUT, WEB
 from tests.loop.rig import until
 from uproxy import __version__
-from uproxy.admin.metrics import About, Metrics
+from uproxy.admin.metrics import Metrics
 from uproxy.model.events import Delete, Faulted
 from uproxy.model.faults import Fault
 
 
 async def scrape(proxy):
     """Every sample by name and labels; fails on a line that does not parse, or appears twice."""
-    metrics = Metrics(proxy.store, proxy.dataplane, proxy.loop, About("python", "bind", "loopback"))
+    metrics = Metrics(proxy.store, proxy.dataplane, proxy.loop, ABOUT, proxy.pages.outcomes)
     found = {}
     for family in text_string_to_metric_families((await metrics.scrape()).decode()):
         for sample in family.samples:
@@ -46,6 +46,13 @@ async def test_the_process_as_a_whole_is_described(proxy, echo):
     assert value(samples, "uproxy_accept_pauses_total") == 0
     assert value(samples, "uproxy_redirect_strangers_total") == 0
     assert value(samples, "process_resident_memory_bytes") > 0
+
+
+async def test_events_are_counted_by_what_became_of_them(proxy):
+    proxy.pages.outcomes.events.update({"posted": 2, "failed": 1})
+    samples = await scrape(proxy)
+    assert value(samples, "uproxy_events_total", outcome="posted") == 2
+    assert value(samples, "uproxy_events_total", outcome="failed") == 1
 
 
 async def test_an_object_with_two_mistakes_is_one_object(proxy):

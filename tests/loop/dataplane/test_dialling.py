@@ -97,10 +97,11 @@ async def test_a_slow_dial_does_not_hold_others_up(relay):
     server = await Named(rig, "a").start()
     vip = (VIP, free_port(VIP))
     programmed = await rig.serve(vip, [black_hole(rig), server.backend])
-    programmed.routes[4].balancer._next = 0
+    balancer = programmed.route(programmed.desired.frontends[0]).balancer
+    balancer._next = 0
     stuck = asyncio.ensure_future(ask(vip))
     await until(lambda: programmed.stats.connections == 1)
-    programmed.routes[4].balancer._next = 1
+    balancer._next = 1
     assert await ask(vip) == "a"
     assert not stuck.done()
     stuck.cancel()

@@ -72,8 +72,8 @@ async def test_mistakes_in_flags_are_told_together(tmp_path: Path) -> None:
     done = await run(*UPROXY, "run", "-f", str(tmp_path / "one.yaml"), *flags)
     assert done.status == 1
     assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [
-        "--service-cidr",
         "--metrics-bind-address",
+        "--service-cidr",
         "--connect-timeout",
     ]
 
@@ -84,3 +84,9 @@ async def test_endpoint_for_a_service_that_is_not_there_is_a_mistake(tmp_path: P
     done = await run(*UPROXY, "check", "-f", str(tmp_path / "one.yaml"), "--endpoint", endpoint)
     assert done.status == 1
     assert done.stderr == f"uproxy: --endpoint {endpoint}: there is no Service default/absent\n"
+
+
+async def test_flags_are_not_guessed_from_their_beginnings() -> None:
+    done = await run(*UPROXY, "run", "-f", "web.yaml", "--hostname", "node-1")
+    assert done.status == 1
+    assert done.stderr == "uproxy: unrecognized arguments: --hostname node-1 (try uproxy --help)\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.loop.e2e.test_rootless import SHOP, prefix, proxy  # noqa: F401 - a fixture
+from tests.loop.e2e.test_rootless import SHOP, proxy
 from tests.proxy_process import ProxyProcess, eventually
 from uproxy.dataplane.native_relay import engine_or_reason
 
@@ -47,7 +47,7 @@ async def echo() -> AsyncIterator[int]:
 
 
 @pytest_asyncio.fixture(params=["python", "native"])
-async def running(request, prefix, tmp_path: Path, echo: int):  # noqa: F811
+async def running(request, prefix, tmp_path: Path, echo: int):
     if request.param == "native" and (reason := engine_or_reason()):
         pytest.skip(f"no native relay: {reason}")
     flags = ("-f", SHOP, "--endpoint", f"default/frontend=127.0.0.1:{echo}", "--relay", request.param)

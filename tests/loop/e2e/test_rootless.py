@@ -1,8 +1,6 @@
 """`uproxy run` by an ordinary user, on loopback, with nothing but a manifest and a backend."""
 
 import asyncio
-import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,25 +9,9 @@ import pytest_asyncio
 
 from tests.loop.conftest import free_port
 from tests.proxy_process import ProxyProcess, ThisMachine, connected
-from uproxy.kit.commands import run
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SHOP = str(EXAMPLES / "online-boutique.yaml")
-POWERLESS = ("setpriv", "--securebits=+noroot", "--inh-caps=-all", "--bounding-set=-all")
-"""Runs a program without a single capability. Another user might not reach root's files."""
-
-
-@pytest_asyncio.fixture
-async def prefix() -> tuple[str, ...]:
-    """What makes a program run without privileges; nothing when pytest already does."""
-    if os.geteuid() != 0:
-        return ()
-    if shutil.which("setpriv") is None:
-        pytest.skip("setpriv is not installed (apt-get install util-linux)")
-    done = await run(*POWERLESS, "true")
-    if done.status:
-        pytest.skip(f"privileges cannot be given up here: {done.stderr.strip()}")
-    return POWERLESS
 
 
 @pytest_asyncio.fixture

@@ -50,10 +50,11 @@ class FakeTarget:
 class Bench:
     def __init__(self) -> None:
         self.calls: list = []
+        self.wall_s = 1000.0
         self.first, self.second = FakeTarget("first", self.calls), FakeTarget("second", self.calls)
         store = Store(AddressPlan(ip_network("10.96.0.0/16"), loopback_only=False))
         sources = frozenset(("files", "flags"))
-        self.loop = ReconcileLoop(store, [self.first, self.second], sources, monotonic)
+        self.loop = ReconcileLoop(store, [self.first, self.second], sources, monotonic, lambda: self.wall_s)
         self.task = asyncio.ensure_future(self.loop.run())
 
     def sync(self) -> None:

@@ -14,7 +14,11 @@ SERVED = {"type": "NodePort", "ports": node_ports(tcp=30080, udp=30053), "extern
 UNSERVED_IPS = ("172.30.0.9", "fd00:172:30::9")
 
 # The first rule that anybody adds makes iptables-nft add its built-in chains, which then stay.
-_BUILT_IN_CHAINS = {"nat": ("PREROUTING", "OUTPUT"), "filter": ("INPUT", "FORWARD", "OUTPUT")}
+_BUILT_IN_CHAINS = {
+    "nat": ("PREROUTING", "OUTPUT"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+    "mangle": ("PREROUTING", "OUTPUT"),
+}
 _ADD_AND_DELETE = "".join(
     f"*{table}\n" + "".join(f"-A {chain} -j RETURN\n-D {chain} -j RETURN\n" for chain in chains) + "COMMIT\n"
     for table, chains in _BUILT_IN_CHAINS.items()
@@ -95,6 +99,17 @@ async def test_cleanup_removes_all_and_the_second_time_finds_nothing(stage: Stag
     assert all(line.startswith("removed ") for line in removed)
     assert stage.kernel_state() == before
     assert stage.cleanup() == "nothing to remove\n"
+
+
+@pytest.mark.parametrize("way", [way("redirect-nft", "python")], indirect=True, ids=str)
+async def test_kube_proxys_flags_for_cleaning_up_and_for_trying(stage: Stage, before: str) -> None:
+    tried = stage.node.run(*UPROXY, "run", "--init-only", *stage.way.flags).stdout
+    assert "capture: redirect by nft" in tried
+    assert stage.kernel_state() == before
+    async with stage.proxy(everything(stage)) as proxy:
+        proxy.kill9()
+    assert "table inet uproxy" in stage.node.run(*UPROXY, "run", "--cleanup").stdout
+    assert stage.kernel_state() == before
 
 
 @pytest.mark.parametrize("way", [way("bind", "native-1")], indirect=True, ids=str)

@@ -31,7 +31,7 @@ def test_a_broken_document_leaves_the_others_alone_and_its_line_is_the_files():
 
 
 def test_items_of_lists_keep_their_documents_number():
-    text = "a: 1\n---\nkind: List\nitems:\n- {kind: Pod, apiVersion: v1}\n- {kind: Node, apiVersion: v1}\n"
+    text = "a: 1\n---\nkind: List\nitems:\n- {kind: Pod, apiVersion: v1}\n- {kind: Role, apiVersion: v1}\n"
 
     assert read(text)[1:] == [
         (2, "f.yaml, document 2: Pod: items[0].metadata.name: is required"),
@@ -41,7 +41,7 @@ def test_items_of_lists_keep_their_documents_number():
 
 def test_an_item_of_a_json_list_is_told_by_its_index():
     text = json.dumps(
-        {"kind": "List", "items": [{"kind": kind, "apiVersion": "v1"} for kind in ("Node", "Pod")]}
+        {"kind": "List", "items": [{"kind": kind, "apiVersion": "v1"} for kind in ("Role", "Pod")]}
     )
 
     assert read(text)[1] == (1, "f.yaml, document 1: Pod: items[1].metadata.name: is required")

@@ -8,7 +8,10 @@ from uproxy.model.endpoint import ContainerPort, Endpoint, EndpointSlice, Origin
 from uproxy.model.frontend import Backend, EndpointState
 from uproxy.model.names import NamespacedName, Protocol
 from uproxy.model.service import Service, ServicePort
-from uproxy.state.selection import authoritative, endpoints_of, slices_from_pods, usable
+from uproxy.state import selection
+from uproxy.state.policy import Here
+from uproxy.state.policy import usable as usable_members
+from uproxy.state.selection import authoritative, local_ready_endpoints, slices_from_pods, state_of
 
 WEB = NamespacedName("default", "web")
 HTTP = ServicePort("http", Protocol.TCP, 80, "http")
@@ -26,6 +29,24 @@ def piece(*endpoints: Endpoint, origin=Origin.ENDPOINT_SLICE, name="web-1", port
 
 def endpoint(text: str, *, ready=True, serving=None, terminating=False) -> Endpoint:
     return Endpoint(ip_address(text), ready, ready if serving is None else serving, terminating)
+
+
+def endpoints_of(*given) -> dict[Backend, EndpointState]:
+    return {backend: state_of(its) for backend, its in selection.endpoints_of(*given).items()}
+
+
+def usable(given: dict[Backend, EndpointState]):
+    """Without a node or hints."""
+    members = {
+        backend: Endpoint(
+            backend.ip,
+            ready=state is READY,
+            serving=state is not NOT_READY,
+            terminating=state is TERMINATING,
+        )
+        for backend, state in given.items()
+    }
+    return usable_members(members, Here())
 
 
 @pytest.mark.parametrize(
@@ -151,3 +172,39 @@ class TestPods:
         service = Service(WEB, (HTTP,), selector={"app": "web"}, publish_not_ready_addresses=True)
         [made] = slices_from_pods(service, [self.pod(ready=False)])
         assert made.endpoints[0].ready
+
+
+A, B, A6 = ip_address("10.0.0.1"), ip_address("10.0.0.2"), ip_address("fd00::1")
+
+
+class TestLocalReadyEndpoints:
+    @staticmethod
+    def slices(*members: Endpoint) -> list[EndpointSlice]:
+        """One slice for each port, with the same endpoints in both."""
+        key = NamespacedName("default", "web-1")
+        ports = [(SlicePort(name, Protocol.TCP, number),) for name, number in (("a", 1), ("b", 2))]
+        return [EndpointSlice(key, WEB, its, members) for its in ports]
+
+    @pytest.mark.parametrize(
+        ("endpoint", "count"),
+        [
+            pytest.param(Endpoint(A, node="here"), 1, id="here and ready"),
+            pytest.param(Endpoint(A, node="there"), 0, id="elsewhere"),
+            pytest.param(Endpoint(A), 0, id="nobody knows where"),
+            pytest.param(Endpoint(A, ready=False, node="here"), 0, id="not ready"),
+            pytest.param(Endpoint(A, False, True, True, "here"), 0, id="only terminating"),
+        ],
+    )
+    def test_only_ready_ones_of_this_node_count_and_each_once(self, endpoint, count):
+        assert local_ready_endpoints(self.slices(endpoint), "here") == count
+
+    def test_a_pod_of_both_families_is_one(self):
+        members = (
+            Endpoint(A, node="here"),
+            Endpoint(ip_address("fd00::1"), node="here"),
+            Endpoint(B, node="here"),
+        )
+        assert local_ready_endpoints(self.slices(*members), "here") == 2
+
+    def test_without_a_node_everything_is_here(self):
+        assert local_ready_endpoints(self.slices(Endpoint(A, node="there"), Endpoint(B)), None) == 2

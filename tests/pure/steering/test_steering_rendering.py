@@ -8,7 +8,7 @@ import pytest
 from uproxy.model.names import Protocol, Vip
 from uproxy.steering import bridges, iptables, nft, policy_routes, tproxy
 from uproxy.steering.routes import parse_failures, render_batch
-from uproxy.steering.rules import RedirectPorts, RuleDelta, Verdict
+from uproxy.steering.rules import RedirectPorts, Rule, RuleDelta, Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
 PORTS = RedirectPorts(10401, 10601)
@@ -18,29 +18,35 @@ def _vip(ip: str, port: int, protocol: Protocol = Protocol.TCP) -> Vip:
     return Vip(ip_address(ip), port, protocol)
 
 
-VERDICTS = {
-    _vip("fd00:172:30::1", 80): Verdict.REDIRECT,
-    _vip("172.30.0.2", 443): Verdict.REDIRECT,
-    _vip("172.30.0.1", 80): Verdict.REDIRECT,
-    _vip("172.30.0.3", 80): Verdict.REJECT,
-    _vip("172.30.0.3", 53, Protocol.UDP): Verdict.REJECT,
-    _vip("fd00:172:30::3", 53, Protocol.UDP): Verdict.REJECT,
-    _vip("0.0.0.0", 30080): Verdict.REDIRECT,
-    _vip("::", 30080): Verdict.REDIRECT,
-    _vip("0.0.0.0", 30081): Verdict.REJECT,
-    _vip("::", 30053, Protocol.UDP): Verdict.REJECT,
+RULES = {
+    _vip("fd00:172:30::1", 80): Rule(Verdict.REDIRECT),
+    _vip("172.30.0.2", 443): Rule(Verdict.REDIRECT),
+    _vip("172.30.0.1", 80): Rule(Verdict.REDIRECT),
+    _vip("172.30.0.3", 80): Rule(Verdict.REJECT),
+    _vip("172.30.0.3", 53, Protocol.UDP): Rule(Verdict.REJECT),
+    _vip("fd00:172:30::3", 53, Protocol.UDP): Rule(Verdict.REJECT),
+    _vip("0.0.0.0", 30080): Rule(Verdict.REDIRECT),
+    _vip("::", 30080): Rule(Verdict.REDIRECT),
+    _vip("0.0.0.0", 30081): Rule(Verdict.REJECT),
+    _vip("::", 30053, Protocol.UDP): Rule(Verdict.REJECT),
+    _vip("172.30.0.4", 80): Rule(Verdict.DROP),
+    _vip("172.30.0.5", 53, Protocol.UDP): Rule(inside_only=True),
+    _vip("0.0.0.0", 30082): Rule(Verdict.REDIRECT, inside_only=True),
+    _vip("198.51.100.9", 80): Rule(Verdict.REDIRECT, True, (ip_network("203.0.113.0/24"),)),
+    _vip("2001:db8::9", 80): Rule(Verdict.REDIRECT, False, (ip_network("2001:db8:1::/48"),)),
 }
-DELIVERED = VERDICTS | {
-    _vip("203.0.113.7", 53, Protocol.UDP): Verdict.DELIVER,
-    _vip("2001:db8::7", 53, Protocol.UDP): Verdict.DELIVER,
+DELIVERED = RULES | {
+    _vip("203.0.113.7", 53, Protocol.UDP): Rule(Verdict.DELIVER),
+    _vip("2001:db8::7", 53, Protocol.UDP): Rule(Verdict.DELIVER),
 }
 BRIDGES = [
     bridges.Bridge(3, "02:00:00:00:00:03", (ip_network("10.244.0.0/24"), ip_network("fd00:10:244::/64"))),
     bridges.Bridge(5, "02:00:00:00:00:05", (ip_network("10.88.0.0/16"),)),
 ]
+INSIDE = [ip_network("10.244.1.0/24"), ip_network("fd00:10:244:1::/64")]
 FLIPPED = RuleDelta(
-    add={_vip("172.30.0.1", 80): Verdict.REJECT, _vip("::", 30090): Verdict.REDIRECT},
-    remove={_vip("172.30.0.1", 80): Verdict.REDIRECT, _vip("0.0.0.0", 30081): Verdict.REJECT},
+    add={_vip("172.30.0.1", 80): Rule(Verdict.REJECT), _vip("::", 30090): Rule(Verdict.REDIRECT)},
+    remove={_vip("172.30.0.1", 80): Rule(Verdict.REDIRECT), _vip("0.0.0.0", 30081): Rule(Verdict.REJECT)},
 )
 
 # What an earlier run left, between the rules of others.
@@ -67,14 +73,14 @@ COMMIT
 @pytest.mark.parametrize(
     ("golden", "text"),
     [
-        pytest.param("table.nft", nft.render_table(PORTS, VERDICTS), id="nft-table"),
-        pytest.param("tproxy.nft", tproxy.render_table(PORTS, DELIVERED), id="tproxy"),
+        pytest.param("table.nft", nft.render_table(PORTS, RULES, INSIDE), id="nft-table"),
+        pytest.param("tproxy.nft", tproxy.render_table(PORTS, DELIVERED, INSIDE), id="tproxy"),
         pytest.param("bridge.nft", bridges.render_table(BRIDGES, (4, 6)), id="bridges"),
         pytest.param("bridge4.nft", bridges.render_table(BRIDGES, (4,)), id="bridges-ipv4-alone"),
         pytest.param("nobridge.nft", bridges.render_table([], ()), id="no-bridges"),
         pytest.param("policy.routes", policy_routes.render_batch("add"), id="policy-routes"),
         pytest.param("delta.nft", nft.render_delta(FLIPPED), id="nft-delta"),
-        pytest.param("sets.ipset", iptables.render_sets(VERDICTS, [4, 6]), id="ipset-all"),
+        pytest.param("sets.ipset", iptables.render_sets(RULES, INSIDE, [4, 6]), id="ipset-all"),
         pytest.param("delta.ipset", iptables.render_set_delta(FLIPPED), id="ipset-delta"),
         pytest.param("fresh.iptables", iptables.render_rules(4, PORTS, saved=""), id="iptables"),
         pytest.param("fresh.ip6tables", iptables.render_rules(6, PORTS, saved=""), id="ip6tables"),

@@ -1,6 +1,6 @@
 """Verdicts, and the table that turns changes into the difference to be programmed."""
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Protocol, ServicePortName, Vip
-from uproxy.steering.rules import RuleDelta, RuleTable, Verdict, tproxy_verdict, verdict
+from uproxy.steering.rules import Rule, RuleDelta, RuleTable, Verdict, rule, tproxy_rule
 
 VIPS = tuple(
     Vip(ip_address(ip), 80, Protocol.TCP)
@@ -30,44 +30,49 @@ def _service(name: str, vips: tuple[Vip, ...], backends: int = 1) -> DesiredServ
 @pytest.mark.parametrize(
     ("protocol", "backends", "expected"),
     [
-        pytest.param(Protocol.TCP, 1, Verdict.REDIRECT, id="tcp"),
-        pytest.param(Protocol.TCP, 0, Verdict.REJECT, id="tcp-without-backends"),
+        pytest.param(Protocol.TCP, 1, Rule(Verdict.REDIRECT), id="tcp"),
+        pytest.param(Protocol.TCP, 0, Rule(Verdict.REJECT), id="tcp-without-backends"),
         pytest.param(Protocol.UDP, 1, None, id="udp-is-bound-not-redirected"),
-        pytest.param(Protocol.UDP, 0, Verdict.REJECT, id="udp-without-backends"),
+        pytest.param(Protocol.UDP, 0, Rule(Verdict.REJECT), id="udp-without-backends"),
         pytest.param(Protocol.SCTP, 1, None, id="sctp"),
         pytest.param(Protocol.SCTP, 0, None, id="sctp-without-backends"),
     ],
 )
-def test_verdict(protocol: Protocol, backends: int, expected: Verdict | None) -> None:
+def test_verdict(protocol: Protocol, backends: int, expected: Rule | None) -> None:
     port = _service("web", (VIPS[0]._replace(protocol=protocol),), backends)
-    assert verdict(port, port.frontends[0]) is expected
+    assert rule(port, port.frontends[0]) == expected
 
 
 @pytest.mark.parametrize(
     ("protocol", "kind", "ip", "backends", "expected"),
     [
-        pytest.param("TCP", "ClusterIP", "172.30.0.1", 1, Verdict.REDIRECT, id="tcp"),
-        pytest.param("TCP", "ExternalIP", "203.0.113.7", 1, Verdict.REDIRECT, id="tcp-external"),
+        pytest.param("TCP", "ClusterIP", "172.30.0.1", 1, Rule(Verdict.REDIRECT), id="tcp"),
+        pytest.param("TCP", "ExternalIP", "203.0.113.7", 1, Rule(Verdict.REDIRECT), id="tcp-external"),
         pytest.param("UDP", "ClusterIP", "172.30.0.1", 1, None, id="udp-with-a-local-route"),
-        pytest.param("UDP", "ExternalIP", "203.0.113.7", 1, Verdict.DELIVER, id="udp-external"),
-        pytest.param("UDP", "LoadBalancer", "203.0.113.7", 1, Verdict.DELIVER, id="udp-load-balancer"),
-        pytest.param("UDP", "ExternalIP", "203.0.113.7", 0, Verdict.REJECT, id="udp-without-backends"),
+        pytest.param("UDP", "ExternalIP", "203.0.113.7", 1, Rule(Verdict.DELIVER), id="udp-external"),
+        pytest.param("UDP", "LoadBalancer", "203.0.113.7", 1, Rule(Verdict.DELIVER), id="udp-load-balancer"),
+        pytest.param("UDP", "ExternalIP", "203.0.113.7", 0, Rule(Verdict.REJECT), id="udp-without-backends"),
         pytest.param("UDP", "NodePort", "0.0.0.0", 1, None, id="udp-node-port"),
         pytest.param("SCTP", "ExternalIP", "203.0.113.7", 1, None, id="sctp"),
     ],
 )
-def test_verdict_under_tproxy(
-    protocol: str, kind: str, ip: str, backends: int, expected: Verdict | None
-) -> None:
+def test_rule_under_tproxy(protocol: str, kind: str, ip: str, backends: int, expected: Rule | None) -> None:
     vip = Vip(ip_address(ip), 53, Protocol(protocol))
     port = _service("dns", (vip,), backends)
-    assert tproxy_verdict(port, Frontend(vip, FrontendKind(kind), 4)) is expected
+    assert tproxy_rule(port, Frontend(vip, FrontendKind(kind), 4)) == expected
+
+
+def test_rule_under_tproxy_keeps_who_may_come() -> None:
+    allowed = (ip_network("203.0.113.0/24"),)
+    vip = Vip(ip_address("198.51.100.9"), 53, Protocol.UDP)
+    frontend = Frontend(vip, FrontendKind.LOAD_BALANCER, 4, allowed=allowed)
+    assert tproxy_rule(_service("dns", (vip,)), frontend) == Rule(Verdict.DELIVER, allowed=allowed)
 
 
 def test_a_table_decides_as_it_is_told() -> None:
-    table = RuleTable(lambda _port, _frontend: Verdict.DELIVER)
+    table = RuleTable(lambda _port, _frontend: Rule(Verdict.DELIVER))
     table.want(Changes(updated=(_service("web", VIPS[:1]),)))
-    assert table.wanted == {VIPS[0]: Verdict.DELIVER}
+    assert table.wanted == {VIPS[0]: Rule(Verdict.DELIVER)}
 
 
 def test_verdict_goes_by_the_family_of_the_backends() -> None:
@@ -76,7 +81,7 @@ def test_verdict_goes_by_the_family_of_the_backends() -> None:
     stand_in = Frontend(Vip(ip_address("127.1.0.1"), 80, Protocol.TCP), FrontendKind.CLUSTER_IP, 6)
     name = ServicePortName("default", "web", "", Protocol.TCP)
     port = DesiredServicePort(name, 80, (stand_in,), endpoints={}, usable={6: (backend,)})
-    assert verdict(port, stand_in) is Verdict.REDIRECT
+    assert rule(port, stand_in) == Rule(Verdict.REDIRECT)
 
 
 def _settled(*updated: DesiredServicePort) -> RuleTable:
@@ -95,7 +100,7 @@ def test_change_between_two_sets_of_backends_needs_no_rule() -> None:
 def test_last_backend_gone_flips_the_verdict_in_one_delta() -> None:
     table = _settled(_service("web", VIPS[:1]))
     table.want(Changes(updated=(_service("web", VIPS[:1], backends=0),)))
-    assert table.delta() == RuleDelta({VIPS[0]: Verdict.REJECT}, {VIPS[0]: Verdict.REDIRECT})
+    assert table.delta() == RuleDelta({VIPS[0]: Rule(Verdict.REJECT)}, {VIPS[0]: Rule(Verdict.REDIRECT)})
 
 
 def test_vip_that_moves_to_another_service_in_one_batch_needs_no_rule() -> None:
@@ -103,7 +108,7 @@ def test_vip_that_moves_to_another_service_in_one_batch_needs_no_rule() -> None:
     moved = Changes(updated=(_service("new", VIPS[:1]),), removed=(_service("old", ()).name,))
     table.want(moved)
     assert not table.delta()
-    assert table.wanted == {VIPS[0]: Verdict.REDIRECT}
+    assert table.wanted == {VIPS[0]: Rule(Verdict.REDIRECT)}
 
 
 def test_what_failed_is_still_owed_after_the_next_change() -> None:
@@ -111,7 +116,7 @@ def test_what_failed_is_still_owed_after_the_next_change() -> None:
     table.want(Changes(removed=(_service("web", ()).name,)))
     table.want(Changes(updated=(_service("other", VIPS[2:3]),)))
     assert table.delta().remove.keys() == set(VIPS[:2])
-    assert table.delta().add == {VIPS[2]: Verdict.REDIRECT}
+    assert table.delta().add == {VIPS[2]: Rule(Verdict.REDIRECT)}
 
 
 # A batch in numbers, which hypothesis draws far faster than objects: for some of four
@@ -137,7 +142,7 @@ def test_deltas_always_lead_from_the_programmed_to_the_wanted(
     steps: list[tuple[dict[int, tuple[int, int]], bool]],
 ) -> None:
     """Each delta is valid on what is there, whichever transactions failed before it."""
-    table, kernel = RuleTable(), dict[Vip, Verdict]()
+    table, kernel = RuleTable(), dict[Vip, Rule]()
     state: dict[ServicePortName, DesiredServicePort] = {}
     for batch, succeeds in [*steps, ({}, True)]:
         changes = _changes(batch)
@@ -154,7 +159,7 @@ def test_deltas_always_lead_from_the_programmed_to_the_wanted(
             assert not table.delta()
     assert kernel == table.wanted
     assert kernel == {
-        frontend.vip: verdict(port, frontend) for port in state.values() for frontend in port.frontends
+        frontend.vip: rule(port, frontend) for port in state.values() for frontend in port.frontends
     }
 
 

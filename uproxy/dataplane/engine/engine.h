@@ -84,6 +84,7 @@ struct direction {
     bool eof;     /* nothing more will be read: the source has finished, or the connection is closed */
     bool ending;  /* the source has ended or failed: read on until it says which */
     bool failed;  /* the source has failed, maybe after its end */
+    bool cut;     /* a write to the source was told of its reset: its end, when read, is none */
     bool turn;    /* gave way to others and goes on after them */
 };
 
@@ -136,6 +137,7 @@ struct worker {
     uint64_t now_ms, next_sweep_ms;
     int descriptors; /* sockets and pipes; atomic */
     int live;        /* atomic */
+    bool telling;    /* atomic; something was counted that is about to be reported */
     char *scratch;
     struct counters counters;
     pthread_mutex_t lock; /* of the two below */

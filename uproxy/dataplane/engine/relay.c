@@ -54,6 +54,10 @@ void relay_reset_by(struct worker *w, struct conn *c, enum side from)
 /* The source has sent its last byte, and it was passed on: so is the end. */
 void relay_finish(struct worker *w, struct conn *c, enum side from)
 {
+    if (c->from[from].cut) {
+        relay_reset_by(w, c, from);
+        return;
+    }
     c->from[from].eof = true;
     if (c->first_eof != NOBODY) {
         conn_close(w, c, c->first_eof == CLIENT ? CLIENT_EOF : BACKEND_EOF);
@@ -66,10 +70,13 @@ void relay_finish(struct worker *w, struct conn *c, enum side from)
         relay_reset_by(w, c, from); /* it ended, and was reset: no edge will tell that again */
 }
 
-/* The sink takes no more: pass on what it said before it was reset, then the reset. */
+/* The sink takes no more, for the reason in errno: pass on what it said before it was reset, then the
+ * reset. The kernel tells a reset once. Was it this write that heard of it, a read finds an end instead,
+ * as if the peer had finished; EPIPE says that it really had, before it was reset. */
 void relay_sink_failed(struct worker *w, struct conn *c, enum side from)
 {
     enum side back = !from;
+    c->from[back].cut = errno != EPIPE && errno != ENOTCONN;
     c->from[from].eof = true;
     c->from[from].blocked = false;
     if (!c->from[back].eof)

@@ -61,10 +61,13 @@ void report_end(struct engine *e, const struct conn *c, int reason)
     add(e, &told);
 }
 
-/* Whether Python has still to hear of something that happened at this Service port or endpoint. */
+/* Whether Python has, or may have, still to hear of something that happened at this Service port or
+ * endpoint. */
 bool reports_name(struct engine *e, const struct slots *slots, uint32_t slot)
 {
     bool found = false;
+    for (unsigned i = 0; i < e->options.workers; i++)
+        found |= READ(e->workers[i].telling);
     pthread_mutex_lock(&e->lock);
     for (size_t i = 0; i < e->reports_count && !found; i++)
         found = slot == (slots->ports ? e->reports[i].port : e->reports[i].backend);

@@ -126,6 +126,12 @@ static bool ends_in_order(const struct conn *c, enum side side, int reason)
     return reason == (side == CLIENT ? BACKEND_RESET : CLIENT_RESET) && c->first_eof == !side;
 }
 
+/* A slot is not given up between the counts of its last connection and the report that names it. */
+static void tell(struct worker *w, bool begins)
+{
+    __atomic_store_n(&w->telling, begins, __ATOMIC_RELEASE);
+}
+
 /* Close both sockets, and count why. */
 void conn_close(struct worker *w, struct conn *c, int reason)
 {
@@ -136,6 +142,7 @@ void conn_close(struct worker *w, struct conn *c, int reason)
             close_with_reset(c->fd[side]);
     }
     struct backend_counts *backend = backend_counts(&w->counters, c->backend);
+    tell(w, c->peer != NULL);
     if (c->dialling)
         ADD(backend->returned, 1);
     else
@@ -143,6 +150,7 @@ void conn_close(struct worker *w, struct conn *c, int reason)
     ADD(port_counts(&w->counters, c->port)->closes[reason], 1);
     if (c->peer != NULL)
         report_end(w->engine, c, reason); /* after the counts: whoever hears of it may look at them */
+    tell(w, false);
     bury(w, c);
 }
 
@@ -168,9 +176,11 @@ static void free_dead(struct worker *w)
 static void dial_failed(struct worker *w, struct conn *c, int error)
 {
     close(c->fd[BACKEND]);
+    tell(w, true);
     ADD(port_counts(&w->counters, c->port)->returned, 1);
     ADD(backend_counts(&w->counters, c->backend)->returned, 1);
     report_failed_dial(w->engine, c, error);
+    tell(w, false);
     bury(w, c);
 }
 

@@ -1,0 +1,147 @@
+"""Every scenario, with real packets: all Services at once, in one proxy, and each packet sent."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.netns.e2e.callers import answer, ask, datagram_is_refused, datagrams, is_refused
+from tests.netns.e2e.servers import WHO
+from tests.netns.e2e.stage import Stage, Way, way
+from tests.proxy_process import Address, eventually, nonblocking
+from tests.scenario import NODE, Packet, Scenario, load_all, node_object
+from uproxy.dataplane.native_relay import engine_or_reason
+from uproxy.kit.lab import Host, Lab
+
+WAYS = [
+    way("bind", "python"),
+    way("bind", "native-2"),
+    way("redirect-nft", "python"),
+    way("redirect-nft", "native-2"),
+    way("redirect-iptables", "native-2"),
+]
+TRIES = 40
+SILENT_FOR_S = 0.5
+AT_ONCE = 40
+ANSWERED_WITHIN_S = 3
+"""Shorter than the test's own time, so that every packet that goes astray is named."""
+_TCP_INFO_RETRANSMITS = 2
+"""Offset in struct tcp_info (linux/tcp.h)."""
+
+
+@pytest_asyncio.fixture(params=WAYS, ids=str)
+async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
+    chosen: Way = request.param
+    if not chosen.by_python and (reason := engine_or_reason()):
+        pytest.skip(f"no native relay: {reason}")
+    with Lab(node_default_route=True) as lab:
+        for host in lab.hosts:
+            host.sysctl("net.ipv4.icmp_ratelimit", 0)
+            host.sysctl("net.ipv6.icmp.ratelimit", 0)
+        made = Stage(lab, chosen, tmp_path)
+        for pod in made.pods:
+            await pod.listen_tcp()
+            pod.listen_udp()
+        yield made
+        for pod in made.pods:
+            pod.kill()
+
+
+def host_of(stage: Stage, origin: str) -> Host:
+    if origin.startswith("pod"):
+        return stage.lab.pods[int(origin[3:]) - 1]
+    return {"outside": stage.client, "node": stage.node}[origin]
+
+
+async def who_answers(host: Host, address: Address, protocol: str) -> str:
+    if protocol == "TCP":
+        return await ask(host, address)
+    with datagrams(host, address) as sock:
+        return (await answer(sock, WHO)).decode()
+
+
+async def all_who_answer(host: Host, address: Address, protocol: str, expected: frozenset[str]) -> set[str]:
+    """Ask until every expected pod has answered, or one that is not."""
+    seen: set[str] = set()
+    for _ in range(TRIES):
+        seen.add(await who_answers(host, address, protocol))
+        if not seen < expected:
+            break
+    return seen
+
+
+async def gets_no_answer(host: Host, address: Address, protocol: str) -> bool:
+    """Neither answered nor refused: the kernel has asked again, as it does after a second."""
+    if protocol == "UDP":
+        return await datagram_is_lost(host, address)
+    with nonblocking(host, address, socket.SOCK_STREAM) as stream:
+        connecting = asyncio.ensure_future(asyncio.get_running_loop().sock_connect(stream, address))
+
+        async def asked_again_or_over() -> bool:
+            return connecting.done() or _retransmits(stream) > 0
+
+        await eventually(asked_again_or_over, "a second try")
+        if connecting.done():
+            return isinstance(connecting.exception(), PermissionError)  # dropped on its way out of the node
+        connecting.cancel()
+        await asyncio.gather(connecting, return_exceptions=True)
+    return True
+
+
+def _retransmits(stream: socket.socket) -> int:
+    return stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[_TCP_INFO_RETRANSMITS]
+
+
+async def datagram_is_lost(host: Host, address: Address) -> bool:
+    """Whether a datagram is neither answered nor refused, for as long as either takes at most."""
+    with datagrams(host, address) as sock:
+        try:
+            async with asyncio.timeout(SILENT_FOR_S):
+                await answer(sock)
+        except (TimeoutError, PermissionError):  # the latter: dropped on its way out of the node
+            return True
+        except ConnectionRefusedError:
+            return False
+    return False
+
+
+async def wrong(stage: Stage, scenario: Scenario, packet: Packet, family: int, protocol: str) -> str:
+    """What is wrong with the fate of a packet; empty when nothing is."""
+    host, address = host_of(stage, packet.origin), scenario.address(packet.target, family, protocol)
+    words = f"{scenario.name}: {packet.origin} -> {packet.target}, IPv{family} {protocol}: "
+    try:
+        if packet.outcome == {"REJECT"}:
+            refused = is_refused if protocol == "TCP" else datagram_is_refused
+            return "" if await refused(host, address) else f"{words}not refused"
+        if packet.outcome == {"DROP"}:
+            return "" if await gets_no_answer(host, address, protocol) else f"{words}answered or refused"
+        async with asyncio.timeout(ANSWERED_WITHIN_S):
+            seen = await all_who_answer(host, address, protocol, packet.outcome)
+    except (OSError, TimeoutError) as error:
+        return f"{words}{type(error).__name__} {error}, not {set(packet.outcome)}"
+    fine = len(seen) == 1 and seen <= packet.outcome if scenario.sticky else seen == packet.outcome
+    return "" if fine else f"{words}{seen}, not {set(packet.outcome)}"
+
+
+@pytest.mark.timeout(180)
+async def test_packets_go_where_they_should(stage: Stage) -> None:
+    scenarios = load_all()
+    objects = [node_object(), *(thing for scenario in scenarios for thing in scenario.objects)]
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def check(scenario: Scenario) -> list[str]:
+        async with gate:
+            return [
+                await wrong(stage, scenario, packet, family, protocol)
+                for packet in scenario.packets
+                for family in (4, 6)
+                for protocol in ("TCP", "UDP")
+            ]
+
+    async with stage.proxy(objects, "--hostname-override", NODE):
+        found = await asyncio.gather(*(check(scenario) for scenario in scenarios))
+    misses = [line for lines in found for line in lines if line]
+    assert not misses, "\n".join(misses)
