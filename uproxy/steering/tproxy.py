@@ -27,8 +27,10 @@ _SETS = {
 #   every kernel's `socket` sees through that for IPv6.
 # - `socket` finds those that rest in TIME_WAIT too, which bear no mark and would be of nobody if the
 #   mark were asked for. Sockets with somebody else's mark are left to him.
-# - A packet of the node itself for an address that is not local would leave: a mark turns it round. That is
-#   before `guard_output`, which leaves to the input side what goes by lo.
+# - A datagram of the node itself for an address that is not local would leave: a mark turns it round. That of
+#   a VIP without endpoints too, as a sender that is refused on output would see EPERM: it meets no socket,
+#   and the kernel answers "port unreachable". The other chains of output still see the device that it
+#   was about to leave by, so that only the proxy's own mark keeps them off; who may come is asked on `lo`.
 _CHAINS = """\
 	chain deliver {{
 		socket mark != {proxy_mark:#x} return
@@ -42,10 +44,16 @@ _CHAINS = """\
 		meta mark set meta mark & {others:#x} | {turned_round:#x}
 	}}
 	chain deliver_output {{
-		type route hook output priority -151; policy accept;
+		type route hook output priority -152; policy accept;
 		meta mark {proxy_mark:#x} return
 		ip daddr . meta l4proto . th dport @deliver4 goto turn_round
 		ip6 daddr . meta l4proto . th dport @deliver6 goto turn_round
+		meta l4proto udp ip daddr . meta l4proto . th dport @reject4 goto turn_round
+		meta l4proto udp ip6 daddr . meta l4proto . th dport @reject6 goto turn_round
+	}}
+	chain turned_round {{
+		type filter hook output priority -151; policy accept;
+		meta mark & {mask:#x} == {turned_round:#x} meta mark set {proxy_mark:#x}
 	}}
 """
 
@@ -56,6 +64,7 @@ def render_table(ports: RedirectPorts, rules: Mapping[Vip, Rule], inside: Sequen
         proxy_mark=PROXY_MARK,
         delivered=DELIVERED,
         turned_round=TURNED_ROUND,
+        mask=MASK,
         others=~MASK & 0xFFFFFFFF,
     )
     return nft.render_table(ports, rules, inside, _SETS, chains)

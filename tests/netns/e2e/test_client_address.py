@@ -9,7 +9,7 @@ import pytest
 
 from tests.netns.e2e.callers import answer, ask, datagrams
 from tests.netns.e2e.servers import TCP_PORT, WHO, Greeter, Witness
-from tests.netns.e2e.stage import CLUSTER_IPS, DNS, WEB, Stage, node_ports, way, ways, web
+from tests.netns.e2e.stage import CLUSTER_IPS, DNS, WEB, Stage, Way, node_ports, way, ways, web
 from tests.proxy_process import PATIENCE_S, Address, connected, eventually, nonblocking
 from uproxy.kit.lab import POD_GATEWAY4, POD_GATEWAY6, Host, Lab
 
@@ -294,28 +294,37 @@ async def test_connections_open_at_the_end_do_not_outlive_it(stage: Stage) -> No
 
 @bridged
 @pytest.mark.parametrize("other", ["bind", "redirect-nft", "redirect-iptables"])
-async def test_change_of_the_capture_leaves_nothing_of_the_one_before(stage: Stage, other: str) -> None:
+async def test_another_capture_afterwards_leaves_nothing_of_this_one(stage: Stage, other: str) -> None:
+    await change_of_capture(stage, stage.way, way(other, "python"))
+
+
+@bridged
+@pytest.mark.parametrize("other", ["bind", "redirect-nft"])
+async def test_this_capture_afterwards_leaves_nothing_of_another(stage: Stage, other: str) -> None:
+    await change_of_capture(stage, way(other, "python"), stage.way)
+
+
+async def change_of_capture(stage: Stage, first: Way, second: Way) -> None:
+    """The first is killed, the second follows it, serves, and ends in good order."""
     before = stage.kernel_state()
-    own = stage.way
-    for first, second in ((own, way(other, "python")), (way(other, "python"), own)):
-        stage.way = first
-        async with stage.proxy(served(stage)) as killed:
-            killed.kill9()
-        stage.way = second
-        async with stage.proxy(served(stage)) as proxy:
-            assert (await ask(stage.client, WEB[0])).startswith("pod")
-            with datagrams(stage.client, DNS[0]) as sock:
-                assert (await answer(sock, WHO)).startswith(b"pod")
-            assert ("30064" in stage.kernel_state()) == (second is own)
-            proxy.terminate()
-            assert await proxy.status() == 0
-        assert _without_empty_tables(stage) == before
+    stage.way = first
+    async with stage.proxy(served(stage)) as killed:
+        killed.kill9()
+    stage.way = second
+    async with stage.proxy(served(stage)) as proxy:
+        assert (await ask(stage.client, WEB[0])).startswith("pod")
+        with datagrams(stage.client, DNS[0]) as sock:
+            assert (await answer(sock, WHO)).startswith(b"pod")
+        assert ("30064" in stage.kernel_state()) == ("tproxy" in second.flags)
+        proxy.terminate()
+        assert await proxy.status() == 0
+    assert _without_empty_tables(stage) == before
 
 
 def _without_empty_tables(stage: Stage) -> str:
     """What the kernel has, but for the empty chains that iptables-nft leaves of its own."""
     for family in ("ip", "ip6"):
-        for table in ("nat", "filter"):
+        for table in ("nat", "filter", "mangle"):
             stage.node.run("nft", "delete", "table", family, table, check=False)
     return stage.kernel_state()
 

@@ -22,6 +22,8 @@ WAYS = [
     way("redirect-nft", "python"),
     way("redirect-nft", "native-2"),
     way("redirect-iptables", "native-2"),
+    way("tproxy", "python"),
+    way("tproxy", "native-2"),
 ]
 TRIES = 40
 SILENT_FOR_S = 0.5
