@@ -25,12 +25,11 @@ _SETS = {
 # Why it is so:
 # - After dstnat (-100): a dial that the CNI masquerades has its answers translated back there, and not
 #   every kernel's `socket` sees through that for IPv6.
-# - `socket` finds those that rest in TIME_WAIT too, which bear no mark and would be of nobody if the
-#   mark were asked for. Sockets with somebody else's mark are left to him.
-# - A datagram of the node itself for an address that is not local would leave: a mark turns it round. That of
-#   a VIP without endpoints too, as a sender that is refused on output would see EPERM: it meets no socket,
-#   and the kernel answers "port unreachable". The other chains of output still see the device that it
-#   was about to leave by, so that only the proxy's own mark keeps them off; who may come is asked on `lo`.
+# - `socket` finds those that rest in TIME_WAIT too. They bear no mark, so that the rule for sockets with
+#   somebody else's, which are left to him, does not match them.
+# - A datagram of the node itself for an address that is not local would leave: a mark turns it round.
+#   One that is to be refused is so on its way out, and the sender sees EPERM: turned round, IPv4 would
+#   not send it "port unreachable", from an address that is not local.
 _CHAINS = """\
 	chain deliver {{
 		socket mark != {proxy_mark:#x} return
@@ -44,16 +43,10 @@ _CHAINS = """\
 		meta mark set meta mark & {others:#x} | {turned_round:#x}
 	}}
 	chain deliver_output {{
-		type route hook output priority -152; policy accept;
+		type route hook output priority -150; policy accept;
 		meta mark {proxy_mark:#x} return
 		ip daddr . meta l4proto . th dport @deliver4 goto turn_round
 		ip6 daddr . meta l4proto . th dport @deliver6 goto turn_round
-		meta l4proto udp ip daddr . meta l4proto . th dport @reject4 goto turn_round
-		meta l4proto udp ip6 daddr . meta l4proto . th dport @reject6 goto turn_round
-	}}
-	chain turned_round {{
-		type filter hook output priority -151; policy accept;
-		meta mark & {mask:#x} == {turned_round:#x} meta mark set {proxy_mark:#x}
 	}}
 """
 
@@ -64,7 +57,6 @@ def render_table(ports: RedirectPorts, rules: Mapping[Vip, Rule], inside: Sequen
         proxy_mark=PROXY_MARK,
         delivered=DELIVERED,
         turned_round=TURNED_ROUND,
-        mask=MASK,
         others=~MASK & 0xFFFFFFFF,
     )
     return nft.render_table(ports, rules, inside, _SETS, chains)
