@@ -27,6 +27,7 @@ from uproxy.dataplane.proxy import Dataplane
 from uproxy.dataplane.python_relay import PythonRelay
 from uproxy.dataplane.reactor import Reactor
 from uproxy.dataplane.relay import Ended, Relay
+from uproxy.dataplane.ways_back import WaysBack
 from uproxy.errors import UproxyError
 from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Event
@@ -43,12 +44,14 @@ from uproxy.sources.resolve import Resolver
 from uproxy.state.addresses import AddressPlan
 from uproxy.state.node_ports import NodePortPlan
 from uproxy.state.store import Store
-from uproxy.steering.cleanup import remove_rules
+from uproxy.steering.bridges import BridgeAnswers
+from uproxy.steering.cleanup import remove_rules, remove_tproxy
 from uproxy.steering.lock import SteeringLock
+from uproxy.steering.policy_routes import PolicyRoutes
 from uproxy.steering.probe import Capture, Choice, Mechanism
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.rules import PROXY_MARK, RedirectPorts
-from uproxy.steering.target import steering_rules
+from uproxy.steering.target import steering_rules, tproxy_rules
 
 _DIALS_A_CONNECTION = 4
 """How many endpoints may time out before a connection is given up; refusals cost no time."""
@@ -240,7 +243,8 @@ class Proxy:
         self._why_stopped = ""
         self._tasks = Tasks()
         loop.set_exception_handler(self._crashed)
-        self.dataplane = _dataplane(loop, settings, choice)
+        self._bridges = BridgeAnswers()
+        self.dataplane = _dataplane(loop, settings, choice, self._bridges)
         self.targets = self._build_targets(Resolver(emit))
         names = sources.names
         if settings.node_port_addresses:
@@ -265,6 +269,10 @@ class Proxy:
             ports = _redirect_ports(self.dataplane)
             targets += [LocalRoutes(_needs_route_beside_redirect), self.dataplane]
             targets.append(steering_rules(self.choice.mechanism, ports))
+        elif self.choice.capture is Capture.TPROXY:
+            ports = _redirect_ports(self.dataplane)
+            routes = LocalRoutes(lambda _port, frontend: frontend.kind is FrontendKind.CLUSTER_IP)
+            targets += [routes, PolicyRoutes(), self.dataplane, tproxy_rules(ports), self._bridges]
         elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
             targets += [LocalRoutes(_is_no_node_port), self.dataplane]
         else:
@@ -297,8 +305,7 @@ class Proxy:
         self._servers = await self._start_http()
         self._tell(events.started(self.settings.node_name))
         try:
-            if self.choice.mechanism is Mechanism.LOCAL_ROUTES:
-                await remove_rules()  # an earlier run may have redirected
+            await self._remove_rivals()
             self._tasks.start("reconcile", self.reconcile.run())
             for name, run in self._sources.tasks.items():
                 self._tasks.start(name, run())
@@ -328,6 +335,13 @@ class Proxy:
         await config.changed()
         self._why_stopped = f"{config.path} has changed: ended, to be started again with what it says now"
         self.stop.set()
+
+    async def _remove_rivals(self) -> None:
+        """Remove what an earlier run with another capture left, and would be in the way."""
+        if self.choice.mechanism is Mechanism.LOCAL_ROUTES:
+            await remove_rules()
+        if self.choice.mechanism is not Mechanism.LOOPBACK and self.choice.capture is not Capture.TPROXY:
+            await remove_tproxy()
 
     async def _until_stopped(self) -> None:
         loop = asyncio.get_running_loop()
@@ -387,7 +401,7 @@ class Proxy:
                 log.error("%s; `uproxy cleanup` removes what is left", error)  # noqa: TRY400
         if self._servers is not None:
             await self._servers.close()
-        self.dataplane.context.reactor.close()
+        self.dataplane.context.close()
 
     def _crashed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception escaped from a callback: a bug, which ends the process in good order."""
@@ -408,7 +422,9 @@ def _words(choice: Choice) -> tuple[str, str, str]:
     return choice.capture, choice.mechanism, choice.reason
 
 
-def _dataplane(loop: asyncio.AbstractEventLoop, settings: Settings, choice: Choice) -> Dataplane:
+def _dataplane(
+    loop: asyncio.AbstractEventLoop, settings: Settings, choice: Choice, bridges: BridgeAnswers
+) -> Dataplane:
     budget = descriptor_budget()
     context = Context(
         loop,
@@ -420,9 +436,10 @@ def _dataplane(loop: asyncio.AbstractEventLoop, settings: Settings, choice: Choi
             idle_s=settings.idle_timeout_s,
             half_closed_s=settings.half_closed_timeout_s,
         ),
-        PROXY_MARK if choice.capture is Capture.REDIRECT else 0,
+        0 if choice.capture is Capture.BIND else PROXY_MARK,
         choice.capture is Capture.BIND,
         monotonic,
+        ways_back=WaysBack(monotonic, bridges.lifts) if choice.capture is Capture.TPROXY else None,
     )
     relay = _relay(settings, context)
     return Dataplane(context, relay, min(budget // _FLOWS_SHARE, _FLOWS_MAX), settings.udp_idle_timeout_s)

@@ -11,11 +11,15 @@ _COMMANDS = (
     "ipset save",
     "ip -4 route show table local",
     "ip -6 route show table local",
+    "ip -4 rule",
+    "ip -6 rule",
+    "ip -4 route show table all protocol 117",
+    "ip -6 route show table all protocol 117",
 )
 _TIMES_AND_COUNTERS = re.compile(r"^#.*\n|\[\d+:\d+\]", re.MULTILINE)
 
 
 def kernel_state(host: Host) -> str:
-    """All rules, sets and local routes, as the kernel's own tools print them."""
+    """All rules and sets, local routes, and routes of ours, as the kernel's own tools print them."""
     printed = "".join(host.run(*command.split()).stdout for command in _COMMANDS)
     return _TIMES_AND_COUNTERS.sub("", printed)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from ipaddress import ip_address
@@ -14,14 +15,17 @@ from tests.netns.kernel_state import kernel_state
 from uproxy.kit.lab import Host, Lab
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Protocol, ServicePortName, Vip
+from uproxy.steering.bridges import BridgeAnswers
 from uproxy.steering.cleanup import cleanup
 from uproxy.steering.nft import NftRules
+from uproxy.steering.policy_routes import TABLE, PolicyRoutes, remove_policy_routes
 from uproxy.steering.probe import OK, Mechanism, probe
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.rules import RedirectPorts, Rule, Verdict
-from uproxy.steering.target import SteeringRules, steering_rules
+from uproxy.steering.target import SteeringRules, steering_rules, tproxy_rules
 
 T = TypeVar("T")
+Target = SteeringRules | LocalRoutes | PolicyRoutes | BridgeAnswers
 PORTS = RedirectPorts(15001, 15006)
 ADDRESSES = ("172.30.0.1", "fd00:172:30::1", "0.0.0.0", "::")
 BOTH = pytest.mark.parametrize("mechanism", [Mechanism.NFT, Mechanism.IPTABLES])
@@ -70,7 +74,7 @@ def _rules(node: Host, mechanism: Mechanism) -> SteeringRules:
     return node.inside(lambda: steering_rules(mechanism, PORTS))
 
 
-def _make(node: Host, target: SteeringRules | LocalRoutes, *updated: DesiredServicePort) -> dict[Vip, str]:
+def _make(node: Host, target: Target, *updated: DesiredServicePort) -> dict[Vip, str]:
     return dict(_run(node, lambda: target.make(Changes(updated=updated))))
 
 
@@ -285,10 +289,99 @@ def test_a_route_that_cannot_be_made_harms_no_other(node: Host) -> None:
     assert "172.30.0.1 " in node.run("ip", "route", "show", "table", "local", "proto", "117").stdout
 
 
+def test_bridges_that_come_are_lifted_from_and_those_without_an_address_are_not(node: Host) -> None:
+    before = _snapshot(node)
+    answers = node.inside(BridgeAnswers)
+    device = partial(node.inside, lambda: socket.if_nametoindex("cni0"))
+    assert _make(node, answers, _service(1)) == {}  # the lab has one of its own, named pods
+    without = _snapshot(node)
+    node.run("ip", "link", "add", "cni0", "type", "bridge")
+    assert _make(node, answers, _service(1)) == {}
+    assert not answers.lifts(device(), 4)
+    node.run("ip", "addr", "add", "10.88.0.1/16", "dev", "cni0")
+    node.run("ip", "link", "add", "more", "type", "bridge")
+    assert _make(node, answers, _service(1)) == {}
+    assert answers.lifts(device(), 4)
+    assert not answers.lifts(device(), 6)
+    assert "10.88.0.0/16 : " in _snapshot(node)
+    for name in ("cni0", "more"):
+        node.run("ip", "link", "delete", name)
+    assert _make(node, answers, _service(1)) == {}
+    assert _snapshot(node) == without
+    _run(node, answers.close)
+    assert _snapshot(node) == before
+
+
+def test_nothing_is_lifted_without_br_netfilter(node: Host) -> None:
+    node.sysctl("net.bridge.bridge-nf-call-iptables", 0)
+    answers = node.inside(BridgeAnswers)
+    assert _make(node, answers, _service(1)) == {}
+    pods = node.inside(lambda: socket.if_nametoindex("pods"))
+    assert not answers.lifts(pods, 4)
+    assert answers.lifts(pods, 6)
+
+
+def _foreign_policy(node: Host) -> None:
+    node.run("ip", "rule", "add", "fwmark", "0x9", "lookup", "118", "protocol", "118")
+    node.run("ip", "route", "add", "local", "default", "dev", "lo", "table", "118", "protocol", "118")
+
+
+def test_tproxy_leaves_the_machine_as_it_was(node: Host) -> None:
+    _foreign_policy(node)
+    before = _snapshot(node)
+    targets: list[Target] = [PolicyRoutes(), node.inside(lambda: tproxy_rules(PORTS))]
+    for target in targets:
+        assert _make(node, target, *_everything()) == {}
+    assert "chain deliver_prerouting" in _snapshot(node)
+    for target in targets:
+        _run(node, target.close)
+    assert _snapshot(node) == before
+
+
+def test_policy_routes_are_made_once_adopted_and_removed(node: Host) -> None:
+    _foreign_policy(node)
+    before = _snapshot(node)
+    first = PolicyRoutes()
+    assert _make(node, first, _service(1)) == {}
+    expected = _snapshot(node)
+    assert expected != before
+    for routes in (first, PolicyRoutes()):  # the second comes after a crash of the first
+        assert _make(node, routes, _service(2)) == {}
+        assert _snapshot(node) == expected
+    removed = _run(node, remove_policy_routes)
+    assert removed == [f"IPv{family} policy route, table {TABLE}" for family in (4, 6)]
+    assert _snapshot(node) == before
+    assert _run(node, remove_policy_routes) == []
+
+
+@pytest.mark.parametrize("lost", ["rule del priority 7", "rule del priority 8", f"route flush table {TABLE}"])
+def test_policy_routes_of_which_a_part_is_lost_are_mended_and_removed(node: Host, lost: str) -> None:
+    before = _snapshot(node)
+    assert _make(node, PolicyRoutes(), _service(1)) == {}
+    expected = _snapshot(node)
+    node.run("ip", *lost.split())
+    assert _make(node, PolicyRoutes(), _service(1)) == {}
+    assert _snapshot(node) == expected
+    node.run("ip", *lost.split())
+    _run(node, PolicyRoutes().close)
+    assert _snapshot(node) == before
+
+
+def test_a_policy_route_that_cannot_be_made_costs_its_family_alone(node: Host) -> None:
+    node.sysctl("net.ipv6.conf.lo.disable_ipv6", 1)
+    routes, service = PolicyRoutes(), _service(1)
+    problems = _make(node, routes, service)
+    assert problems.keys() == {f.vip for f in service.frontends if f.vip.family == 6}
+    assert all(reason.startswith("no policy route: ") for reason in problems.values())
+    node.sysctl("net.ipv6.conf.lo.disable_ipv6", 0)
+    assert _make(node, routes, service) == {}
+
+
 def test_probe_finds_this_machine_able_and_touches_nothing(node: Host) -> None:
     before = _snapshot(node)
     found = _run(node, probe)
     assert (found.net_admin, found.nft, found.iptables, found.ip) == (OK, OK, OK, OK)
+    assert found.tproxy == OK
     assert _snapshot(node) == before
 
 
@@ -298,4 +391,5 @@ def test_probe_names_the_package_of_a_missing_program(
     monkeypatch.setenv("PATH", str(tmp_path))
     found = _run(node, probe)
     assert found.nft == "nft is not installed: apt-get install nftables"
+    assert found.tproxy == "nft is not installed: apt-get install nftables"
     assert found.ip == "ip is not installed: apt-get install iproute2"

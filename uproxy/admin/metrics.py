@@ -39,7 +39,7 @@ class About:
     relay: str
     """What copies the bytes: `native` or `python`."""
     capture: str
-    """How traffic comes here: `bind` or `redirect`."""
+    """How traffic comes here: `bind`, `redirect` or `tproxy`."""
     mechanism: str
     """What programs the kernel to that end: `nft`, `iptables`, `local-routes` or `loopback`."""
 

@@ -52,10 +52,18 @@ class Engine:
     def drop_backend(self, slot: int, /) -> bool:
         """Give a slot up; False when a connection uses it, or its counts are not collected."""
     def begin(
-        self, client: int, port: int, backend: int, address: str, begun_ns: int, header: bytes, /
+        self,
+        client: int,
+        port: int,
+        backend: int,
+        address: str,
+        begun_ns: int,
+        header: bytes,
+        as_client: bool,
+        /,
     ) -> int:
-        """Dial, and relay: 0, and `client` is the engine's; or an errno. The endpoint gets `header` ahead of
-        what the client says."""
+        """Dial, from the client's own address if `as_client`, and relay: 0, and `client` is the engine's;
+        or an errno. The endpoint gets `header` ahead of what the client says."""
     def reset(self, reason: int, backend: int, /) -> None:
         """Reset every connection to a backend, or with -1 every connection; waits for that."""
     def joined(self, backend: int, /) -> int:

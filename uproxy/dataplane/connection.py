@@ -18,7 +18,7 @@ from uproxy.dataplane.pipes import Pipes
 from uproxy.dataplane.proxy_protocol import header_for
 from uproxy.dataplane.relay import Ended
 from uproxy.dataplane.routes import Route
-from uproxy.dataplane.sockets import begin_connect, close_with_reset, dial_failure, stream_to
+from uproxy.dataplane.sockets import begin_connect, close_with_reset, dial_failure, peer_of, stream_to
 from uproxy.dataplane.source_ports import SourcePorts
 from uproxy.dataplane.waiter import Waiter, wait_or_end
 from uproxy.model.closing import CloseReason, DialFailure
@@ -140,8 +140,13 @@ class Connection:
 
     def _connect(self, state: BackendState) -> tuple[int, socket.socket | None]:
         """Begin to connect: a socket, with 0 when it is connected already; or an errno alone."""
-        mark = self._shared.context.mark
+        context = self._shared.context
+        mark = context.mark
         try:
+            if context.keeps_address(self._dialling.client_address, state.address[0]):
+                client = peer_of(self.client)
+                if client is not None:
+                    return self._shared.source_ports.dial_as(client, state.family, state.address, mark)
             server = stream_to(state.family, mark)
             code = begin_connect(server, state.address)
             if code in (0, errno.EALREADY):
@@ -175,6 +180,7 @@ class Connection:
         self._failed(dial_failure(error), now_s)
 
     def _timed_out(self) -> None:
+        self._shared.context.dial_timed_out(self.backend.address[0])
         self._failed(DialFailure.TIMEOUT, self._shared.context.now())
 
     def _failed(self, failure: DialFailure, now_s: float) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from uproxy.dataplane.descriptors import Descriptors
 from uproxy.dataplane.insiders import Insiders
 from uproxy.dataplane.reactor import Reactor
+from uproxy.dataplane.ways_back import WaysBack
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +38,21 @@ class Context:
     """Whether UDP NodePorts answer on loopback addresses too. TCP ones are the kernel's to steer."""
     now: Callable[[], float]
     insiders: Insiders = field(default_factory=Insiders)
+    ways_back: WaysBack | None = None
+    """Tells where endpoints may be dialled from the client's own address. None: nowhere, and sockets
+    are not transparent."""
+
+    def close(self) -> None:
+        """Close what it opened."""
+        self.reactor.close()
+        if self.ways_back is not None:
+            self.ways_back.close()
+
+    def keeps_address(self, client: str, endpoint: str) -> bool:
+        """Whether `endpoint` is to see the client's own address."""
+        return self.ways_back is not None and self.ways_back.lead_here(client, endpoint)
+
+    def dial_timed_out(self, endpoint: str) -> None:
+        """A dial of `endpoint` timed out."""
+        if self.ways_back is not None:
+            self.ways_back.doubt(endpoint)

@@ -164,7 +164,8 @@ class NativeRelay:
         if backend < 0:
             backend = state.relay_slot = self._engine.add_backend(*state.address)
             self._states[backend] = state
-        return self._engine.begin(client, port, backend, address, begun_ns, header)
+        as_client = self._context.keeps_address(address, state.address[0])
+        return self._engine.begin(client, port, backend, address, begun_ns, header, as_client)
 
     def _go_on(self, dialling: Dialling, client: int, state: BackendState | None, error: int) -> None:
         """After `state` failed with `error`: the next endpoint, until one is dialled or all have failed.
@@ -213,6 +214,8 @@ class NativeRelay:
     def _blame(self, dialling: Dialling, client: int, state: BackendState, error: int, now_s: float) -> bool:
         """Count a failed dial. False when it was this machine's fault, and the client has to wait."""
         failure = dial_failure(error)
+        if failure is DialFailure.TIMEOUT:
+            self._context.dial_timed_out(state.address[0])
         if failure is not DialFailure.NO_RESOURCES:
             self._forgive(state)
             dialling.failed(state, failure, now_s)

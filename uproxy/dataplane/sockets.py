@@ -35,6 +35,8 @@ _IP_PKTINFO = 8  # not in Python's socket module
 _SO_MARK = 36
 _SO_RCVBUFFORCE = 33
 _IPV6_FREEBIND = 78
+_IP_TRANSPARENT = 19
+_IPV6_TRANSPARENT = 75
 
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
 _UNREACHABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETDOWN))
@@ -74,6 +76,25 @@ def stream_to(family: int, mark: int) -> socket.socket:
     if mark:
         stream.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
     return stream
+
+
+def make_transparent(sock: socket.socket, mark: int) -> None:
+    """Let a socket have addresses that are not this machine's (ip(7), IP_TRANSPARENT). `mark` tells
+    the rules that it is ours. Raises OSError without CAP_NET_ADMIN."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+
+
+def peer_of(stream: socket.socket) -> tuple[str, int] | None:
+    """Address and port of the peer; None when it has gone already."""
+    try:
+        host, port = stream.getpeername()[:2]
+    except OSError:
+        return None
+    return host, port
 
 
 def begin_connect(stream: socket.socket, address: tuple[str, int]) -> int:
@@ -120,10 +141,10 @@ def _set_ipv6_options(server: socket.socket) -> None:
         server.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
 
 
-def bind_udp(ip: IPAddress, port: int) -> socket.socket:
+def bind_udp(ip: IPAddress, port: int, transparent_mark: int = 0) -> socket.socket:
     """A non-blocking datagram socket on `ip`, which reports the address each datagram came to.
 
-    Raises OSError as `listen_tcp` does.
+    With a `transparent_mark`, `ip` need not be this machine's. Raises OSError as `listen_tcp` does.
     """
     server = socket.socket(family_of(ip.version), _DATAGRAM)
     try:
@@ -133,6 +154,8 @@ def bind_udp(ip: IPAddress, port: int) -> socket.socket:
         else:
             server.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         _ask_for_room(server)
+        if transparent_mark:
+            make_transparent(server, transparent_mark)
         server.bind((str(ip), port))
     except OSError:
         server.close()
@@ -152,6 +175,42 @@ def datagrams_to(family: int, address: tuple[str, int], mark: int) -> socket.soc
         client.close()
         raise
     return client
+
+
+def datagrams_as(client: tuple[str, int], family: int, address: tuple[str, int], mark: int) -> socket.socket:
+    """The same from a client's address, and from its port if that is free. Raises OSError."""
+    ip, port = client
+    stream = _datagrams_from((ip, port), family, address, mark)
+    return stream or _datagrams_from((ip, 0), family, address, mark) or datagrams_to(family, address, mark)
+
+
+def _datagrams_from(
+    source: tuple[str, int], family: int, address: tuple[str, int], mark: int
+) -> socket.socket | None:
+    """None when the port is not to be had."""
+    sock = socket.socket(family, _DATAGRAM)
+    try:
+        make_transparent(sock, mark)
+        sock.bind(source)
+        _ask_for_room(sock)
+        sock.connect(address)
+        if source[1] and _has_strays(sock):
+            raise OSError(errno.EADDRINUSE, "somebody talks to it")
+    except OSError as error:
+        sock.close()
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            return None
+        raise
+    return sock
+
+
+def _has_strays(datagrams: socket.socket) -> bool:
+    """Whether something came between bind(2) and connect(2), when anybody's datagrams would have."""
+    try:
+        datagrams.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _ask_for_room(datagrams: socket.socket) -> None:

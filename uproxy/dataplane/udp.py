@@ -16,7 +16,7 @@ from uproxy.dataplane.flows import FlowTable
 from uproxy.dataplane.guard import Guard, set_guard
 from uproxy.dataplane.reactor import FAILED, READABLE
 from uproxy.dataplane.routes import Route
-from uproxy.dataplane.sockets import bind_udp, datagrams_to, dial_failure
+from uproxy.dataplane.sockets import bind_udp, datagrams_as, datagrams_to, dial_failure
 from uproxy.model.closing import DialFailure
 from uproxy.model.names import IPAddress
 
@@ -114,7 +114,7 @@ class UdpFlows:
             route = route.inside
         while (backend := route.balancer.pick(address, now_s, tried)) is not None:
             try:
-                return backend, datagrams_to(backend.family, backend.address, self.context.mark)
+                return backend, self._datagrams_to(backend, client)
             except OSError as error:
                 failure = dial_failure(error.errno or 0)
                 route.stats.dial_failed(failure)
@@ -123,6 +123,12 @@ class UdpFlows:
                 backend.failed(now_s)
                 tried.append(backend)
         return None
+
+    def _datagrams_to(self, backend: BackendState, client: Client) -> socket.socket:
+        context = self.context
+        if context.keeps_address(str(client[0]), backend.address[0]):
+            return datagrams_as(client[:2], backend.family, backend.address, context.mark)
+        return datagrams_to(backend.family, backend.address, context.mark)
 
     def _begin(self, flow: UdpFlow) -> None:
         flow.backend.active += 1
@@ -167,8 +173,10 @@ class UdpListener:
     def __init__(self, flows: UdpFlows, ip: IPAddress, port: int, route: Route) -> None:
         self.route = route
         self._flows = flows
-        self._socket = bind_udp(ip, port)
         self._many_addresses = ip.is_unspecified
+        # A wildcard socket would take what goes to anybody's port of this number.
+        transparent = flows.context.ways_back is not None and not self._many_addresses
+        self._socket = bind_udp(ip, port, flows.context.mark if transparent else 0)
         self._family = ip.version
         self.guard = Guard()
         flows.context.descriptors.used += 1

@@ -112,10 +112,11 @@ class Lab:
     """The namespaces, from `with Lab() as lab:` to its end.
 
     The node has no default route, as a node in an air-gapped cluster; `node_default_route`
-    gives it one through the client.
+    gives it one through the client. The pods share a bridge; `routed_pods` have a link each, as
+    Calico's do, so that they reach each other through the node only.
     """
 
-    def __init__(self, *, pods: int = 3, node_default_route: bool = False) -> None:
+    def __init__(self, *, pods: int = 3, node_default_route: bool = False, routed_pods: bool = False) -> None:
         prefix = f"upx{os.getpid()}-{next(_counter)}-"
         self.client = Host(f"{prefix}client", "10.200.0.2", "fd00:10:200::2")
         self.node = Host(f"{prefix}node", "10.200.0.1", "fd00:10:200::1")
@@ -124,6 +125,7 @@ class Lab:
             for number in range(1, pods + 1)
         )
         self._node_default_route = node_default_route
+        self._routed_pods = routed_pods
 
     @property
     def hosts(self) -> tuple[Host, ...]:
@@ -178,15 +180,15 @@ class Lab:
             *_address_commands("pods", POD_GATEWAY4, POD_GATEWAY6),
         ]
         for number, pod in enumerate(self.pods, 1):
-            commands += [
-                f"link add pod{number} type veth peer name eth0 netns {pod.name}",
-                f"link set pod{number} master pods up",
-            ]
+            commands.append(f"link add pod{number} type veth peer name eth0 netns {pod.name}")
+            commands += _routed_commands(number, pod) if self._routed_pods else _bridged_commands(number)
         if self._node_default_route:
             commands += _default_route_commands(self.client.ip4, self.client.ip6)
         return commands
 
     def _edge_commands(self, host: Host) -> list[str]:
+        if self._routed_pods and host is not self.client:
+            return _routed_pod_commands(host)
         gateways = (self.node.ip4, self.node.ip6) if host is self.client else (POD_GATEWAY4, POD_GATEWAY6)
         return [
             "link set lo up",
@@ -213,6 +215,33 @@ def reason_unavailable() -> str | None:
             return None
     except (CommandFailed, OSError) as error:
         return f"network namespaces cannot be made: {error}"
+
+
+def _bridged_commands(number: int) -> list[str]:
+    return [f"link set pod{number} master pods up"]
+
+
+def _routed_commands(number: int, pod: Host) -> list[str]:
+    """On the node. The bridge stays, without a port, and has the gateway's addresses."""
+    return [
+        f"link set pod{number} up",
+        f"addr add {POD_GATEWAY4}/32 dev pod{number}",
+        f"addr add {POD_GATEWAY6}/128 dev pod{number} nodad",
+        f"route add {pod.ip4}/32 dev pod{number}",
+        f"route add {pod.ip6}/128 dev pod{number}",
+    ]
+
+
+def _routed_pod_commands(pod: Host) -> list[str]:
+    return [
+        "link set lo up",
+        "link set eth0 up",
+        f"addr add {pod.ip4}/32 dev eth0",
+        f"addr add {pod.ip6}/128 dev eth0 nodad",
+        f"route add {POD_GATEWAY4}/32 dev eth0",
+        f"route add {POD_GATEWAY6}/128 dev eth0",
+        *_default_route_commands(POD_GATEWAY4, POD_GATEWAY6),
+    ]
 
 
 def _address_commands(device: str, ip4: str, ip6: str) -> list[str]:

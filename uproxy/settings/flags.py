@@ -42,10 +42,11 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 def _add_network_flags(network: argparse._ArgumentGroup) -> None:
     network.add_argument(
         "--capture",
-        choices=("auto", "bind", "redirect"),
+        choices=("auto", "bind", "redirect", "tproxy"),
         default="auto",
-        help="how traffic for a VIP gets here: listen on the VIP itself, or have the kernel redirect it "
-        "(default: the best that this machine can do)",
+        help="how traffic for a VIP gets here: listen on the VIP itself, or have the kernel redirect it; "
+        "tproxy redirects, and endpoints see their clients' own addresses "
+        "(default: redirect where this machine can, else bind)",
     )
     network.add_argument(
         "--redirect-mechanism",

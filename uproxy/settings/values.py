@@ -36,7 +36,7 @@ class Settings:
     endpoints: tuple[str, ...]
     """`--endpoint` flags as written; `sources/flags.py` reads them."""
     capture: str
-    """auto, bind or redirect."""
+    """auto, bind, redirect or tproxy."""
     redirect_mechanism: str
     """auto, nft or iptables."""
     relay: str

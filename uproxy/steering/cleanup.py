@@ -1,11 +1,13 @@
 """Removing whatever any run of uproxy has left on this machine.
 
-Owns nothing but the list of the places; each place knows its own marks: the table
-`inet uproxy`, names that begin with UPROXY-, and routes with protocol 117.
+Owns nothing but the list of the places; each place knows its own marks: the tables
+`inet uproxy` and `bridge uproxy`, names that begin with UPROXY-, and routes and rules with protocol 117.
 """
 
 from uproxy.errors import CommandFailed
 from uproxy.steering import iptables, nft
+from uproxy.steering.bridges import remove_bridge_table
+from uproxy.steering.policy_routes import remove_policy_routes
 from uproxy.steering.probe import has_net_admin
 from uproxy.steering.routes import marked_routes, remove_routes
 
@@ -17,7 +19,7 @@ async def cleanup() -> list[str]:
     """
     if not has_net_admin():
         raise CommandFailed("looking for leftovers in the kernel needs root (CAP_NET_ADMIN)")
-    return [*await remove_rules(), *await _remove_routes()]
+    return [*await remove_rules(), *await remove_tproxy(), *await _remove_routes()]
 
 
 async def remove_rules() -> list[str]:
@@ -26,6 +28,14 @@ async def remove_rules() -> list[str]:
     Raises CommandFailed when something refuses to go.
     """
     return [*await nft.remove(), *await iptables.remove()]
+
+
+async def remove_tproxy() -> list[str]:
+    """Remove what capture `tproxy` has beside rules and local routes; returns what was there, in words.
+
+    Raises CommandFailed when something refuses to go.
+    """
+    return [*await remove_bridge_table(), *await remove_policy_routes()]
 
 
 async def _remove_routes() -> list[str]:

@@ -9,7 +9,7 @@ import ctypes
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from uproxy.errors import CommandFailed
 from uproxy.model.names import Family, IPNetwork, Vip
@@ -129,11 +129,21 @@ fib daddr type local goto refuse
 """
 
 
-def render_table(ports: RedirectPorts, rules: Mapping[Vip, Rule], inside: Sequence[IPNetwork]) -> str:
-    """One transaction that puts the complete table in the place of any older one."""
+def render_table(
+    ports: RedirectPorts,
+    rules: Mapping[Vip, Rule],
+    inside: Sequence[IPNetwork],
+    more_sets: dict[str, str] | None = None,
+    more_chains: str = "",
+) -> str:
+    """One transaction that puts the complete table in the place of any older one.
+
+    `more_sets` are further ones, by name and type, which `rules` fill too.
+    """
     elements = _by_set({*_elements(rules), *_pods(inside)})
-    sets = "".join(_render_set(name, kind, elements.get(name, ())) for name, kind in _SETS.items())
-    chains = _CHAINS.format(mark=PROXY_MARK, ports=ports)
+    kinds = _SETS | (more_sets or {})
+    sets = "".join(_render_set(name, kind, elements.get(name, ())) for name, kind in kinds.items())
+    chains = _CHAINS.format(mark=PROXY_MARK, ports=ports) + more_chains
     # Deleting a table that is not there is an error; adding one that is there is not.
     return f"add table {_TABLE}\ndelete table {_TABLE}\ntable {_TABLE} {{\n{sets}{chains}}}\n"
 
@@ -186,21 +196,25 @@ def _pods(inside: Iterable[IPNetwork]) -> Iterator[_Element]:
     return ((f"pods{network.version}", str(network)) for network in inside)
 
 
-class NftRules:
-    """The table `inet uproxy` of this network namespace."""
+Render = Callable[[RedirectPorts, Mapping[Vip, Rule], Sequence[IPNetwork]], str]
 
-    def __init__(self, ports: RedirectPorts) -> None:
+
+class NftRules:
+    """The table `inet uproxy` of this network namespace, as `render` writes it."""
+
+    def __init__(self, ports: RedirectPorts, render: Render = render_table) -> None:
         self.problems: Mapping[Family, str] = {}
         """None: the kernel takes the table for both families, or not at all."""
         self._ports = ports
-        self._nft = _Nft()
+        self._render = render
+        self._nft = Nft()
 
     async def replace(self, rules: Mapping[Vip, Rule], inside: Sequence[IPNetwork]) -> None:
         """Program exactly `rules`, in the place of whatever an earlier run left.
 
         Raises CommandFailed when the kernel took none of it.
         """
-        await self._nft.execute(render_table(self._ports, rules, inside))
+        await self._nft.execute(self._render(self._ports, rules, inside))
 
     async def apply(self, delta: RuleDelta) -> None:
         """Program a change. Raises CommandFailed when the kernel took none of it."""
@@ -213,7 +227,7 @@ class NftRules:
 
 async def remove() -> list[str]:
     """Remove the table of any run; returns what was there, in words. Raises CommandFailed."""
-    nft = _Nft()
+    nft = Nft()
     try:
         tables = await nft.execute("list tables\n")
     except CommandFailed:
@@ -224,7 +238,7 @@ async def remove() -> list[str]:
     return [f"nftables table {_TABLE}"]
 
 
-class _Nft:
+class Nft:
     """Runs transactions in this process where libnftables is installed, else with `nft`.
 
     A change takes 0.1 ms in the library; starting `nft` takes 6 to 20.

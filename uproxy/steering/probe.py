@@ -7,6 +7,7 @@ truth: kernels lack single expressions (fib, redirect, ct status), not nftables 
 
 import asyncio
 import shutil
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,7 +17,7 @@ from pathlib import Path
 from uproxy.errors import CommandFailed, UproxyError
 from uproxy.kit.commands import run
 from uproxy.model.names import Family, Protocol, Vip
-from uproxy.steering import iptables, nft
+from uproxy.steering import iptables, nft, policy_routes, tproxy
 from uproxy.steering.programs import complaint
 from uproxy.steering.rules import RedirectPorts, Rule, Verdict
 
@@ -38,6 +39,17 @@ _SAMPLE: Mapping[Vip, Rule] = {
     )
 }
 
+_TPROXY_SAMPLE = {
+    **_SAMPLE,
+    **{Vip(ip_address(ip), 83, Protocol.UDP): Rule(Verdict.DELIVER) for ip in ("192.0.2.1", "2001:db8::1")},
+}
+_IP_TRANSPARENT = 19
+
+# One shell, because both programs have to meet in the same namespace.
+_TPROXY_SCRIPT = 'printf %s "$1" | nft -f - && ip link set lo up && printf %s "$2" | '
+_TPROXY_SCRIPT += "while read -r line; do ip $line || exit; done"
+"""IPv4 alone: on a kernel without IPv6, its VIPs are said not to be served."""
+
 # One shell, because all three programs have to meet in the same namespace.
 _IPTABLES_SCRIPT = 'printf %s "$1" | ipset restore && printf %s "$2" | "$3" --noflush'
 
@@ -47,6 +59,7 @@ class Capture(StrEnum):
 
     BIND = "bind"
     REDIRECT = "redirect"
+    TPROXY = "tproxy"
 
 
 class Mechanism(StrEnum):
@@ -67,6 +80,8 @@ class Probe:
     iptables: str
     ip6tables: str
     """Only tells whether `iptables` serves IPv6 too."""
+    tproxy: str
+    """Capture `tproxy`, which nftables does."""
     ip: str
     first_port: int = 0
     """The lowest port that may be listened on; 0 when none is barred."""
@@ -78,6 +93,7 @@ class Probe:
             f"nftables: {self.nft}",
             f"iptables and ipset: {self.iptables}",
             f"ip6tables: {self.ip6tables}",
+            f"tproxy: {self.tproxy}",
             f"local routes: {self.ip}",
             f"ports below 1024: {OK if not self.first_port else f'from {self.first_port} on only'}",
         ]
@@ -94,25 +110,29 @@ class Choice:
 
 async def probe() -> Probe:
     """Find out what works here. Touches nothing; takes some tens of milliseconds."""
-    nft_finding, iptables_finding, ip6tables_finding, ip_finding = await asyncio.gather(
-        _try_nft(), _try_iptables(), _try_ip6tables(), _try_ip()
+    nft_finding, iptables_finding, ip6tables_finding, tproxy_finding, ip_finding = await asyncio.gather(
+        _try_nft(), _try_iptables(), _try_ip6tables(), _try_tproxy(), _try_ip()
     )
     return Probe(
         net_admin=OK if has_net_admin() else "not granted: run as root, or grant CAP_NET_ADMIN",
         nft=nft_finding,
         iptables=iptables_finding,
         ip6tables=ip6tables_finding,
+        tproxy=tproxy_finding,
         ip=ip_finding,
         first_port=_first_port(),
     )
 
 
 def choose(requested: str, probe: Probe, mechanism: str = "auto") -> Choice:
-    """The capture to use. `requested` is auto, bind or redirect; `mechanism` auto, nft or iptables.
+    """The capture to use. `requested` is auto, bind, redirect or tproxy; `mechanism` auto, nft or
+    iptables. `auto` is never `tproxy`, which changes whom endpoints see.
 
-    Raises UproxyError, with every reason in its one line, when `redirect` is asked for and
+    Raises UproxyError, with every reason in its one line, when `redirect` or `tproxy` is asked for and
     cannot be had.
     """
+    if requested == Capture.TPROXY:
+        return _choose_tproxy(probe, mechanism)
     if probe.net_admin != OK:
         return _without_net_admin(requested, probe)
     obstacles = _obstacles(probe, mechanism)
@@ -132,6 +152,15 @@ def _without_net_admin(requested: str, probe: Probe) -> Choice:
     if requested == Capture.REDIRECT:
         raise UproxyError(f"--capture redirect is not possible here: {because}")
     return Choice(Capture.BIND, Mechanism.LOOPBACK, f"on loopback only, {because}")
+
+
+def _choose_tproxy(probe: Probe, mechanism: str) -> Choice:
+    because = f"CAP_NET_ADMIN is {probe.net_admin}" if probe.net_admin != OK else probe.tproxy
+    if mechanism == Mechanism.IPTABLES:
+        because = "only nftables does it, and --redirect-mechanism is iptables"
+    if because != OK:
+        raise UproxyError(f"--capture tproxy is not possible here: {because}")
+    return Choice(Capture.TPROXY, Mechanism.NFT, "as asked; endpoints see their clients' addresses")
 
 
 def has_net_admin() -> bool:
@@ -190,6 +219,23 @@ async def _try_nft() -> str:
         return finding
     # A pod with CAP_NET_ADMIN alone may not make namespaces. `nft --check` has the kernel
     # take the whole transaction and abort it, which changes nothing either.
+    return await _finding("nft", "--check", "-f", "-", stdin=table)
+
+
+async def _try_tproxy() -> str:
+    if missing := _missing("nft", "ip"):
+        return missing
+    try:
+        with socket.socket() as trial:
+            trial.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+    except OSError as error:
+        return f"no transparent sockets: {error.strerror}"
+    table = tproxy.render_table(_PORTS, _TPROXY_SAMPLE, ())
+    script = ("sh", "-c", _TPROXY_SCRIPT, "sh", table, policy_routes.render_batch("add"))
+    finding = await _finding("unshare", "--net", *script)
+    # See _try_nft.
+    if not finding.startswith("unshare:"):
+        return finding
     return await _finding("nft", "--check", "-f", "-", stdin=table)
 
 

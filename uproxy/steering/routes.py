@@ -20,9 +20,13 @@ from uproxy.steering.programs import peek
 
 ROUTE_PROTOCOL = 117
 
-# EEXIST and ESRCH as `ip` prints them, in English everywhere. An address that is there
-# already is the node's own or an earlier run's, and serves just as well.
-_ALREADY_SO = ("RTNETLINK answers: File exists", "RTNETLINK answers: No such process")
+# EEXIST, ESRCH and (of rules) ENOENT as `ip` prints them, in English everywhere. An address that is
+# there already is the node's own or an earlier run's, and serves just as well.
+_ALREADY_SO = (
+    "RTNETLINK answers: File exists",
+    "RTNETLINK answers: No such process",
+    "RTNETLINK answers: No such file or directory",
+)
 _FAILED_LINE = re.compile(r"Command failed -:(\d+)")
 
 _log = logging.getLogger(__name__)

@@ -4,12 +4,12 @@ Owns the decision and the difference between what is programmed and what is want
 Refuses to know how either is programmed: that is `nft.py` and `iptables.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, Treatment
+from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, FrontendKind, Treatment
 from uproxy.model.names import Family, IPNetwork, Protocol, ServicePortName, Vip
 
 PROXY_MARK = 0x7570
@@ -25,6 +25,8 @@ class Verdict(StrEnum):
     """Refused by the kernel: TCP reset, or ICMP port unreachable."""
     DROP = "drop"
     """No answer."""
+    DELIVER = "deliver"
+    """To the socket that is bound to it, although the address is not local. UDP only."""
 
 
 class Rule(NamedTuple):
@@ -70,6 +72,20 @@ def rule(port: DesiredServicePort, frontend: Frontend) -> Rule | None:
             return None if found == Rule() else found
 
 
+Decide = Callable[[DesiredServicePort, Frontend], Rule | None]
+
+
+def tproxy_rule(port: DesiredServicePort, frontend: Frontend) -> Rule | None:
+    """What `rule` is under capture `tproxy`, where UDP does without local routes but a ClusterIP's."""
+    found = rule(port, frontend)
+    is_local = frontend.vip.is_node_port or frontend.kind is FrontendKind.CLUSTER_IP
+    if is_local or port.name.protocol is not Protocol.UDP:
+        return found
+    if found is None:
+        return Rule(Verdict.DELIVER)
+    return found if found.verdict is not None else found._replace(verdict=Verdict.DELIVER)
+
+
 @dataclass(frozen=True, slots=True)
 class RuleDelta:
     """From what is programmed to what is wanted.
@@ -90,12 +106,13 @@ class RuleDelta:
 
 
 class RuleTable:
-    """The wanted rule of every VIP, and which of them the kernel already has.
+    """The wanted rule of every VIP, as `decide` has it, and which of them the kernel already has.
 
     Relies on the desired state for each VIP belonging to one Service port at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, decide: Decide = rule) -> None:
+        self._decide = decide
         self._ports: dict[ServicePortName, dict[Vip, Rule]] = {}
         self._wanted: dict[Vip, Rule] = {}
         self._programmed: dict[Vip, Rule] = {}
@@ -114,7 +131,7 @@ class RuleTable:
                 self._wanted.pop(vip, None)
                 self._unsettled.add(vip)
         for port in changes.updated:
-            rules = _rules(port)
+            rules = self._rules(port)
             self._ports[port.name] = rules
             self._wanted.update(rules)
             self._unsettled.update(rules)
@@ -141,7 +158,6 @@ class RuleTable:
                 self._programmed.pop(vip, None)
         self._unsettled.clear()
 
-
-def _rules(port: DesiredServicePort) -> dict[Vip, Rule]:
-    rules = ((frontend.vip, rule(port, frontend)) for frontend in port.frontends)
-    return {vip: found for vip, found in rules if found is not None}
+    def _rules(self, port: DesiredServicePort) -> dict[Vip, Rule]:
+        rules = ((frontend.vip, self._decide(port, frontend)) for frontend in port.frontends)
+        return {vip: found for vip, found in rules if found is not None}

@@ -11,9 +11,9 @@ from typing import Protocol
 from uproxy.errors import CommandFailed
 from uproxy.model.frontend import Changes
 from uproxy.model.names import Family, IPNetwork, Vip
-from uproxy.steering import iptables, nft
+from uproxy.steering import iptables, nft, tproxy
 from uproxy.steering.probe import Mechanism
-from uproxy.steering.rules import RedirectPorts, Rule, RuleDelta, RuleTable
+from uproxy.steering.rules import Decide, RedirectPorts, Rule, RuleDelta, RuleTable, rule, tproxy_rule
 
 _log = logging.getLogger(__name__)
 
@@ -39,15 +39,20 @@ class RuleBackend(Protocol):
 
 
 class SteeringRules:
-    """A target: a kernel rule for every VIP that needs one.
+    """A target: a kernel rule for every VIP that needs one, which `decide` says.
 
     `remove_rival` removes what the mechanism that is not in use may have left.
     """
 
-    def __init__(self, backend: RuleBackend, remove_rival: Callable[[], Awaitable[list[str]]]) -> None:
+    def __init__(
+        self,
+        backend: RuleBackend,
+        remove_rival: Callable[[], Awaitable[list[str]]],
+        decide: Decide = rule,
+    ) -> None:
         self._backend = backend
         self._remove_rival = remove_rival
-        self._table = RuleTable()
+        self._table = RuleTable(decide)
         self._inside: tuple[IPNetwork, ...] = ()
         self._in_step = False
         """Whether the kernel has what the table says; false before the first programming and
@@ -115,3 +120,8 @@ def steering_rules(mechanism: Mechanism, ports: RedirectPorts) -> SteeringRules:
             return SteeringRules(iptables.IptablesRules(ports), nft.remove)
         case Mechanism.LOCAL_ROUTES | Mechanism.LOOPBACK:
             raise ValueError(f"{mechanism} has no rules")
+
+
+def tproxy_rules(ports: RedirectPorts) -> SteeringRules:
+    """The target for capture `tproxy`."""
+    return SteeringRules(nft.NftRules(ports, tproxy.render_table), iptables.remove, tproxy_rule)

@@ -132,7 +132,7 @@ async def test_a_port_in_use_is_the_services_problem_told_once_and_tried_again(r
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         problems = await rig.apply(Upsert(service(port)))
-        assert [str(vip) for vip in problems] == ["0.0.0.0:30080/TCP"]
+        assert [str(vip) for vip in problems] == ["127.0.0.1:30080/TCP"]
         assert set(problems.values()) == {f"health check port {port}: address already in use"}
         await rig.apply()
         assert rig.reported == [(WEB, port, "address already in use")]

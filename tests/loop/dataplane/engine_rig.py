@@ -83,7 +83,7 @@ class Stage:
     ) -> int:
         """Have the engine dial."""
         chosen = self.backend if backend is None else backend
-        return self.engine.begin(client, self.port, chosen, address, 0, header)
+        return self.engine.begin(client, self.port, chosen, address, 0, header, False)
 
     def pair(self) -> tuple[socket.socket, socket.socket]:
         """A connection: the client's socket, and the backend's."""

@@ -67,22 +67,23 @@ class TestWrongArguments:
         [
             (),
             (0, 0, 0, ""),
-            (0, 0, 0, "", 0, 0),
-            ("3", 0, 0, "", 0, b""),
-            (None, 0, 0, "", 0, b""),
-            (2**80, 0, 0, "", 0, b""),
-            (2**32 + 2**20, 0, 0, "", 0, b""),
-            (0, 1, 0, "", 0, b""),
-            (0, 0, 1, "", 0, b""),
-            (0, -1, 0, "", 0, b""),
-            (0, 0, -1, "", 0, b""),
-            (0, 2**32, 0, "", 0, b""),
-            (0, 0, 0, b"", 0, b""),
-            (0, 0, 0, "\udc80", 0, b""),
-            (0, 0, 0, "", -1, b""),
-            (0, 0, 0, "", 0, ""),
-            (0, 0, 0, "", 0, None),
-            (0, 0, 0, "", 0, bytes(257)),
+            (0, 0, 0, "", 0, b""),
+            (0, 0, 0, "", 0, b"", False, 0),
+            ("3", 0, 0, "", 0, b"", False),
+            (None, 0, 0, "", 0, b"", False),
+            (2**80, 0, 0, "", 0, b"", False),
+            (2**32 + 2**20, 0, 0, "", 0, b"", False),
+            (0, 1, 0, "", 0, b"", False),
+            (0, 0, 1, "", 0, b"", False),
+            (0, -1, 0, "", 0, b"", False),
+            (0, 0, -1, "", 0, b"", False),
+            (0, 2**32, 0, "", 0, b"", False),
+            (0, 0, 0, b"", 0, b"", False),
+            (0, 0, 0, "\udc80", 0, b"", False),
+            (0, 0, 0, "", -1, b"", False),
+            (0, 0, 0, "", 0, "", False),
+            (0, 0, 0, "", 0, None, False),
+            (0, 0, 0, "", 0, bytes(257), False),
         ],
         ids=repr,
     )
@@ -329,10 +330,12 @@ class TestSlots:
         ports = [stage.engine.add_port() for _ in range(5000)]
         backends = [stage.engine.add_backend("127.0.0.1", 1) for _ in range(5000)]
         assert len({*ports, stage.port}) == len({*backends, stage.backend}) == 5001
-        assert stage.engine.begin(stage.client()[1], ports[-1], backends[-1], "", 0, b"") != 0  # refused
+        assert (
+            stage.engine.begin(stage.client()[1], ports[-1], backends[-1], "", 0, b"", False) != 0
+        )  # refused
         client, descriptor = stage.client()
         backends.append(stage.engine.add_backend(*stage.back.getsockname()))
-        assert stage.engine.begin(descriptor, ports[-1], backends[-1], "", 0, b"") == 0
+        assert stage.engine.begin(descriptor, ports[-1], backends[-1], "", 0, b"", False) == 0
         assert stage.engine.collect()[1] == [(backends[-1], 1, 1)]
         client.close()
 

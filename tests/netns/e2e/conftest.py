@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.netns.e2e.servers import Greeter
 from tests.netns.e2e.stage import WAYS, Stage, Way
 from uproxy.dataplane.native_relay import engine_or_reason
 from uproxy.kit.lab import Lab
@@ -28,9 +29,14 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
+@pytest.fixture
+def greeter() -> type[Greeter]:
+    return Greeter
+
+
 @pytest_asyncio.fixture
-async def stage(lab: Lab, way: Way, tmp_path: Path) -> AsyncIterator[Stage]:
-    stage = Stage(lab, way, tmp_path)
+async def stage(lab: Lab, way: Way, tmp_path: Path, greeter: type[Greeter]) -> AsyncIterator[Stage]:
+    stage = Stage(lab, way, tmp_path, greeter)
     for pod in stage.pods:
         await pod.listen_tcp()
         pod.listen_udp()

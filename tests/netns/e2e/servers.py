@@ -40,7 +40,11 @@ class Greeter:
             data, peer = sock.recvfrom(65536)
         except BlockingIOError:
             return
-        sock.sendto(self.name.encode() if data == WHO else data, peer)
+        sock.sendto(self.greeting(peer[0]).encode() if data == WHO else data, peer)
+
+    def greeting(self, _client: str) -> str:
+        """What a client is told first."""
+        return self.name
 
     def _bound(self, kind: int, port: int) -> list[socket.socket]:
         made = []
@@ -73,6 +77,13 @@ class Greeter:
             session.abort()
 
 
+class Witness(Greeter):
+    """Tells who it is, and whom it sees."""
+
+    def greeting(self, client: str) -> str:
+        return f"{self.name} sees {client}"
+
+
 class _Session(asyncio.Protocol):
     def __init__(self, greeter: Greeter) -> None:
         self._greeter = greeter
@@ -80,7 +91,8 @@ class _Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._greeter.sessions.add(transport)
-        transport.write(self._greeter.name.encode() + b"\n")
+        client, _ = transport.get_extra_info("peername")[:2]
+        transport.write(self._greeter.greeting(client).encode() + b"\n")
 
     def data_received(self, data: bytes) -> None:
         self._transport.write(data)

@@ -38,7 +38,7 @@ class Way:
 
     @property
     def redirects(self) -> bool:
-        return "redirect" in self.flags
+        return "bind" not in self.flags
 
     @property
     def by_python(self) -> bool:
@@ -49,6 +49,7 @@ _CAPTURES = {
     "bind": ("--capture", "bind"),
     "redirect-nft": ("--capture", "redirect", "--redirect-mechanism", "nft"),
     "redirect-iptables": ("--capture", "redirect", "--redirect-mechanism", "iptables"),
+    "tproxy": ("--capture", "tproxy"),
 }
 _RELAYS = {
     "python": ("--relay", "python"),
@@ -88,13 +89,13 @@ def node_ports(tcp: int, udp: int) -> list[Manifest]:
 class Stage:
     """Where one test plays."""
 
-    def __init__(self, lab: Lab, way: Way, folder: Path) -> None:
+    def __init__(self, lab: Lab, way: Way, folder: Path, greeter: type[Greeter] = Greeter) -> None:
         self.lab = lab
         self.client = lab.client
         self.node = lab.node
         self.way = way
         self.folder = folder
-        self.pods = tuple(Greeter(f"pod{number}", host) for number, host in enumerate(lab.pods, 1))
+        self.pods = tuple(greeter(f"pod{number}", host) for number, host in enumerate(lab.pods, 1))
         self._runs = 0
 
     @property

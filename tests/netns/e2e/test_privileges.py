@@ -33,7 +33,7 @@ def by_iptables(stage: Stage) -> bool:
     return "iptables" in stage.way.flags
 
 
-@pytest.fixture(params=ways("bind", "redirect-nft", "redirect-iptables"), ids=str)
+@pytest.fixture(params=ways("bind", "redirect-nft", "redirect-iptables", "tproxy"), ids=str)
 def way(request):
     return request.param
 

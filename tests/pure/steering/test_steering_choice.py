@@ -8,7 +8,7 @@ from uproxy.errors import UproxyError
 from uproxy.steering.probe import OK, Capture, Choice, Mechanism, Probe, choose, parse_capabilities
 from uproxy.steering.programs import complaint
 
-ABLE = Probe(net_admin=OK, nft=OK, iptables=OK, ip6tables=OK, ip=OK)
+ABLE = Probe(net_admin=OK, nft=OK, iptables=OK, ip6tables=OK, tproxy=OK, ip=OK)
 NO_NFT = replace(ABLE, nft="nft is not installed: apt-get install nftables")
 NO_RULES = replace(NO_NFT, iptables="ipset is not installed: apt-get install ipset")
 NO_IP = replace(NO_RULES, ip="ip is not installed: apt-get install iproute2")
@@ -32,6 +32,7 @@ def _taken(choice: Choice) -> tuple[Capture, Mechanism]:
         pytest.param("bind", ABLE, "auto", (Capture.BIND, Mechanism.LOCAL_ROUTES), id="bind"),
         pytest.param("bind", UNPRIVILEGED, "auto", (Capture.BIND, Mechanism.LOOPBACK), id="bind-rootless"),
         pytest.param("redirect", ABLE, "iptables", (Capture.REDIRECT, Mechanism.IPTABLES), id="forced"),
+        pytest.param("tproxy", ABLE, "auto", (Capture.TPROXY, Mechanism.NFT), id="tproxy"),
         pytest.param("redirect", NO_NFT, "auto", (Capture.REDIRECT, Mechanism.IPTABLES), id="redirect"),
     ],
 )
@@ -58,6 +59,21 @@ def test_redirect_that_cannot_be_had_says_why_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("probe", "forced", "words"),
+    [
+        pytest.param(replace(ABLE, tproxy="no such expression"), "auto", "no such expression", id="kernel"),
+        pytest.param(ABLE, "iptables", "only nftables", id="iptables"),
+        pytest.param(UNPRIVILEGED, "auto", "CAP_NET_ADMIN", id="no-capability"),
+    ],
+)
+def test_tproxy_that_cannot_be_had_says_why_in_one_line(probe: Probe, forced: str, words: str) -> None:
+    with pytest.raises(UproxyError, match=words) as caught:
+        choose("tproxy", probe, forced)
+    assert str(caught.value).startswith("--capture tproxy is not possible here: ")
+    assert "\n" not in str(caught.value)
+
+
 def test_choice_for_less_than_asked_says_why() -> None:
     assert "apt-get install nftables" in choose("auto", NO_RULES).reason
     assert "IPv4 only" in choose("auto", replace(NO_NFT, ip6tables="no such module")).reason
@@ -65,7 +81,7 @@ def test_choice_for_less_than_asked_says_why() -> None:
 
 def test_findings_are_printed_one_a_line() -> None:
     assert ABLE.lines()[1] == "nftables: ok"
-    assert len(ABLE.lines()) == 6
+    assert len(ABLE.lines()) == 7
 
 
 def test_capability_is_read_from_the_effective_set() -> None:

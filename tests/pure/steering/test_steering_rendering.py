@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from uproxy.model.names import Protocol, Vip
-from uproxy.steering import iptables, nft
+from uproxy.steering import bridges, iptables, nft, policy_routes, tproxy
 from uproxy.steering.routes import parse_failures, render_batch
 from uproxy.steering.rules import RedirectPorts, Rule, RuleDelta, Verdict
 
@@ -35,6 +35,14 @@ RULES = {
     _vip("198.51.100.9", 80): Rule(Verdict.REDIRECT, True, (ip_network("203.0.113.0/24"),)),
     _vip("2001:db8::9", 80): Rule(Verdict.REDIRECT, False, (ip_network("2001:db8:1::/48"),)),
 }
+DELIVERED = RULES | {
+    _vip("203.0.113.7", 53, Protocol.UDP): Rule(Verdict.DELIVER),
+    _vip("2001:db8::7", 53, Protocol.UDP): Rule(Verdict.DELIVER),
+}
+BRIDGES = [
+    bridges.Bridge(3, "02:00:00:00:00:03", (ip_network("10.244.0.0/24"), ip_network("fd00:10:244::/64"))),
+    bridges.Bridge(5, "02:00:00:00:00:05", (ip_network("10.88.0.0/16"),)),
+]
 INSIDE = [ip_network("10.244.1.0/24"), ip_network("fd00:10:244:1::/64")]
 FLIPPED = RuleDelta(
     add={_vip("172.30.0.1", 80): Rule(Verdict.REJECT), _vip("::", 30090): Rule(Verdict.REDIRECT)},
@@ -66,6 +74,11 @@ COMMIT
     ("golden", "text"),
     [
         pytest.param("table.nft", nft.render_table(PORTS, RULES, INSIDE), id="nft-table"),
+        pytest.param("tproxy.nft", tproxy.render_table(PORTS, DELIVERED, INSIDE), id="tproxy"),
+        pytest.param("bridge.nft", bridges.render_table(BRIDGES, (4, 6)), id="bridges"),
+        pytest.param("bridge4.nft", bridges.render_table(BRIDGES, (4,)), id="bridges-ipv4-alone"),
+        pytest.param("nobridge.nft", bridges.render_table([], ()), id="no-bridges"),
+        pytest.param("policy.routes", policy_routes.render_batch("add"), id="policy-routes"),
         pytest.param("delta.nft", nft.render_delta(FLIPPED), id="nft-delta"),
         pytest.param("sets.ipset", iptables.render_sets(RULES, INSIDE, [4, 6]), id="ipset-all"),
         pytest.param("delta.ipset", iptables.render_set_delta(FLIPPED), id="ipset-delta"),

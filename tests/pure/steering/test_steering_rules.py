@@ -1,7 +1,7 @@
 """Verdicts, and the table that turns changes into the difference to be programmed."""
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Protocol, ServicePortName, Vip
 from uproxy.model.options import Options
-from uproxy.steering.rules import Rule, RuleDelta, RuleTable, Verdict, rule
+from uproxy.steering.rules import Rule, RuleDelta, RuleTable, Verdict, rule, tproxy_rule
 
 VIPS = tuple(
     Vip(ip_address(ip), 80, Protocol.TCP)
@@ -48,6 +48,38 @@ def test_verdict(protocol: Protocol, backends: int, expected: Rule | None) -> No
 def test_clients_that_are_held_are_not_refused() -> None:
     port = replace(_service("web", VIPS[:1], backends=0), options=Options(hold_s=1.0))
     assert rule(port, port.frontends[0]) == Rule(Verdict.REDIRECT)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kind", "ip", "backends", "expected"),
+    [
+        pytest.param("TCP", "ClusterIP", "172.30.0.1", 1, Rule(Verdict.REDIRECT), id="tcp"),
+        pytest.param("TCP", "ExternalIP", "203.0.113.7", 1, Rule(Verdict.REDIRECT), id="tcp-external"),
+        pytest.param("UDP", "ClusterIP", "172.30.0.1", 1, None, id="udp-with-a-local-route"),
+        pytest.param("UDP", "ExternalIP", "203.0.113.7", 1, Rule(Verdict.DELIVER), id="udp-external"),
+        pytest.param("UDP", "LoadBalancer", "203.0.113.7", 1, Rule(Verdict.DELIVER), id="udp-load-balancer"),
+        pytest.param("UDP", "ExternalIP", "203.0.113.7", 0, Rule(Verdict.REJECT), id="udp-without-backends"),
+        pytest.param("UDP", "NodePort", "0.0.0.0", 1, None, id="udp-node-port"),
+        pytest.param("SCTP", "ExternalIP", "203.0.113.7", 1, None, id="sctp"),
+    ],
+)
+def test_rule_under_tproxy(protocol: str, kind: str, ip: str, backends: int, expected: Rule | None) -> None:
+    vip = Vip(ip_address(ip), 53, Protocol(protocol))
+    port = _service("dns", (vip,), backends)
+    assert tproxy_rule(port, Frontend(vip, FrontendKind(kind), 4)) == expected
+
+
+def test_rule_under_tproxy_keeps_who_may_come() -> None:
+    allowed = (ip_network("203.0.113.0/24"),)
+    vip = Vip(ip_address("198.51.100.9"), 53, Protocol.UDP)
+    frontend = Frontend(vip, FrontendKind.LOAD_BALANCER, 4, allowed=allowed)
+    assert tproxy_rule(_service("dns", (vip,)), frontend) == Rule(Verdict.DELIVER, allowed=allowed)
+
+
+def test_a_table_decides_as_it_is_told() -> None:
+    table = RuleTable(lambda _port, _frontend: Rule(Verdict.DELIVER))
+    table.want(Changes(updated=(_service("web", VIPS[:1]),)))
+    assert table.wanted == {VIPS[0]: Rule(Verdict.DELIVER)}
 
 
 def test_verdict_goes_by_the_family_of_the_backends() -> None:

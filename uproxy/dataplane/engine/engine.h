@@ -227,7 +227,7 @@ uint64_t clock_ms(void);
 
 /* front.c */
 int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, const char *address,
-                uint64_t begun_ns, struct header header);
+                uint64_t begun_ns, struct header header, bool as_client);
 
 /* worker.c */
 int worker_start(struct worker *w, struct engine *e);
@@ -276,6 +276,7 @@ uint64_t backend_open(struct engine *e, uint32_t slot);
 
 /* sockets.c */
 int stream_socket(int family, uint32_t mark);
+int make_transparent(int fd, int family);
 int begin_connect(int fd, const struct target *t);
 void keep_alive(int fd);
 void bound_unsent(int fd);

@@ -25,29 +25,54 @@ const struct target *target_of(const struct engine *e, uint32_t backend)
 
 /* ---- dialling ---- */
 
-static int bind_to_port(int fd, int family, uint16_t port)
+/* Where dials come from: the client, or any address of this machine with port 0. */
+struct source {
+    union {
+        struct sockaddr any;
+        struct sockaddr_in four;
+        struct sockaddr_in6 six;
+        struct sockaddr_storage room;
+    } address;
+    bool is_client;
+};
+
+static in_port_t *port_of(struct source *s)
 {
-    struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
-    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(port)};
-    int done = family == AF_INET6 ? bind(fd, (struct sockaddr *)&six, sizeof six)
-                                  : bind(fd, (struct sockaddr *)&four, sizeof four);
-    return done < 0 ? errno : 0;
+    return s->address.any.sa_family == AF_INET6 ? &s->address.six.sin6_port : &s->address.four.sin_port;
 }
 
-/* The kernel has no local port left: take over one that rests in TIME_WAIT (source_ports.py). */
-static int dial_from_chosen_port(struct engine *e, const struct target *t, int *fd)
+static int bind_to(int fd, const struct source *s)
+{
+    if (s->is_client && make_transparent(fd, s->address.any.sa_family) < 0)
+        return errno;
+    socklen_t size = s->address.any.sa_family == AF_INET6 ? sizeof s->address.six : sizeof s->address.four;
+    if (bind(fd, &s->address.any, size) == 0)
+        return 0;
+    return errno == EACCES ? EADDRINUSE : errno; /* below 1024, without CAP_NET_BIND_SERVICE */
+}
+
+static uint16_t next_local_port(struct engine *e)
 {
     const uint32_t *range = e->options.local_ports;
+    uint32_t port = e->next_local_port++;
+    if (port < range[0] || port > range[1]) {
+        port = range[0];
+        e->next_local_port = port + 1;
+    }
+    return (uint16_t)port;
+}
+
+/* From the source's port when it has one, else from one of our range; in either case it may rest in
+ * TIME_WAIT (source_ports.py). */
+static int dial_from(struct engine *e, const struct target *t, struct source *s, int *fd)
+{
     for (int try = 0; try < LOCAL_PORT_TRIES; try++) {
-        uint32_t port = e->next_local_port++;
-        if (port < range[0] || port > range[1]) {
-            port = range[0];
-            e->next_local_port = port + 1;
-        }
+        if (try > 0 || *port_of(s) == 0)
+            *port_of(s) = htons(next_local_port(e));
         *fd = stream_socket(t->address.ss_family, e->options.mark);
         if (*fd < 0)
             return errno;
-        int code = bind_to_port(*fd, t->address.ss_family, (uint16_t)port);
+        int code = bind_to(*fd, s);
         if (code == 0)
             code = begin_connect(*fd, t);
         if (code == 0 || code == EALREADY)
@@ -59,9 +84,14 @@ static int dial_from_chosen_port(struct engine *e, const struct target *t, int *
     return EADDRNOTAVAIL;
 }
 
-/* 0 when connected, EALREADY when that goes on, both with a socket; or an errno and none. */
-static int dial(struct engine *e, const struct target *t, int *fd)
+/* 0 when connected, EALREADY when that goes on, both with a socket; or an errno and none. As `client`,
+ * unless that is -1, or gone. */
+static int dial(struct engine *e, const struct target *t, int client, int *fd)
 {
+    struct source source = {.is_client = true};
+    socklen_t size = sizeof source.address;
+    if (client >= 0 && getpeername(client, &source.address.any, &size) == 0)
+        return dial_from(e, t, &source, fd);
     *fd = stream_socket(t->address.ss_family, e->options.mark);
     if (*fd < 0)
         return errno;
@@ -69,7 +99,10 @@ static int dial(struct engine *e, const struct target *t, int *fd)
     if (code == 0 || code == EALREADY)
         return code;
     close(*fd);
-    return code == EADDRNOTAVAIL ? dial_from_chosen_port(e, t, fd) : code;
+    if (code != EADDRNOTAVAIL)
+        return code;
+    struct source any = {.address.any.sa_family = t->address.ss_family};
+    return dial_from(e, t, &any, fd);
 }
 
 /* ---- handing over ---- */
@@ -157,17 +190,17 @@ static struct conn *new_conn(const struct engine *e, const char *address, uint64
     return c;
 }
 
-/* Dial `backend` for the accepted socket `client`. 0: both sockets are the engine's from now on. An errno:
- * the client is still the caller's. */
+/* Dial `backend` for the accepted socket `client`, from its address if `as_client`. 0: both sockets are the
+ * engine's from now on. An errno: the client is still the caller's. */
 int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, const char *address,
-                uint64_t begun_ns, struct header header)
+                uint64_t begun_ns, struct header header, bool as_client)
 {
     uint64_t now_ns = clock_ns();
     struct conn *c = new_conn(e, address, begun_ns ? begun_ns : now_ns);
     if (c == NULL)
         return ENOMEM;
     int server;
-    int code = dial(e, target_of(e, backend), &server);
+    int code = dial(e, target_of(e, backend), as_client ? client : -1, &server);
     /* A dial under way: what is to be sent first waits as if there were no room for it. */
     if (code == EALREADY && header.size > 0 && !keep_unsent(&c->from[CLIENT], header.bytes, header.size)) {
         close(server);

@@ -300,8 +300,9 @@ static bool parse_header(PyObject *bytes, struct header *header)
 
 static PyObject *engine_begin(Engine *self, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 6) {
-        PyErr_SetString(PyExc_TypeError, "begin takes client, port, backend, address, begun_ns, header");
+    if (count != 7) {
+        PyErr_SetString(PyExc_TypeError,
+                        "begin takes client, port, backend, address, begun_ns, header, as_client");
         return NULL;
     }
     int client = parse_descriptor(args[0]);
@@ -310,11 +311,12 @@ static PyObject *engine_begin(Engine *self, PyObject *const *args, Py_ssize_t co
     const char *address = PyUnicode_AsUTF8(args[3]);
     uint64_t begun_ns = PyLong_AsUnsignedLongLong(args[4]);
     struct header header;
+    int as_client = PyObject_IsTrue(args[6]);
     if (PyErr_Occurred() || !parse_header(args[5], &header) || !is_running(self) ||
         !is_slot(&self->engine.ports, port) || !is_slot(&self->engine.backends, backend))
         return NULL;
-    return PyLong_FromLong(
-        front_begin(&self->engine, client, (uint32_t)port, (uint32_t)backend, address, begun_ns, header));
+    return PyLong_FromLong(front_begin(&self->engine, client, (uint32_t)port, (uint32_t)backend, address,
+                                       begun_ns, header, as_client != 0));
 }
 
 static PyObject *engine_reset(Engine *self, PyObject *args)

@@ -34,6 +34,13 @@ int stream_socket(int family, uint32_t mark)
     return fd;
 }
 
+/* Let a socket have an address that is not this machine's; -1 and errno when it may not. */
+int make_transparent(int fd, int family)
+{
+    return family == AF_INET6 ? set(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+                              : set(fd, IPPROTO_IP, IP_TRANSPARENT, 1);
+}
+
 /* Begin to connect: 0 when that is done already, EALREADY when it goes on, or an errno. */
 int begin_connect(int fd, const struct target *t)
 {
