@@ -9,7 +9,7 @@ import pytest
 
 from tests.loop.dataplane.options.peers import Caller, Keeper, call
 from tests.loop.dataplane.options.test_proxy_protocol import Told
-from tests.loop.e2e.test_rootless import prefix, proxy  # noqa: F401 - a fixture
+from tests.loop.e2e.test_rootless import proxy
 from tests.manifests import Manifest, endpoint_slice, replace_file, service, text_of
 from tests.proxy_header import Header
 from tests.proxy_process import ProxyProcess, eventually
@@ -63,7 +63,7 @@ def slice_of(server: Any) -> Manifest:
 
 
 @pytest.fixture(params=["python", "native"])
-def scene(request, prefix, tmp_path: Path) -> Iterator[Scene]:  # noqa: F811
+def scene(request, prefix, tmp_path: Path) -> Iterator[Scene]:
     if request.param == "native" and (reason := engine_or_reason()):
         pytest.skip(f"no native relay: {reason}")
     made = Scene(tmp_path, ("--relay", request.param), prefix)
