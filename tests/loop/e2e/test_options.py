@@ -1,6 +1,7 @@
 """Annotations in a manifest, each seen to act: `uproxy run` on loopback, with either relay."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ class Scene:
 
     def proxy(self, servers: list[Any], **annotations: str) -> ProxyProcess:
         self.write(servers, **annotations)
-        return proxy(self._prefix, self._folder, "-f", str(self.file), *self._flags)
+        # Tests run side by side, and the Service's name alone would give it the same address in each.
+        addresses = ("--service-cidr", f"127.{128 + os.getpid() % 100}.0.0/16")
+        return proxy(self._prefix, self._folder, "-f", str(self.file), *self._flags, *addresses)
 
 
 def slice_of(server: Any) -> Manifest:
