@@ -121,6 +121,7 @@ def _prepare(settings: Settings) -> "tuple[Choice, int]":
     privileges, and then to give up those that are not needed any more."""
     from uproxy.kit.logs import set_up_logging
     from uproxy.kit.privileges import Capability, keep_capabilities, set_oom_score_adj
+    from uproxy.steering import iptables
     from uproxy.steering.probe import Mechanism, choose, probe
 
     set_up_logging(settings.log_format, settings.verbosity)
@@ -131,9 +132,9 @@ def _prepare(settings: Settings) -> "tuple[Choice, int]":
     if settings.oom_score_adj is not None and (why := set_oom_score_adj(settings.oom_score_adj)):
         _log.info("oom_score_adj stays as it is: %s", why)
     kept = [Capability.NET_ADMIN, Capability.NET_BIND_SERVICE]
-    if choice.mechanism is Mechanism.IPTABLES:  # it matches ipsets, which takes a raw socket
-        kept.append(Capability.NET_RAW)
-    if settings.files:  # which may be somebody's private ones
+    if choice.mechanism is Mechanism.IPTABLES or asyncio.run(iptables.is_left()):
+        kept.append(Capability.NET_RAW)  # iptables matches ipsets, which takes a raw socket
+    if settings.files or settings.kubeconfig:  # which may be somebody's private ones
         kept.append(Capability.DAC_READ_SEARCH)
     if why := keep_capabilities(*kept):
         _log.info("not all privileges could be given up: %s", why)
