@@ -7,7 +7,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from typing import Any
 
 from uproxy import __version__
 from uproxy.admin import events
+from uproxy.admin.cluster_metrics import Followed
 from uproxy.admin.http import CannotServe, HttpServers, Pages, start_http
 from uproxy.admin.metrics import About
 from uproxy.admin.service_health import ServiceHealth
@@ -117,6 +118,10 @@ class Sources:
     """How many objects were of no use."""
     post: events.Post | None = None
     """Creates Events; None without a cluster."""
+    followed: Followed = tuple
+    """How each resource of a cluster stands."""
+    ready: Callable[[], Awaitable[object]] | None = None
+    """Finds out whether there are credentials at all, before anything is served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +187,9 @@ def cluster_sources(settings: Settings, emit: Callable[[Event], None]) -> Source
         frozenset((NAME, flags.NAME)),
         {NAME: source.run},
         lambda: sum(status.skipped for status in source.status),
+        source.post_event,
+        lambda: source.status,
+        access_.credentials,
     )
 
 
@@ -252,7 +260,9 @@ class Proxy:
         self.reconcile = ReconcileLoop(self.store, self.targets, names, monotonic, _wall_s)
         emit.target = self.reconcile
         about = About(self.dataplane.relay.name, choice.capture, choice.mechanism)
-        self.pages = Pages(self.store, self.dataplane, self.reconcile, about, settings)
+        self.pages = Pages(
+            self.store, self.dataplane, self.reconcile, about, settings, followed=sources.followed
+        )
         counted = self.pages.outcomes.events
         post = sources.post
         self._events = events.Events(post, settings.node_name, _wall, counted) if post is not None else None
@@ -300,6 +310,8 @@ class Proxy:
         """
         log.info("uproxy %s, capture %s by %s: %s", __version__, *_words(self.choice))
         log.info("relay: %s", self.dataplane.relay.name)
+        if self._sources.ready is not None:
+            await self._sources.ready()
         if self._events is not None:
             self._tasks.start("events", self._events.run())
         self._servers = await self._start_http()

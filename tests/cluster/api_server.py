@@ -27,6 +27,7 @@ PATHS = {
     "/apis/discovery.k8s.io/v1/endpointslices": ("endpointslices", "discovery.k8s.io/v1", "EndpointSlice"),
     "/api/v1/nodes": ("nodes", "v1", "Node"),
 }
+EVENTS = "/apis/events.k8s.io/v1/namespaces/"
 CLIENT = "system:kube-proxy"
 END_OF_LIST = {"k8s.io/initial-events-end": "true"}
 
@@ -74,6 +75,8 @@ class ApiServer:
         """After how many lines the next watches are cut, in the middle of one; a page, in its middle."""
         self.requests: list[Request] = []
         """All that were taken, refused ones too."""
+        self.events: list[dict[str, Any]] = []
+        """Created by clients."""
         self.port = 0
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
@@ -173,6 +176,10 @@ class ApiServer:
     async def _answer(self, request: Request, connection: Connection) -> None:
         try:
             self._check(request)
+            if request.path.startswith(EVENTS):
+                self.events.append(json.loads(request.body))
+                await connection.answer(201, self.events[-1])
+                return
             resource, version, kind = PATHS[request.path]
             if request.query.get("watch") in ("true", "1"):
                 await self._watch(request.query, resource, connection)
@@ -191,6 +198,8 @@ class ApiServer:
         known = scheme.lower() == "bearer" and token in self.tokens
         if not known and request.certificate_name not in self.client_names:
             raise Refusal(401, "Unauthorized", "Unauthorized")
+        if request.path.startswith(EVENTS) and request.method == "POST":
+            return
         if request.path not in PATHS:
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
         resource = PATHS[request.path][0]

@@ -9,6 +9,7 @@ import pytest
 
 from tests.loop.dns.rig import exchange, running, until, upstream
 from tests.pure.dns.rig import external, headless, lines, piece, service
+from uproxy.dns.wire import from_text
 
 SVC = "default.svc.cluster.local."
 WEB = service("web", "http:80", ips="172.30.0.1")
@@ -254,3 +255,11 @@ async def test_a_name_that_is_nowhere_is_absent_where_it_was_asked_for(above, se
 async def test_a_failing_upstream_does_not_make_a_cluster_name_fail(above, server):
     above.rcodes["broken.example."] = dns.rcode.SERVFAIL
     assert (await server.ask(f"broken.example.{SVC}")).rcode() == dns.rcode.NXDOMAIN
+
+
+async def test_a_failure_on_the_search_path_is_not_passed_over(above, server):
+    """The next name could be another's: a resolver would stop there too."""
+    server.dns.responder.lead_upstream(server.dns._guard, (from_text("corp.example"),))
+    above.add("host. 60 A 192.0.2.1")
+    above.rcodes["host.corp.example."] = dns.rcode.SERVFAIL
+    assert (await server.ask(f"host.{SVC}")).rcode() == dns.rcode.NXDOMAIN

@@ -4,10 +4,12 @@ Owns the HTTP session, the 401 that a rotated token cures, and the translation o
 go wrong into a `Trouble`. Refuses to know resources.
 """
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from ssl import SSLCertVerificationError
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -18,6 +20,7 @@ from uproxy.sources.kubernetes.errors import Dropped, Refused, Silent, Trouble, 
 from uproxy.sources.kubernetes.wire import Status
 
 _CONNECT_TIMEOUT_S = 10.0
+_CREATE_TIMEOUT_S = 30.0
 _LONGEST_STATUS = 1 << 20
 _HEADERS = {
     "Accept": "application/json",
@@ -56,12 +59,7 @@ class Api:
         Raises Trouble for every other answer, and for what happens to the connection, also while
         the body is read; AccessError when there have never been credentials.
         """
-        try:
-            response = await self._answer(path, query)
-        except aiohttp.SocketTimeoutError as error:
-            raise Silent(f"no answer within {self._timeout.sock_read:g} s") from error
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise Unreachable(_words(error)) from error
+        response = await self._reached("GET", path, query)
         try:
             yield response.content
         except aiohttp.SocketTimeoutError as error:
@@ -71,27 +69,52 @@ class Api:
         finally:
             response.close()
 
-    async def _answer(self, path: str, query: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def create(self, path: str, thing: Mapping[str, Any]) -> None:
+        """Create an object. Raises Trouble, and AccessError when there have never been credentials."""
+        async with asyncio.timeout(_CREATE_TIMEOUT_S):
+            response = await self._reached("POST", path, {}, thing)
+        response.close()
+
+    async def _reached(
+        self, method: str, path: str, query: Mapping[str, str], thing: Mapping[str, Any] | None = None
+    ) -> aiohttp.ClientResponse:
+        try:
+            return await self._answer(method, path, query, thing)
+        except aiohttp.SocketTimeoutError as error:
+            raise Silent(f"no answer within {self._timeout.sock_read:g} s") from error
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise Unreachable(_words(error)) from error
+
+    async def _answer(
+        self, method: str, path: str, query: Mapping[str, str], thing: Mapping[str, Any] | None
+    ) -> aiohttp.ClientResponse:
         credentials = await self._access.credentials()
-        response = await self._request(credentials, path, query)
+        response = await self._request(credentials, method, path, query, thing)
         if response.status == 401:
             others = await self._access.credentials(rejected=credentials)
             if others is not credentials:
                 response.close()
-                response = await self._request(others, path, query)
-        if response.status != 200:
+                response = await self._request(others, method, path, query, thing)
+        if response.status not in (200, 201):
             raise await _refusal(response)
         _keep_alive(response)
         return response
 
     async def _request(
-        self, credentials: Credentials, path: str, query: Mapping[str, str]
+        self,
+        credentials: Credentials,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        thing: Mapping[str, Any] | None,
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout, headers=_HEADERS)
-        return await self._session.get(
+        return await self._session.request(
+            method,
             credentials.server + path,
             params=query,
+            json=thing,
             headers=credentials.headers,
             ssl=credentials.tls,
             server_hostname=credentials.server_name,

@@ -11,6 +11,10 @@ class AccessError(UproxyError):
     """The way to the API server is not known: kubeconfig, service account, or what they lead to."""
 
 
+class NotPosted(UproxyError):
+    """An Event could not be created."""
+
+
 class Trouble(Exception):
     """A request came to nothing; the text is fit for a log."""
 

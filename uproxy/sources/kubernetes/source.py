@@ -7,11 +7,13 @@ said before.
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from uproxy.model.events import Delete, Event, KubernetesObject, Synced, Upsert
 from uproxy.sources.kubernetes.access import Access
 from uproxy.sources.kubernetes.api import Api
 from uproxy.sources.kubernetes.complaints import Complaints
+from uproxy.sources.kubernetes.errors import NotPosted, Trouble
 from uproxy.sources.kubernetes.known import Known
 from uproxy.sources.kubernetes.reflector import Reflector
 from uproxy.sources.kubernetes.resources import Resource, endpoint_slices, own_node, services
@@ -56,6 +58,13 @@ class ClusterSource:
     def status(self) -> tuple[ResourceStatus, ...]:
         """How each resource stands now."""
         return tuple(reflector.status for reflector in self._reflectors)
+
+    async def post_event(self, namespace: str, event: dict[str, Any]) -> None:
+        """Create an Event (events.k8s.io/v1). Raises UproxyError when that fails, for whatever reason."""
+        try:
+            await self._api.create(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
+        except (Trouble, TimeoutError) as error:
+            raise NotPosted(str(error)) from error
 
     async def run(self) -> None:
         """Follow the cluster until cancelled.
