@@ -29,6 +29,8 @@ from uproxy.dataplane.python_relay import PythonRelay
 from uproxy.dataplane.reactor import Reactor
 from uproxy.dataplane.relay import Ended, Relay
 from uproxy.dataplane.ways_back import WaysBack
+from uproxy.dns.cluster_dns import ClusterDns, DnsSettings
+from uproxy.dns.pods import PodMode
 from uproxy.errors import UproxyError
 from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Event
@@ -80,6 +82,22 @@ def new_store(settings: Settings, plan: AddressPlan) -> Store:
         settings.node_name if settings.is_one_of_many else None,
         () if own_cidrs else settings.cluster_cidrs,
         NodePortPlan(settings.node_port_addresses, settings.bind_address),
+    )
+
+
+def cluster_dns(settings: Settings, plan: AddressPlan) -> ClusterDns | None:
+    """What answers names, where that is asked for. Raises UproxyError for a domain that is none."""
+    if not settings.dns_addresses:
+        return None
+    return ClusterDns(
+        DnsSettings(
+            settings.dns_addresses,
+            settings.cluster_domain,
+            settings.dns_upstream,
+            PodMode(settings.dns_pods),
+            (plan.service_cidr, *settings.cluster_cidrs),
+        ),
+        monotonic,
     )
 
 
@@ -182,7 +200,13 @@ def cluster_sources(settings: Settings, emit: Callable[[Event], None]) -> Source
         flag_source.observe(event)
 
     access_ = Access(settings.kubeconfig, settings.master)
-    source = ClusterSource(from_cluster, access_, settings.node_name, proxy_name=settings.proxy_name)
+    source = ClusterSource(
+        from_cluster,
+        access_,
+        settings.node_name,
+        proxy_name=settings.proxy_name,
+        headless=bool(settings.dns_addresses),
+    )
     return Sources(
         frozenset((NAME, flags.NAME)),
         {NAME: source.run},
@@ -198,9 +222,13 @@ class Emit:
 
     def __init__(self) -> None:
         self.target: ReconcileLoop | None = None
+        self.names: ClusterDns | None = None
+        """Follows the same events, where names are served."""
 
     def __call__(self, event: Event) -> None:
         """Pass an event on. Before the connection there are none: sources only begin when they run."""
+        if self.names is not None:
+            self.names.observe(event)
         if self.target is not None:
             self.target.emit(event)
 
@@ -253,15 +281,22 @@ class Proxy:
         loop.set_exception_handler(self._crashed)
         self._bridges = BridgeAnswers()
         self.dataplane = _dataplane(loop, settings, choice, self._bridges)
+        self.dns = emit.names = cluster_dns(settings, plan)
         self.targets = self._build_targets(Resolver(emit))
         names = sources.names
         if settings.node_port_addresses:
             names |= {local_addresses.NAME}
-        self.reconcile = ReconcileLoop(self.store, self.targets, names, monotonic, _wall_s)
+        self.reconcile = ReconcileLoop(self.store, self.targets, names, monotonic, wall_s)
         emit.target = self.reconcile
         about = About(self.dataplane.relay.name, choice.capture, choice.mechanism)
         self.pages = Pages(
-            self.store, self.dataplane, self.reconcile, about, settings, followed=sources.followed
+            self.store,
+            self.dataplane,
+            self.reconcile,
+            about,
+            settings,
+            followed=sources.followed,
+            dns=self.dns.stats if self.dns is not None else None,
         )
         counted = self.pages.outcomes.events
         post = sources.post
@@ -287,7 +322,8 @@ class Proxy:
             targets += [LocalRoutes(_is_no_node_port), self.dataplane]
         else:
             targets.append(self.dataplane)
-        return [*targets, self._service_health()]
+        # Last: a name appears once everything that it leads to is programmed.
+        return [*targets, self._service_health(), *([self.dns] if self.dns is not None else [])]
 
     def _service_health(self) -> ServiceHealth:
         def healthy() -> bool:
@@ -319,6 +355,8 @@ class Proxy:
         try:
             await self._remove_rivals()
             self._tasks.start("reconcile", self.reconcile.run())
+            if self.dns is not None:
+                await self.dns.start(self._tasks)
             for name, run in self._sources.tasks.items():
                 self._tasks.start(name, run())
             if self.settings.node_port_addresses:
@@ -426,7 +464,8 @@ def _wall() -> datetime:
     return datetime.now(UTC)
 
 
-def _wall_s() -> float:
+def wall_s() -> float:
+    """The present moment, as Unix time."""
     return _wall().timestamp()
 
 

@@ -20,6 +20,7 @@ from uproxy.admin.pacing import slices
 from uproxy.admin.rows import ServiceRow
 from uproxy.admin.view import service_rows
 from uproxy.dataplane.proxy import Dataplane
+from uproxy.dns.stats import DnsStats
 from uproxy.errors import UproxyError
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.settings import Settings
@@ -43,6 +44,7 @@ class Pages:
         settings: Settings,
         *,
         followed: Followed = tuple,
+        dns: DnsStats | None = None,
     ) -> None:
         self.health = HealthState(loop)
         self._followed = followed
@@ -51,7 +53,7 @@ class Pages:
         self._loop = loop
         self._settings = settings
         self.outcomes = Outcomes()
-        self._metrics = Metrics(store, dataplane, loop, about, self.outcomes, followed=followed)
+        self._metrics = Metrics(store, dataplane, loop, about, self.outcomes, followed=followed, dns=dns)
 
     def of_metrics_address(self) -> dict[str, Handler]:
         """Pages by path, for the metrics address."""
