@@ -304,7 +304,7 @@ class Store:
         Every circle has an edge to an address that was claimed before that edge came, so
         looking at the claims of the moment is enough.
         """
-        loops = [backend for backend in endpoints if self._claims.holds(*backend, protocol)]
+        loops = self._claims.loops(endpoints.keys(), protocol)
         for backend in loops:
             del endpoints[backend]
         return endpoints, [f"{backend} is a Service's address and no endpoint" for backend in loops]
