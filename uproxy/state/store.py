@@ -66,6 +66,8 @@ class Store:
         """The port of each Service whose load balancer asks this node whether to send it traffic."""
         self.node: Node | None = None
         """The own node, while it is known."""
+        self.node_port_ips: tuple[IPAddress, ...] = ()
+        """The node's addresses that serve NodePorts; 0.0.0.0 and :: stand for all of their family."""
         self._node_name = node_name
         self._cluster_cidrs = cluster_cidrs
         self._node_ports = node_ports
@@ -84,16 +86,12 @@ class Store:
         self._hosts_of: dict[NamespacedName, set[str]] = {}
         self._ports_of: dict[NamespacedName, set[ServicePortName]] = {}
         self._dirty: set[NamespacedName] = set()
+        self._place_node_ports()
 
     @property
     def hosts(self) -> frozenset[str]:
         """Host names among the endpoints, whose addresses somebody should look up."""
         return frozenset(host for host, users in self._host_users.items() if users)
-
-    @property
-    def node_port_ips(self) -> tuple[IPAddress, ...]:
-        """The node's addresses that serve NodePorts; 0.0.0.0 and :: stand for all of their family."""
-        return node_port_ips(self._node_ports, self._local_ips, self.node)
 
     def service_of_slice(self, key: NamespacedName) -> NamespacedName | None:
         """The Service that an EndpointSlice belongs to, if the slice is known."""
@@ -134,6 +132,7 @@ class Store:
                     self._dirty |= self._host_users[host]
             case LocalAddresses(addresses):
                 self._local_ips = addresses
+                self._place_node_ports()
                 self._dirty |= self.services.keys()
 
     def _replace(self, thing: KubernetesObject, *, present: bool) -> None:
@@ -192,7 +191,11 @@ class Store:
         known = node if present else None
         if node.name == self._node_name and known != self.node:
             self.node = known
+            self._place_node_ports()
             self._dirty |= self.services.keys()
+
+    def _place_node_ports(self) -> None:
+        self.node_port_ips = node_port_ips(self._node_ports, self._local_ips, self.node)
 
     # ---- rebuilding ----
 
