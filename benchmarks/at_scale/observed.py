@@ -36,6 +36,8 @@ class Figures(msgspec.Struct):
     machine's other programs are taken away."""
     stalls_s: list[float] = []
     """Of a millisecond and more."""
+    cpu_s: float = 0.0
+    """All that the loop's own thread used."""
     lines: int = 0
     """Of watches."""
     changes_s: list[float] = []
@@ -82,6 +84,7 @@ class Instruments:
             figures.stall_cpu_s = max(figures.stall_cpu_s, now_cpu_s - cpu_s)
             if late_s >= TICK_S:
                 figures.stalls_s.append(late_s)
+            figures.cpu_s += now_cpu_s - cpu_s
             before_s, cpu_s = now_s, now_cpu_s
 
     def _around_run(self) -> None:

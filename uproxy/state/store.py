@@ -7,7 +7,7 @@ address the first to come keeps it.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 
 from uproxy.errors import AddressesExhausted
 from uproxy.model.endpoint import Endpoint, EndpointSlice, Origin, Pod
@@ -110,9 +110,20 @@ class Store:
 
     def apply(self, events: Iterable[Event]) -> Changes:
         """Fold events in; returns what became different, and nothing that did not."""
+        steps = self.applying(events)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                changes: Changes = done.value
+                return changes
+
+    def applying(self, events: Iterable[Event]) -> Generator[None, None, Changes]:
+        """The same in steps, one for each Service at most: whoever has thousands of them to do can do
+        something else in between. Until the end `desired` is neither what it was nor what it will be."""
         for event in events:
             self._fold(event)
-        return self._rebuild()
+        return (yield from self._rebuild())
 
     # ---- folding ----
 
@@ -199,7 +210,7 @@ class Store:
 
     # ---- rebuilding ----
 
-    def _rebuild(self) -> Changes:
+    def _rebuild(self) -> Generator[None, None, Changes]:
         updated: dict[ServicePortName, DesiredServicePort] = {}
         removed: set[ServicePortName] = set()
         while self._dirty:
@@ -209,6 +220,7 @@ class Store:
                 self._release_address(key)
             for key in batch:
                 self._rebuild_service(key, updated, removed)
+                yield
         return Changes(tuple(updated.values()), tuple(removed - updated.keys()), self._inside_news())
 
     def _inside_news(self) -> tuple[IPNetwork, ...] | None:
