@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from tests.cluster.certificates import Authority
 from tests.cluster.http_connection import Connection, Request
 from tests.cluster.storage import Change, Object, Storage, selects
@@ -130,6 +132,12 @@ class ApiServer:
         """Send a bookmark to every watch, as happens every minute."""
         for watch in list(self._watches):
             watch.bookmark()
+
+    def tell(self, resource: str, lines: list[bytes]) -> None:
+        """Say these lines to every watcher of a resource, whatever the storage has."""
+        for watch in self._watches:
+            if watch.resource == resource:
+                watch.say_encoded(lines)
 
     # ---- clients' files ----
 
@@ -321,7 +329,7 @@ class _Watch:
     ) -> None:
         self.bookmarks_go_back = False
         self._storage = storage
-        self._resource = resource
+        self.resource = resource
         self._selected = selected
         self._position = position
         self._said: list[bytes] = []
@@ -330,7 +338,10 @@ class _Watch:
         self.close = storage.listen(self.note)
 
     def say(self, event: dict[str, Any]) -> None:
-        self._said.append(json.dumps(event, separators=(",", ":")).encode())
+        self.say_encoded([msgspec.json.encode(event)])
+
+    def say_encoded(self, lines: list[bytes]) -> None:
+        self._said += lines
         self._wake.set()
 
     def finish(self) -> None:
@@ -340,7 +351,7 @@ class _Watch:
 
     def begin(self, *, with_bookmark: bool) -> None:
         """All that there is, as if it were new."""
-        for thing in filter(self._selected, self._storage.of(self._resource)):
+        for thing in filter(self._selected, self._storage.of(self.resource)):
             self.say({"type": "ADDED", "object": thing})
         if with_bookmark:
             self._bookmark(END_OF_LIST)
@@ -351,7 +362,7 @@ class _Watch:
 
     def note(self, change: Change) -> None:
         """A real watcher, too, hears only of versions above the one it asked for."""
-        if change.resource != self._resource or change.version <= self._position:
+        if change.resource != self.resource or change.version <= self._position:
             return
         was, is_ = self._selected(change.before), self._selected(change.after)
         if is_:
@@ -374,7 +385,7 @@ class _Watch:
 
     def _bookmark(self, annotations: dict[str, str]) -> None:
         kind, version = next(
-            (kind, version) for name, version, kind in PATHS.values() if name == self._resource
+            (kind, version) for name, version, kind in PATHS.values() if name == self.resource
         )
         metadata: dict[str, Any] = {"resourceVersion": str(self._storage.version), "creationTimestamp": None}
         if annotations:

@@ -1,11 +1,12 @@
 """HTTP/1.1 of a stand-in API server, by hand: so that a test can cut it off or freeze it at any point."""
 
 import asyncio
-import json
 import ssl
 from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
 
 REASONS = {
     200: "OK",
@@ -78,7 +79,7 @@ class Connection:
 
     async def answer(self, code: int, body: Any, **headers: str) -> None:
         """A whole answer."""
-        content = json.dumps(body, separators=(",", ":")).encode()
+        content = msgspec.json.encode(body)
         await self._head(code, {"Content-Length": str(len(content))} | headers)
         if self.cut_after is not None:
             await self._cut_within(content)

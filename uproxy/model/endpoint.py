@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from msgspec import Struct
+
 from uproxy.model.names import IPAddress, NamespacedName, Protocol
 
 
@@ -21,9 +23,11 @@ class Origin(IntEnum):
     """From `--endpoint`: always used, in addition to the others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One address of a slice, with the conditions of discovery.k8s.io/v1 already defaulted."""
+class Endpoint(Struct, frozen=True, gc=False):
+    """One address of a slice, with the conditions of discovery.k8s.io/v1 already defaulted.
+
+    There may be a hundred thousand, which the garbage collector need not walk: none is in a cycle.
+    """
 
     host: IPAddress | str
     """An address, or a host name (addressType FQDN) that is resolved while it is in use."""
