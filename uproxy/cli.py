@@ -164,7 +164,9 @@ def _in_cluster() -> bool:
 
 
 async def _serve(settings: Settings, choice: "Choice", first_port: int, config: "ConfigFile | None") -> int:
-    from uproxy.app import Emit, Proxy, address_plan, cluster_sources, load_manifests, steering
+    from uproxy.app.plan import address_plan, steering
+    from uproxy.app.proxy import Proxy
+    from uproxy.app.sources import Emit, cluster_sources, load_manifests
 
     emit = Emit()
     if settings.from_cluster:
@@ -182,7 +184,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 async def _check_all(settings: Settings) -> int:
-    from uproxy.app import address_plan, load_manifests
+    from uproxy.app.plan import address_plan
+    from uproxy.app.sources import load_manifests
     from uproxy.model.events import Event, Upsert
     from uproxy.state.store import Store
     from uproxy.steering.probe import choose, probe
@@ -232,7 +235,7 @@ def _resolve(arguments: argparse.Namespace) -> int:
 
 def _plan(settings: Settings) -> "AddressPlan":
     """The addresses that `uproxy run` would serve on this machine."""
-    from uproxy.app import address_plan
+    from uproxy.app.plan import address_plan
     from uproxy.steering.probe import choose, probe
 
     found = asyncio.run(probe())

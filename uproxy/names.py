@@ -8,7 +8,8 @@ import asyncio
 import signal
 from time import monotonic
 
-from uproxy.app import Emit, Sources, cluster_dns, cluster_sources, load_manifests, new_store, wall_s
+from uproxy.app.plan import cluster_dns, new_store, wall_s
+from uproxy.app.sources import Emit, Sources, cluster_sources, load_manifests
 from uproxy.dns.explain import explain
 from uproxy.dns.pods import PodMode
 from uproxy.dns.wire import Malformed, from_text

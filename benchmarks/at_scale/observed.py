@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from uproxy import app, cli
+from uproxy import cli
+from uproxy.app.proxy import Proxy
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.sources.kubernetes import reflector
 from uproxy.sources.kubernetes.intake import Intake
@@ -88,9 +89,9 @@ class Instruments:
             before_s, cpu_s = now_s, now_cpu_s
 
     def _around_run(self) -> None:
-        run = app.Proxy.run
+        run = Proxy.run
 
-        async def observed(proxy: app.Proxy, *arguments: Any) -> None:
+        async def observed(proxy: Proxy, *arguments: Any) -> None:
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGUSR1, self.write)
             ticker = asyncio.ensure_future(self.tick())
@@ -99,7 +100,7 @@ class Instruments:
             finally:
                 ticker.cancel()
 
-        app.Proxy.run = observed  # type: ignore[method-assign]
+        Proxy.run = observed  # type: ignore[method-assign]
 
     def _around_lines(self) -> None:
         line = Intake.line
