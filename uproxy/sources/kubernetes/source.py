@@ -8,6 +8,7 @@ said before.
 import asyncio
 from collections.abc import Callable
 
+from uproxy.model.endpoint import EndpointSlice, sharing
 from uproxy.model.events import Delete, Event, KubernetesObject, Synced, Upsert
 from uproxy.sources.kubernetes.access import Access
 from uproxy.sources.kubernetes.api import Api
@@ -75,7 +76,7 @@ class ClusterSource:
     def _reflector(self, resource: Resource) -> Reflector:
         return Reflector(
             resource,
-            Known(self._upsert, self._delete),
+            Known(self._upsert, self._delete, _sharing),
             self._api,
             timing=self._timing,
             complaints=self._complaints,
@@ -92,3 +93,9 @@ class ClusterSource:
         self._awaited -= 1
         if not self._awaited:
             self._emit(Synced(NAME))
+
+
+def _sharing(before: KubernetesObject, now: KubernetesObject) -> KubernetesObject:
+    if isinstance(before, EndpointSlice) and isinstance(now, EndpointSlice):
+        return sharing(before, now)
+    return now
