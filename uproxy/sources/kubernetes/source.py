@@ -76,7 +76,7 @@ class ClusterSource:
     def _reflector(self, resource: Resource) -> Reflector:
         return Reflector(
             resource,
-            Known(self._upsert, self._delete, _sharing),
+            Known(self._upsert, self._delete, like),
             self._api,
             timing=self._timing,
             complaints=self._complaints,
@@ -95,7 +95,7 @@ class ClusterSource:
             self._emit(Synced(NAME))
 
 
-def _sharing(before: KubernetesObject, now: KubernetesObject) -> KubernetesObject:
+def like(before: KubernetesObject, now: KubernetesObject) -> KubernetesObject:
     if isinstance(before, EndpointSlice) and isinstance(now, EndpointSlice):
         return sharing(before, now)
     return now
