@@ -22,7 +22,7 @@ from benchmarks.at_scale.observed import Figures
 from benchmarks.at_scale.population import BACKEND_PORT, NODE, PORT, Population
 from uproxy.bench.churn import Caller, named_servers
 from uproxy.bench.costs import rss_bytes
-from uproxy.bench.peers import Address
+from uproxy.bench.paths import Address
 from uproxy.bench.programs import Program, http_get, running, wait_until
 from uproxy.bench.sites import Pod
 from uproxy.kit.lab import Host, Lab

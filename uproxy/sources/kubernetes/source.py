@@ -96,6 +96,7 @@ class ClusterSource:
 
 
 def like(before: KubernetesObject, now: KubernetesObject) -> KubernetesObject:
+    """A new version, with what it has in common with the one before kept once."""
     if isinstance(before, EndpointSlice) and isinstance(now, EndpointSlice):
         return sharing(before, now)
     return now
