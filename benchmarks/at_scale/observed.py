@@ -20,9 +20,8 @@ import msgspec
 from uproxy import cli
 from uproxy.app.proxy import Proxy
 from uproxy.reconcile.loop import ReconcileLoop
-from uproxy.sources.kubernetes import reflector
 from uproxy.sources.kubernetes.intake import Intake
-from uproxy.steering.nft import Nft
+from uproxy.state.store import Store
 
 TICK_S = 0.001
 
@@ -44,8 +43,8 @@ class Figures(msgspec.Struct):
     changes_s: list[float] = []
     """From the first line of a batch until it was programmed."""
     programmed_at_s: float = 0.0
-    transactions: int = 0
-    """Given to nftables."""
+    pending: bool = False
+    """Whether events that have come are not programmed yet."""
     collections: int = 0
     """Of the oldest generation."""
 
@@ -56,18 +55,23 @@ class Instruments:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.figures = Figures()
+        self.line_at_s = 0.0
+        """When the newest line came."""
         self.came_at_s = 0.0
+        """When the oldest came that programming has not begun with; 0 for none."""
+        self.begun_at_s = 0.0
+        """The same of what is being programmed."""
 
     def install(self) -> None:
         """Put them in place, before anything runs."""
         self._around_run()
         self._around_lines()
         self._around_programming()
-        self._around_nft()
         gc.callbacks.append(self._collected)
 
     def write(self) -> None:
         """Write what was seen, and begin anew."""
+        self.figures.pending = bool(self.came_at_s or self.begun_at_s)
         unseen = self.path.with_suffix(".new")
         unseen.write_bytes(msgspec.json.encode(self.figures))
         unseen.replace(self.path)
@@ -107,33 +111,32 @@ class Instruments:
 
         def observed(intake: Intake, text: bytes) -> Any:
             self.figures.lines += 1
-            if not self.came_at_s:
-                self.came_at_s = time.perf_counter()
+            self.line_at_s = time.perf_counter()
             return line(intake, text)
 
         Intake.line = observed  # type: ignore[method-assign]
-        assert reflector.Intake is Intake
 
     def _around_programming(self) -> None:
-        program = ReconcileLoop._program
+        emit, applying, program = ReconcileLoop.emit, Store.applying, ReconcileLoop._program
+
+        def emitted(loop: ReconcileLoop, event: Any) -> None:
+            self.came_at_s = self.came_at_s or self.line_at_s
+            emit(loop, event)
+
+        def begun(store: Store, events: Any) -> Any:
+            self.begun_at_s, self.came_at_s = self.came_at_s, 0.0
+            return applying(store, events)
 
         async def observed(loop: ReconcileLoop, changes: Any) -> None:
-            came_at_s, self.came_at_s = self.came_at_s, 0.0
             await program(loop, changes)
-            if came_at_s:
-                self.figures.changes_s.append(time.perf_counter() - came_at_s)
+            if self.begun_at_s:
+                self.figures.changes_s.append(time.perf_counter() - self.begun_at_s)
+            self.begun_at_s = 0.0
             self.figures.programmed_at_s = time.monotonic()
 
+        ReconcileLoop.emit = emitted  # type: ignore[method-assign]
+        Store.applying = begun  # type: ignore[method-assign]
         ReconcileLoop._program = observed  # type: ignore[method-assign]
-
-    def _around_nft(self) -> None:
-        execute = Nft.execute
-
-        async def observed(nft: Nft, text: str) -> str:
-            self.figures.transactions += 1
-            return await execute(nft, text)
-
-        Nft.execute = observed  # type: ignore[method-assign]
 
     def _collected(self, phase: str, info: Mapping[str, int]) -> None:
         self.figures.collections += phase == "stop" and info["generation"] == 2

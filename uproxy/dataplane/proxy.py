@@ -76,9 +76,8 @@ class Dataplane:
             if name in self.ports:
                 self.ports[name].retire(now_s)
                 self._configure(self.ports[name])
-        if any(
-            name.protocol is Protocol.UDP for name in (*changes.removed, *(d.name for d in changes.updated))
-        ):
+        names = (*changes.removed, *(desired.name for desired in changes.updated))
+        if any(name.protocol is Protocol.UDP for name in names):
             self.flows.drop_unusable()
         return problems
 

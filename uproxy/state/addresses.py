@@ -208,9 +208,8 @@ class Claims:
         claimed = self._by_protocol[protocol]
         found = backends & claimed
         if self._node_ports:
-            found |= {
-                b for b in backends if b.ip.is_loopback and Backend(_ANY[b.ip.version], b.port) in claimed
-            }
+            local = [backend for backend in backends if backend.ip.is_loopback]
+            found |= {b for b in local if Backend(_ANY[b.ip.version], b.port) in claimed}
         return [backend for backend in backends if backend in found] if found else []
 
     def release(self, vip: Vip, name: ServicePortName) -> set[NamespacedName]:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from uproxy.model.endpoint import EndpointSlice, sharing
 from uproxy.model.events import Delete, Event, KubernetesObject, Synced, Upsert
 from uproxy.sources.kubernetes.access import Access
 from uproxy.sources.kubernetes.api import Api
@@ -84,7 +85,7 @@ class ClusterSource:
     def _reflector(self, resource: Resource) -> Reflector:
         return Reflector(
             resource,
-            Known(self._upsert, self._delete),
+            Known(self._upsert, self._delete, like),
             self._api,
             timing=self._timing,
             complaints=self._complaints,
@@ -101,3 +102,10 @@ class ClusterSource:
         self._awaited -= 1
         if not self._awaited:
             self._emit(Synced(NAME))
+
+
+def like(before: KubernetesObject, now: KubernetesObject) -> KubernetesObject:
+    """A new version, with what it has in common with the one before kept once."""
+    if isinstance(before, EndpointSlice) and isinstance(now, EndpointSlice):
+        return sharing(before, now)
+    return now
