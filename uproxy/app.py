@@ -17,6 +17,7 @@ from typing import Any
 
 from uproxy import __version__
 from uproxy.admin import events
+from uproxy.admin.cluster_metrics import Statuses
 from uproxy.admin.http import CannotServe, HttpServers, Pages, start_http
 from uproxy.admin.metrics import About
 from uproxy.admin.service_health import ServiceHealth
@@ -115,8 +116,18 @@ class Sources:
     """What has to run for as long as the proxy does."""
     skipped: Callable[[], int]
     """How many objects were of no use."""
-    post: events.Post | None = None
-    """Creates Events; None without a cluster."""
+    cluster: "Cluster | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What else a cluster is good for."""
+
+    post: events.Post
+    """Creates Events."""
+    statuses: Statuses
+    close: Callable[[], Coroutine[Any, Any, None]]
+    """Closes every connection to it, when nothing runs any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +193,7 @@ def cluster_sources(settings: Settings, emit: Callable[[Event], None]) -> Source
         frozenset((NAME, flags.NAME)),
         {NAME: source.run},
         lambda: sum(status.skipped for status in source.status),
+        Cluster(source.create_event, lambda: source.status, source.close),
     )
 
 
@@ -252,10 +264,13 @@ class Proxy:
         self.reconcile = ReconcileLoop(self.store, self.targets, names, monotonic, _wall_s)
         emit.target = self.reconcile
         about = About(self.dataplane.relay.name, choice.capture, choice.mechanism)
-        self.pages = Pages(self.store, self.dataplane, self.reconcile, about, settings)
-        counted = self.pages.outcomes.events
-        post = sources.post
-        self._events = events.Events(post, settings.node_name, _wall, counted) if post is not None else None
+        cluster = sources.cluster
+        statuses: Statuses = cluster.statuses if cluster is not None else tuple
+        self.pages = Pages(self.store, self.dataplane, self.reconcile, about, settings, cluster=statuses)
+        self._events: events.Events | None = None
+        if cluster is not None:
+            counted = self.pages.outcomes.events
+            self._events = events.Events(cluster.post, settings.node_name, _wall, counted)
 
     @property
     def metrics_address(self) -> str:
@@ -329,6 +344,7 @@ class Proxy:
             self._tell(failed(self.settings.node_name, str(error)))
             if self._events is not None:
                 await self._events.flush()
+            await self._stop_tasks()
             raise
 
     async def _watch(self, config: ConfigFile) -> None:
@@ -392,7 +408,7 @@ class Proxy:
 
     async def _take_down(self) -> None:
         """Undo everything, in the reverse order, whatever fails on the way."""
-        await self._tasks.stop()
+        await self._stop_tasks()
         self.dataplane.cut_connections()
         for target in reversed(self.targets):
             try:
@@ -402,6 +418,11 @@ class Proxy:
         if self._servers is not None:
             await self._servers.close()
         self.dataplane.context.close()
+
+    async def _stop_tasks(self) -> None:
+        await self._tasks.stop()
+        if self._sources.cluster is not None:
+            await self._sources.cluster.close()
 
     def _crashed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception escaped from a callback: a bug, which ends the process in good order."""

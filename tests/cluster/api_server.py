@@ -8,6 +8,7 @@ that start programs: `running_api_server`.
 import asyncio
 import base64
 import json
+import re
 import socket
 import ssl
 import threading
@@ -27,7 +28,9 @@ PATHS = {
     "/apis/discovery.k8s.io/v1/endpointslices": ("endpointslices", "discovery.k8s.io/v1", "EndpointSlice"),
     "/api/v1/nodes": ("nodes", "v1", "Node"),
 }
+EVENTS = re.compile("/apis/events.k8s.io/v1/namespaces/([^/]+)/events")
 CLIENT = "system:kube-proxy"
+EVENT_FIELDS = ("eventTime", "reportingController", "reportingInstance", "action", "reason", "type")
 END_OF_LIST = {"k8s.io/initial-events-end": "true"}
 
 
@@ -74,6 +77,8 @@ class ApiServer:
         """After how many lines the next watches are cut, in the middle of one; a page, in its middle."""
         self.requests: list[Request] = []
         """All that were taken, refused ones too."""
+        self.events: list[Object] = []
+        """All that were created."""
         self.port = 0
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
@@ -173,6 +178,9 @@ class ApiServer:
     async def _answer(self, request: Request, connection: Connection) -> None:
         try:
             self._check(request)
+            if request.method == "POST":
+                await connection.answer(201, self._create(request))
+                return
             resource, version, kind = PATHS[request.path]
             if request.query.get("watch") in ("true", "1"):
                 await self._watch(request.query, resource, connection)
@@ -191,9 +199,10 @@ class ApiServer:
         known = scheme.lower() == "bearer" and token in self.tokens
         if not known and request.certificate_name not in self.client_names:
             raise Refusal(401, "Unauthorized", "Unauthorized")
-        if request.path not in PATHS:
+        known_path = request.path in PATHS if request.method == "GET" else EVENTS.fullmatch(request.path)
+        if not known_path:
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
-        resource = PATHS[request.path][0]
+        resource = PATHS[request.path][0] if request.method == "GET" else "events"
         if self.refusals_of.get(resource):
             raise self.refusals_of[resource].pop(0)
         if resource in self.forbidden:
@@ -202,6 +211,22 @@ class ApiServer:
                 "Forbidden",
                 f'{resource} is forbidden: User "{CLIENT}" cannot list resource "{resource}"',
             )
+
+    def _create(self, request: Request) -> Object:
+        """An Event, with the fields that a real server insists on."""
+        event: Object = json.loads(request.body)
+        found = EVENTS.fullmatch(request.path)
+        wrong = [field for field in EVENT_FIELDS if not event.get(field)]
+        if event["kind"] != "Event" or event["apiVersion"] != "events.k8s.io/v1":
+            wrong.append("kind")
+        if found is None or event["metadata"].get("namespace") != found[1]:
+            wrong.append("metadata.namespace")
+        if any(event["metadata"]["name"] == known["metadata"]["name"] for known in self.events):
+            raise Refusal(409, "AlreadyExists", f'events "{event["metadata"]["name"]}" already exists')
+        if wrong:
+            raise Refusal(422, "Invalid", f"Event is invalid: {', '.join(wrong)}")
+        self.events.append(event)
+        return event
 
     def _selected(self, query: dict[str, str]) -> Callable[[Object | None], bool]:
         try:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 REASONS = {
     200: "OK",
+    201: "Created",
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
@@ -26,6 +27,8 @@ class Request(NamedTuple):
     headers: dict[str, str]
     certificate_name: str
     """Of the client's certificate; empty without one."""
+    method: str = "GET"
+    body: bytes = b""
 
 
 class Connection:
@@ -58,18 +61,15 @@ class Connection:
         """The next request; None when the client has gone."""
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
+            first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+            method, target, _ = first.split(" ")
+            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+            body = await self._reader.readexactly(int(headers.get("content-length", 0)))
         except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
             return None
-        first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
-        _, target, _ = first.split(" ")
         split = urlsplit(target)
-        headers = dict(line.split(": ", 1) for line in lines)
-        return Request(
-            split.path,
-            dict(parse_qsl(split.query, keep_blank_values=True)),
-            {name.lower(): value for name, value in headers.items()},
-            self._certificate_name(),
-        )
+        query = dict(parse_qsl(split.query, keep_blank_values=True))
+        return Request(split.path, query, headers, self._certificate_name(), method, body)
 
     async def answer(self, code: int, body: Any, **headers: str) -> None:
         """A whole answer."""

@@ -43,10 +43,19 @@ class HealthState:
         """Set by who shuts the proxy down: no new traffic, please."""
         self._loop = loop
 
-    def healthz(self, now_s: float, wall: datetime, node_eligible: bool) -> Answer:
-        """Whether new traffic should come here. `wall` is the present moment, in UTC."""
+    def healthz(
+        self, now_s: float, wall: datetime, node_eligible: bool, away_since_s: float | None = None
+    ) -> Answer:
+        """Whether new traffic should come here. `wall` is the present moment, in UTC.
+
+        `away_since_s`: since when the API server does not answer. That is said, and changes nothing:
+        what is known is served, and another node would know no more.
+        """
         eligible = node_eligible and not self.draining
-        return self._answer(now_s, wall, eligible, {"nodeEligible": eligible})
+        more: dict[str, Any] = {"nodeEligible": eligible}
+        if away_since_s is not None:
+            more["apiServerAwaySince"] = wall - timedelta(seconds=now_s - away_since_s)
+        return self._answer(now_s, wall, eligible, more)
 
     def livez(self, now_s: float, wall: datetime) -> Answer:
         """Whether the proxy works, however much longer it is going to."""
@@ -60,7 +69,7 @@ class HealthState:
         """Whether it works, and is not about to end: what the health checks of Services go by."""
         return self.works(now_s) and not self.draining
 
-    def _answer(self, now_s: float, wall: datetime, eligible: bool, more: dict[str, bool]) -> Answer:
+    def _answer(self, now_s: float, wall: datetime, eligible: bool, more: dict[str, Any]) -> Answer:
         programmed = self._loop.programmed.is_set()
         waits_s = self._waits_s(now_s)
         works = self.works(now_s)

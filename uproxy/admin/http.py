@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from uproxy.admin.address import Address, words_of
+from uproxy.admin.cluster_metrics import Statuses, unanswered_since_s
 from uproxy.admin.exposition import CONTENT_TYPE
 from uproxy.admin.health import HealthState, node_eligible
 from uproxy.admin.kube_proxy_metrics import Outcomes
@@ -40,14 +41,17 @@ class Pages:
         loop: ReconcileLoop,
         about: About,
         settings: Settings,
+        *,
+        cluster: Statuses = tuple,
     ) -> None:
         self.health = HealthState(loop)
+        self._cluster = cluster
         self._store = store
         self._dataplane = dataplane
         self._loop = loop
         self._settings = settings
         self.outcomes = Outcomes()
-        self._metrics = Metrics(store, dataplane, loop, about, self.outcomes)
+        self._metrics = Metrics(store, dataplane, loop, about, self.outcomes, cluster=cluster)
 
     def of_metrics_address(self) -> dict[str, Handler]:
         """Pages by path, for the metrics address."""
@@ -79,7 +83,8 @@ class Pages:
 
     async def _serve_healthz(self, _request: web.Request) -> web.Response:
         eligible = node_eligible(self._store.node, self._settings.from_cluster)
-        answer = self.health.healthz(*self._moment(), eligible)
+        away_since_s = unanswered_since_s(self._cluster())
+        answer = self.health.healthz(*self._moment(), eligible, away_since_s)
         self.outcomes.healthz[answer.status] += 1
         return _json(*answer)
 

@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from uproxy import __version__
+from uproxy.admin.cluster_metrics import ClusterCollector, Statuses
 from uproxy.admin.kube_proxy_metrics import KubeProxyCollector, Outcomes
 from uproxy.admin.pacing import slices
 from uproxy.admin.port_series import PortSeries, PortText
@@ -54,12 +55,15 @@ class Metrics:
         loop: ReconcileLoop,
         about: About,
         outcomes: Outcomes,
+        *,
+        cluster: Statuses = tuple,
     ) -> None:
         self._dataplane = dataplane
         self._texts: Mapping[ProgrammedPort, PortText] = {}
         self._registry = CollectorRegistry()
         self._registry.register(ProxyCollector(store, dataplane, loop, about, outcomes))
         self._registry.register(KubeProxyCollector(loop, outcomes))
+        self._registry.register(ClusterCollector(cluster, dataplane.context.now))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 

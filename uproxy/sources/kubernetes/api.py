@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from ssl import SSLCertVerificationError
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -18,7 +19,9 @@ from uproxy.sources.kubernetes.errors import Dropped, Refused, Silent, Trouble, 
 from uproxy.sources.kubernetes.wire import Status
 
 _CONNECT_TIMEOUT_S = 10.0
+_CREATE_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 _LONGEST_STATUS = 1 << 20
+_DONE = (200, 201, 202)
 _HEADERS = {
     "Accept": "application/json",
     # Lists are compressed otherwise, and nodes are near their API server.
@@ -57,7 +60,8 @@ class Api:
         the body is read; AccessError when there have never been credentials.
         """
         try:
-            response = await self._answer(path, query)
+            response = await self._answer("GET", path, {"params": query})
+            _keep_alive(response)
         except aiohttp.SocketTimeoutError as error:
             raise Silent(f"no answer within {self._timeout.sock_read:g} s") from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -71,32 +75,44 @@ class Api:
         finally:
             response.close()
 
-    async def _answer(self, path: str, query: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def create(self, path: str, thing: Mapping[str, Any]) -> None:
+        """Create an object in the collection at `path`.
+
+        Raises Trouble when it is not, or nobody says so within 10 s; AccessError as `get` does.
+        """
+        try:
+            response = await self._answer("POST", path, {"json": thing, "timeout": _CREATE_TIMEOUT})
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise Unreachable(_words(error)) from error
+        response.release()
+
+    async def _answer(self, method: str, path: str, request: Mapping[str, Any]) -> aiohttp.ClientResponse:
+        """The answer, if it is a good one. `request` is what aiohttp calls its parts."""
         credentials = await self._access.credentials()
-        response = await self._request(credentials, path, query)
+        response = await self._request(credentials, method, path, request)
         if response.status == 401:
             others = await self._access.credentials(rejected=credentials)
             if others is not credentials:
                 response.close()
-                response = await self._request(others, path, query)
-        if response.status != 200:
+                response = await self._request(others, method, path, request)
+        if response.status not in _DONE:
             raise await _refusal(response)
-        _keep_alive(response)
         return response
 
     async def _request(
-        self, credentials: Credentials, path: str, query: Mapping[str, str]
+        self, credentials: Credentials, method: str, path: str, request: Mapping[str, Any]
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout, headers=_HEADERS)
-        return await self._session.get(
+        return await self._session.request(
+            method,
             credentials.server + path,
-            params=query,
             headers=credentials.headers,
             ssl=credentials.tls,
             server_hostname=credentials.server_name,
             proxy=credentials.proxy,
             allow_redirects=False,  # tokens are for this server alone
+            **request,
         )
 
 

@@ -11,6 +11,10 @@ class AccessError(UproxyError):
     """The way to the API server is not known: kubeconfig, service account, or what they lead to."""
 
 
+class NotCreated(UproxyError):
+    """An object was not created at the API server."""
+
+
 class Trouble(Exception):
     """A request came to nothing; the text is fit for a log."""
 

@@ -7,11 +7,13 @@ said before.
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from uproxy.model.events import Delete, Event, KubernetesObject, Synced, Upsert
 from uproxy.sources.kubernetes.access import Access
 from uproxy.sources.kubernetes.api import Api
 from uproxy.sources.kubernetes.complaints import Complaints
+from uproxy.sources.kubernetes.errors import NotCreated, Trouble
 from uproxy.sources.kubernetes.known import Known
 from uproxy.sources.kubernetes.reflector import Reflector
 from uproxy.sources.kubernetes.resources import Resource, endpoint_slices, own_node, services
@@ -58,7 +60,7 @@ class ClusterSource:
         return tuple(reflector.status for reflector in self._reflectors)
 
     async def run(self) -> None:
-        """Follow the cluster until cancelled.
+        """Follow the cluster until cancelled. What is open then, `close` closes.
 
         Raises AccessError when there are no credentials to begin with. What an API server says or does
         is never raised: it is in `status` and in the log, and is tried again.
@@ -70,7 +72,20 @@ class ClusterSource:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._api.close()
+
+    async def create_event(self, namespace: str, event: dict[str, Any]) -> None:
+        """Create an Event (events.k8s.io/v1).
+
+        Raises NotCreated, and AccessError when there have never been credentials.
+        """
+        try:
+            await self._api.create(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
+        except Trouble as trouble:
+            raise NotCreated(f"no Event was created: {trouble}") from trouble
+
+    async def close(self) -> None:
+        """Close every connection to the API server."""
+        await self._api.close()
 
     def _reflector(self, resource: Resource) -> Reflector:
         return Reflector(
