@@ -4,10 +4,11 @@ Owns the HTTP session, the 401 that a rotated token cures, and the translation o
 go wrong into a `Trouble`. Refuses to know resources.
 """
 
+import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from ssl import SSLCertVerificationError
+from ssl import SSLCertVerificationError, SSLError
 from typing import Any
 
 import aiohttp
@@ -154,7 +155,14 @@ def _words(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         error = error.certificate_error
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"{error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
+        return f"{error.host}:{error.port}: {_reason(error.os_error)}"
     if isinstance(error, SSLCertVerificationError):
         return f"the server's certificate is not accepted: {error.verify_message}"
     return str(error) or type(error).__name__
+
+
+def _reason(error: OSError) -> str:
+    """The kernel's own words: asyncio's say "Connect call failed", and not why."""
+    if error.errno is not None and error.errno > 0 and not isinstance(error, SSLError):
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
