@@ -166,6 +166,15 @@ class ProxyProcess:
         except OSError:
             return 0
 
+    async def livez(self) -> int:
+        """The status of /livez."""
+        return (await self._fetch(self._healthz, "/livez"))[0]
+
+    async def health_body(self) -> dict[str, Any]:
+        """What /healthz says."""
+        body: dict[str, Any] = json.loads((await self._fetch(self._healthz, "/healthz"))[1])
+        return body
+
     async def services(self) -> list[dict[str, Any]]:
         """The rows of /services."""
         rows: list[dict[str, Any]] = json.loads((await self._fetch(self._metrics, "/services"))[1])

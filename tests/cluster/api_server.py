@@ -141,10 +141,10 @@ class ApiServer:
 
     # ---- clients' files ----
 
-    def token_kubeconfig(self, path: Path, token_file: Path) -> Path:
+    def token_kubeconfig(self, path: Path, token_file: Path, address: str = "127.0.0.1") -> Path:
         """A kubeconfig with a `tokenFile`, as kubeadm makes for kube-proxy."""
         replace(token_file, next(iter(self.tokens)) + "\n")
-        return self.kubeconfig(path, {"tokenFile": str(token_file)})
+        return self.kubeconfig(path, {"tokenFile": str(token_file)}, address)
 
     def kubeconfig(self, path: Path, user: dict[str, Any], address: str = "127.0.0.1") -> Path:
         """A kubeconfig for a user, written as JSON, which is YAML."""
@@ -422,9 +422,9 @@ class RunningApiServer:
         """The server goes away; what it has stays."""
         asyncio.run_coroutine_threadsafe(self.server.stop(), self._loop).result(20)
 
-    def start(self) -> None:
-        """It comes back, on the same port."""
-        asyncio.run_coroutine_threadsafe(self.server.start(), self._loop).result(20)
+    def start(self, listening: socket.socket | None = None) -> None:
+        """It comes back, on the same port. `listening` may be a socket in a network namespace."""
+        asyncio.run_coroutine_threadsafe(self.server.start(listening), self._loop).result(20)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """What the kernel of a host holds of all that uproxy may program."""
 
 import re
+import socket
+import struct
 
 from uproxy.kit.lab import Host
 
@@ -23,3 +25,21 @@ def kernel_state(host: Host) -> str:
     """All rules and sets, local routes, and routes of ours, as the kernel's own tools print them."""
     printed = "".join(host.run(*command.split()).stdout for command in _COMMANDS)
     return _TIMES_AND_COUNTERS.sub("", printed)
+
+
+_NETLINK_NETFILTER = 12
+_GET_GENERATION = 10 << 8 | 16
+_REQUEST = 1
+
+
+def nft_generation(host: Host) -> int:
+    """How often the rules of a host have been changed, by anybody, in whatever way (NFT_MSG_GETGEN)."""
+
+    def ask() -> bytes:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as sock:
+            sock.bind((0, 0))
+            sock.send(struct.pack("=IHHIIBBH", 20, _GET_GENERATION, _REQUEST, 1, 0, 0, 0, 0))
+            return sock.recv(4096)
+
+    # After both headers and the head of the first attribute, NFTA_GEN_ID.
+    return int.from_bytes(host.inside(ask)[24:28], "big")

@@ -16,7 +16,11 @@ from uproxy.kit.lab import Host
 
 _AT_ONCE = 20
 _WORKERS = 4
+_TRIES = 40
 REFUSED_WITHIN_S = 1.0
+SILENT_FOR_S = 0.5
+_TCP_INFO_RETRANSMITS = 2
+"""Offset in struct tcp_info (linux/tcp.h)."""
 LARGEST = 65_507
 
 
@@ -93,6 +97,58 @@ async def datagram_is_refused(host: Host, address: Address) -> bool:
                 await answer(sock)
         except ConnectionRefusedError:
             return True
+    return False
+
+
+async def who_answers(host: Host, address: Address, protocol: str) -> str:
+    if protocol == "TCP":
+        return await ask(host, address)
+    with datagrams(host, address) as sock:
+        return (await answer(sock, WHO)).decode()
+
+
+async def all_who_answer(host: Host, address: Address, protocol: str, expected: frozenset[str]) -> set[str]:
+    """Ask until every expected pod has answered, or one that is not."""
+    seen: set[str] = set()
+    for _ in range(_TRIES):
+        seen.add(await who_answers(host, address, protocol))
+        if not seen < expected:
+            break
+    return seen
+
+
+async def gets_no_answer(host: Host, address: Address, protocol: str) -> bool:
+    """Neither answered nor refused: the kernel has asked again, as it does after a second."""
+    if protocol == "UDP":
+        return await datagram_is_lost(host, address)
+    with nonblocking(host, address, socket.SOCK_STREAM) as stream:
+        connecting = asyncio.ensure_future(asyncio.get_running_loop().sock_connect(stream, address))
+
+        async def asked_again_or_over() -> bool:
+            return connecting.done() or _retransmits(stream) > 0
+
+        await eventually(asked_again_or_over, "a second try")
+        if connecting.done():
+            return isinstance(connecting.exception(), PermissionError)  # dropped on its way out of the node
+        connecting.cancel()
+        await asyncio.gather(connecting, return_exceptions=True)
+    return True
+
+
+def _retransmits(stream: socket.socket) -> int:
+    return stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[_TCP_INFO_RETRANSMITS]
+
+
+async def datagram_is_lost(host: Host, address: Address) -> bool:
+    """Whether a datagram is neither answered nor refused, for as long as either takes at most."""
+    with datagrams(host, address) as sock:
+        try:
+            async with asyncio.timeout(SILENT_FOR_S):
+                await answer(sock)
+        except (TimeoutError, PermissionError):  # the latter: dropped on its way out of the node
+            return True
+        except ConnectionRefusedError:
+            return False
     return False
 
 

@@ -1,17 +1,14 @@
 """Every scenario, with real packets: all Services at once, in one proxy, and each packet sent."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from tests.netns.e2e.callers import answer, ask, datagram_is_refused, datagrams, is_refused
-from tests.netns.e2e.servers import WHO
+from tests.netns.e2e.callers import all_who_answer, datagram_is_refused, gets_no_answer, is_refused
 from tests.netns.e2e.stage import Stage, Way, way
-from tests.proxy_process import Address, eventually, nonblocking
 from tests.scenario import NODE, Packet, Scenario, load_all, node_object
 from uproxy.dataplane.native_relay import engine_or_reason
 from uproxy.kit.lab import Host, Lab
@@ -25,13 +22,9 @@ WAYS = [
     way("tproxy", "python"),
     way("tproxy", "native-2"),
 ]
-TRIES = 40
-SILENT_FOR_S = 0.5
 AT_ONCE = 40
 ANSWERED_WITHIN_S = 3
 """Shorter than the test's own time, so that every packet that goes astray is named."""
-_TCP_INFO_RETRANSMITS = 2
-"""Offset in struct tcp_info (linux/tcp.h)."""
 
 
 @pytest_asyncio.fixture(params=WAYS, ids=str)
@@ -56,58 +49,6 @@ def host_of(stage: Stage, origin: str) -> Host:
     if origin.startswith("pod"):
         return stage.lab.pods[int(origin[3:]) - 1]
     return {"outside": stage.client, "node": stage.node}[origin]
-
-
-async def who_answers(host: Host, address: Address, protocol: str) -> str:
-    if protocol == "TCP":
-        return await ask(host, address)
-    with datagrams(host, address) as sock:
-        return (await answer(sock, WHO)).decode()
-
-
-async def all_who_answer(host: Host, address: Address, protocol: str, expected: frozenset[str]) -> set[str]:
-    """Ask until every expected pod has answered, or one that is not."""
-    seen: set[str] = set()
-    for _ in range(TRIES):
-        seen.add(await who_answers(host, address, protocol))
-        if not seen < expected:
-            break
-    return seen
-
-
-async def gets_no_answer(host: Host, address: Address, protocol: str) -> bool:
-    """Neither answered nor refused: the kernel has asked again, as it does after a second."""
-    if protocol == "UDP":
-        return await datagram_is_lost(host, address)
-    with nonblocking(host, address, socket.SOCK_STREAM) as stream:
-        connecting = asyncio.ensure_future(asyncio.get_running_loop().sock_connect(stream, address))
-
-        async def asked_again_or_over() -> bool:
-            return connecting.done() or _retransmits(stream) > 0
-
-        await eventually(asked_again_or_over, "a second try")
-        if connecting.done():
-            return isinstance(connecting.exception(), PermissionError)  # dropped on its way out of the node
-        connecting.cancel()
-        await asyncio.gather(connecting, return_exceptions=True)
-    return True
-
-
-def _retransmits(stream: socket.socket) -> int:
-    return stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[_TCP_INFO_RETRANSMITS]
-
-
-async def datagram_is_lost(host: Host, address: Address) -> bool:
-    """Whether a datagram is neither answered nor refused, for as long as either takes at most."""
-    with datagrams(host, address) as sock:
-        try:
-            async with asyncio.timeout(SILENT_FOR_S):
-                await answer(sock)
-        except (TimeoutError, PermissionError):  # the latter: dropped on its way out of the node
-            return True
-        except ConnectionRefusedError:
-            return False
-    return False
 
 
 def refused_on_output(stage: Stage, packet: Packet, protocol: str) -> bool:

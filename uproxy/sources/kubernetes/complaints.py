@@ -11,10 +11,13 @@ class Complaints:
     def __init__(self) -> None:
         self._by_resource: dict[str, str] = {}
 
-    def trouble(self, resource: str, text: str) -> None:
-        """`resource` could not be had, because of `text`."""
+    def trouble(self, resource: str, text: str, known: bool) -> None:
+        """`resource` could not be had, because of `text`; `known` says whether it ever was."""
         if text not in self._by_resource.values():
-            log.warning("API server: %s; going on with what is known", text)
+            meanwhile = (
+                "going on with what is known" if known else "trying again, nothing is served until then"
+            )
+            log.warning("API server: %s; %s", text, meanwhile)
         self._by_resource[resource] = text
 
     def well(self, resource: str) -> None:

@@ -70,7 +70,7 @@ class Health:
         if isinstance(trouble, Refused):
             self._denied += trouble.denied
         if not isinstance(trouble, Dropped) and not (isinstance(trouble, Refused) and trouble.code == 410):
-            self._complaints.trouble(self._resource, str(trouble))
+            self._complaints.trouble(self._resource, str(trouble), known=self._lists > 0)
 
     def status(self, events: int, skipped: int, objects: int) -> ResourceStatus:
         """How it stands now."""
