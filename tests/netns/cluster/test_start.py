@@ -136,14 +136,13 @@ async def test_an_authority_that_is_not_the_servers_is_said(one_node: World, tmp
     (node,) = one_node.nodes
     proxy = one_node.proxy(node, wait_for=503)
     config = json.loads(one_node.kubeconfig.read_text())
-    right = config["clusters"][0]["cluster"]["certificate-authority"]
     copy = tmp_path / "ca.crt"
     copy.write_bytes(authority.certificate.read_bytes())
     config["clusters"][0]["cluster"]["certificate-authority"] = str(copy)
     one_node.kubeconfig.write_text(json.dumps(config))
     async with proxy:
         assert "the server's certificate is not accepted: " in await first_complaint(proxy)
-        copy.write_bytes(Path(right).read_bytes())
+        copy.write_bytes(one_node.api.server.authority.certificate.read_bytes())
         await until_healthy(proxy)
 
 
