@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from hypothesis import settings
 
 from uproxy.kit.lab import reason_unavailable
 
 HERE = Path(__file__).parent
+
+# No test is about time: a machine that is busy is no fault of ours.
+settings.register_profile("uproxy", deadline=None)
+settings.load_profile("uproxy")
 
 
 def pytest_asyncio_loop_factories(config, item) -> Mapping[str, Callable]:

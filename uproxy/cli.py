@@ -1,4 +1,4 @@
-"""The command line: `uproxy run|check|services|cleanup|demo|bench|version`.
+"""The command line: `uproxy run|check|services|dns|resolve|cleanup|demo|bench|version`.
 
 Owns arguments, what is printed, and exit statuses: 0 done, 1 a mistake or a failure, each
 told in one line. Imports a command's parts only when it runs, so that `--help` is quick.
@@ -29,6 +29,7 @@ from uproxy.settings import (
 
 if TYPE_CHECKING:
     from uproxy.sources.config_file import ConfigFile
+    from uproxy.state.addresses import AddressPlan
     from uproxy.steering.probe import Choice
 
 _log = logging.getLogger("uproxy")
@@ -83,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, "Proxy a Service with three local backends, without root.")
     demo.add_argument("--once", action="store_true", help="send requests, print who answered, and end")
     add_bench_flags(command("bench", _bench, "Measure what each path from a client to a pod costs."))
+    add_run_flags(command("dns", _dns, "Answer the names of Services, without proxying them."))
+    resolve = command("resolve", _resolve, "Print what a name would be answered, and from which object.")
+    resolve.add_argument("name", metavar="NAME", help="a name, or an address")
+    resolve.add_argument("-n", "--namespace", default="default", help="of who asks (default: %(default)s)")
+    add_run_flags(resolve)
     command("version", _version, "Print the version.")
     return parser
 
@@ -121,6 +127,7 @@ def _prepare(settings: Settings) -> "tuple[Choice, int]":
     privileges, and then to give up those that are not needed any more."""
     from uproxy.kit.logs import set_up_logging
     from uproxy.kit.privileges import Capability, keep_capabilities, set_oom_score_adj
+    from uproxy.steering import iptables
     from uproxy.steering.probe import Mechanism, choose, probe
 
     set_up_logging(settings.log_format, settings.verbosity)
@@ -131,9 +138,9 @@ def _prepare(settings: Settings) -> "tuple[Choice, int]":
     if settings.oom_score_adj is not None and (why := set_oom_score_adj(settings.oom_score_adj)):
         _log.info("oom_score_adj stays as it is: %s", why)
     kept = [Capability.NET_ADMIN, Capability.NET_BIND_SERVICE]
-    if choice.mechanism is Mechanism.IPTABLES:  # it matches ipsets, which takes a raw socket
-        kept.append(Capability.NET_RAW)
-    if settings.files:  # which may be somebody's private ones
+    if choice.mechanism is Mechanism.IPTABLES or asyncio.run(iptables.is_left()):
+        kept.append(Capability.NET_RAW)  # iptables matches ipsets, which takes a raw socket
+    if settings.files or settings.kubeconfig:  # which may be somebody's private ones
         kept.append(Capability.DAC_READ_SEARCH)
     if why := keep_capabilities(*kept):
         _log.info("not all privileges could be given up: %s", why)
@@ -157,7 +164,9 @@ def _in_cluster() -> bool:
 
 
 async def _serve(settings: Settings, choice: "Choice", first_port: int, config: "ConfigFile | None") -> int:
-    from uproxy.app import Emit, Proxy, address_plan, cluster_sources, load_manifests, steering
+    from uproxy.app.plan import address_plan, steering
+    from uproxy.app.proxy import Proxy
+    from uproxy.app.sources import Emit, cluster_sources, load_manifests
 
     emit = Emit()
     if settings.from_cluster:
@@ -175,7 +184,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 async def _check_all(settings: Settings) -> int:
-    from uproxy.app import address_plan, load_manifests
+    from uproxy.app.plan import address_plan
+    from uproxy.app.sources import load_manifests
     from uproxy.model.events import Event, Upsert
     from uproxy.state.store import Store
     from uproxy.steering.probe import choose, probe
@@ -198,6 +208,39 @@ async def _check_all(settings: Settings) -> int:
     counted = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.files.skipped.items()))
     print(f"manifests: {len(store.desired)} Service ports, no mistakes; skipped: {counted or 'nothing'}")
     return 0
+
+
+def _dns(arguments: argparse.Namespace) -> int:
+    from uproxy.kit.logs import set_up_logging
+    from uproxy.names import serve_names
+
+    settings, _ = _settings(arguments)
+    set_up_logging(settings.log_format, settings.verbosity)
+    plan = _plan(settings)
+
+    async def serve() -> int:
+        await serve_names(settings, plan)
+        return 0
+
+    return _on_uvloop(serve())
+
+
+def _resolve(arguments: argparse.Namespace) -> int:
+    from uproxy.names import resolve
+
+    settings, _ = _settings(arguments)
+    print("\n".join(resolve(settings, _plan(settings), arguments.name, arguments.namespace)))
+    return 0
+
+
+def _plan(settings: Settings) -> "AddressPlan":
+    """The addresses that `uproxy run` would serve on this machine."""
+    from uproxy.app.plan import address_plan
+    from uproxy.steering.probe import choose, probe
+
+    found = asyncio.run(probe())
+    choice = choose(settings.capture, found, settings.redirect_mechanism)
+    return address_plan(settings.service_cidr, choice, found.first_port)
 
 
 def _services(arguments: argparse.Namespace) -> int:

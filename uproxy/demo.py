@@ -11,7 +11,9 @@ from collections import Counter
 from ipaddress import ip_network
 from pathlib import Path
 
-from uproxy.app import Emit, Proxy, address_plan, load_manifests
+from uproxy.app.plan import address_plan
+from uproxy.app.proxy import Proxy
+from uproxy.app.sources import Emit, load_manifests
 from uproxy.errors import UproxyError
 from uproxy.kit.logs import set_up_logging
 from uproxy.model.names import address_text

@@ -8,7 +8,6 @@ that start programs: `running_api_server`.
 import asyncio
 import base64
 import json
-import re
 import socket
 import ssl
 import threading
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+
+import msgspec
 
 from tests.cluster.certificates import Authority
 from tests.cluster.http_connection import Connection, Request
@@ -28,7 +29,7 @@ PATHS = {
     "/apis/discovery.k8s.io/v1/endpointslices": ("endpointslices", "discovery.k8s.io/v1", "EndpointSlice"),
     "/api/v1/nodes": ("nodes", "v1", "Node"),
 }
-EVENTS = re.compile("/apis/events.k8s.io/v1/namespaces/([^/]+)/events")
+EVENTS = "/apis/events.k8s.io/v1/namespaces/"
 CLIENT = "system:kube-proxy"
 EVENT_FIELDS = ("eventTime", "reportingController", "reportingInstance", "action", "reason", "type")
 END_OF_LIST = {"k8s.io/initial-events-end": "true"}
@@ -77,8 +78,8 @@ class ApiServer:
         """After how many lines the next watches are cut, in the middle of one; a page, in its middle."""
         self.requests: list[Request] = []
         """All that were taken, refused ones too."""
-        self.events: list[Object] = []
-        """All that were created."""
+        self.events: list[dict[str, Any]] = []
+        """Created by clients."""
         self.port = 0
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
@@ -133,6 +134,12 @@ class ApiServer:
         for watch in list(self._watches):
             watch.bookmark()
 
+    def tell(self, resource: str, lines: list[bytes]) -> None:
+        """Say these lines to every watcher of a resource, whatever the storage has."""
+        for watch in self._watches:
+            if watch.resource == resource:
+                watch.say_encoded(lines)
+
     # ---- clients' files ----
 
     def token_kubeconfig(self, path: Path, token_file: Path, address: str = "127.0.0.1") -> Path:
@@ -178,7 +185,7 @@ class ApiServer:
     async def _answer(self, request: Request, connection: Connection) -> None:
         try:
             self._check(request)
-            if request.method == "POST":
+            if request.path.startswith(EVENTS):
                 await connection.answer(201, self._create(request))
                 return
             resource, version, kind = PATHS[request.path]
@@ -199,10 +206,10 @@ class ApiServer:
         known = scheme.lower() == "bearer" and token in self.tokens
         if not known and request.certificate_name not in self.client_names:
             raise Refusal(401, "Unauthorized", "Unauthorized")
-        known_path = request.path in PATHS if request.method == "GET" else EVENTS.fullmatch(request.path)
-        if not known_path:
+        is_event = request.path.startswith(EVENTS) and request.method == "POST"
+        if not is_event and request.path not in PATHS:
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
-        resource = PATHS[request.path][0] if request.method == "GET" else "events"
+        resource = "events" if is_event else PATHS[request.path][0]
         if self.refusals_of.get(resource):
             raise self.refusals_of[resource].pop(0)
         if resource in self.forbidden:
@@ -213,16 +220,13 @@ class ApiServer:
             )
 
     def _create(self, request: Request) -> Object:
-        """An Event, with the fields that a real server insists on."""
+        """An Event, if it has the fields that a real server insists on."""
         event: Object = json.loads(request.body)
-        found = EVENTS.fullmatch(request.path)
         wrong = [field for field in EVENT_FIELDS if not event.get(field)]
         if event["kind"] != "Event" or event["apiVersion"] != "events.k8s.io/v1":
             wrong.append("kind")
-        if found is None or event["metadata"].get("namespace") != found[1]:
+        if request.path != f"{EVENTS}{event['metadata'].get('namespace')}/events":
             wrong.append("metadata.namespace")
-        if any(event["metadata"]["name"] == known["metadata"]["name"] for known in self.events):
-            raise Refusal(409, "AlreadyExists", f'events "{event["metadata"]["name"]}" already exists')
         if wrong:
             raise Refusal(422, "Invalid", f"Event is invalid: {', '.join(wrong)}")
         self.events.append(event)
@@ -337,7 +341,7 @@ class _Watch:
     ) -> None:
         self.bookmarks_go_back = False
         self._storage = storage
-        self._resource = resource
+        self.resource = resource
         self._selected = selected
         self._position = position
         self._said: list[bytes] = []
@@ -346,7 +350,10 @@ class _Watch:
         self.close = storage.listen(self.note)
 
     def say(self, event: dict[str, Any]) -> None:
-        self._said.append(json.dumps(event, separators=(",", ":")).encode())
+        self.say_encoded([msgspec.json.encode(event)])
+
+    def say_encoded(self, lines: list[bytes]) -> None:
+        self._said += lines
         self._wake.set()
 
     def finish(self) -> None:
@@ -356,7 +363,7 @@ class _Watch:
 
     def begin(self, *, with_bookmark: bool) -> None:
         """All that there is, as if it were new."""
-        for thing in filter(self._selected, self._storage.of(self._resource)):
+        for thing in filter(self._selected, self._storage.of(self.resource)):
             self.say({"type": "ADDED", "object": thing})
         if with_bookmark:
             self._bookmark(END_OF_LIST)
@@ -367,7 +374,7 @@ class _Watch:
 
     def note(self, change: Change) -> None:
         """A real watcher, too, hears only of versions above the one it asked for."""
-        if change.resource != self._resource or change.version <= self._position:
+        if change.resource != self.resource or change.version <= self._position:
             return
         was, is_ = self._selected(change.before), self._selected(change.after)
         if is_:
@@ -390,7 +397,7 @@ class _Watch:
 
     def _bookmark(self, annotations: dict[str, str]) -> None:
         kind, version = next(
-            (kind, version) for name, version, kind in PATHS.values() if name == self._resource
+            (kind, version) for name, version, kind in PATHS.values() if name == self.resource
         )
         metadata: dict[str, Any] = {"resourceVersion": str(self._storage.version), "creationTimestamp": None}
         if annotations:

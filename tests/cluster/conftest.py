@@ -11,10 +11,6 @@ from tests.cluster.follower import Follower
 from uproxy.sources.kubernetes.access import Access
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "cluster: a stand-in API server over TLS on loopback")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if MISSING and "/cluster/" in str(item.path):

@@ -59,7 +59,6 @@ class Follower:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self.source.close()
 
     async def until(self, condition, what: str = "") -> None:
         """Wait for a condition; fails when it does not come, or the source has ended."""

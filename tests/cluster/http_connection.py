@@ -1,11 +1,12 @@
 """HTTP/1.1 of a stand-in API server, by hand: so that a test can cut it off or freeze it at any point."""
 
 import asyncio
-import json
 import ssl
 from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
 
 REASONS = {
     200: "OK",
@@ -61,19 +62,24 @@ class Connection:
         """The next request; None when the client has gone."""
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
-            first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
-            method, target, _ = first.split(" ")
-            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-            body = await self._reader.readexactly(int(headers.get("content-length", 0)))
         except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
             return None
+        first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+        method, target, _ = first.split(" ")
         split = urlsplit(target)
-        query = dict(parse_qsl(split.query, keep_blank_values=True))
-        return Request(split.path, query, headers, self._certificate_name(), method, body)
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        return Request(
+            split.path,
+            dict(parse_qsl(split.query, keep_blank_values=True)),
+            headers,
+            self._certificate_name(),
+            method,
+            await self._reader.readexactly(int(headers.get("content-length", "0"))),
+        )
 
     async def answer(self, code: int, body: Any, **headers: str) -> None:
         """A whole answer."""
-        content = json.dumps(body, separators=(",", ":")).encode()
+        content = msgspec.json.encode(body)
         await self._head(code, {"Content-Length": str(len(content))} | headers)
         if self.cut_after is not None:
             await self._cut_within(content)

@@ -68,7 +68,7 @@ def dial_as(node: Host, stage: Stage, prepare: Callable[[socket.socket], None]) 
         descriptor, address = stage.module.accept(stage.front.fileno())
         assert address == CLIENT[0]
         prepare(client)
-        assert stage.engine.begin(descriptor, stage.port, stage.backend, address, 0, True) == 0
+        assert stage.engine.begin(descriptor, stage.port, stage.backend, address, 0, b"", True) == 0
         peer: tuple[str, int] = stage.server().getpeername()
         return peer
 

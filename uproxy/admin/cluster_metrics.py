@@ -1,6 +1,7 @@
-"""The metrics `uproxy_kubernetes_*`: how each resource of the cluster stands with the API server.
+"""How the proxy stands with its API server: metrics, and a word in the health answers.
 
-Owns their names and meanings; the numbers are the source's own.
+An API server that is away is no reason to be unhealthy: traffic goes on with what is known, and to
+say 503 would have load balancers leave every node of the cluster at once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,62 +11,54 @@ from prometheus_client.registry import Collector
 
 from uproxy.sources.kubernetes.status import ResourceStatus
 
-Statuses = Callable[[], Sequence[ResourceStatus]]
-"""How each resource stands now; none when objects come from files."""
+Followed = Callable[[], Sequence[ResourceStatus]]
+"""How each resource stands now; nothing without a cluster."""
 
-_PREFIX = "uproxy_kubernetes_"
-Value = Callable[[ResourceStatus], float]
-_GAUGES: dict[str, tuple[Value, str]] = {
-    "connected": (lambda status: status.disconnected_since_s is None, "Whether the API server answers."),
-    "objects": (lambda status: status.objects, "Objects known."),
-    "skipped": (lambda status: status.skipped, "Objects left out, since they cannot be understood."),
+_COUNTS = {
+    "lists": "Complete lists: the first, and each relist.",
+    "events": "Objects that came or went, in lists and watches.",
+    "failures": "Requests and watches that came to nothing, or ended too soon.",
+    "denied": "Those of them that were answered with 401 or 403.",
 }
-_COUNTERS: dict[str, tuple[Value, str]] = {
-    "lists": (lambda status: status.lists, "Complete lists; all but the first are relists."),
-    "events": (lambda status: status.events, "Objects that came or went, in lists and watches."),
-    "failures": (lambda status: status.failures, "Requests and watches that failed or ended too soon."),
-    "denied": (lambda status: status.denied, "Those of the failures that were a 401 or a 403."),
+_GAUGES = {
+    "objects": "Objects known now.",
+    "skipped": "Objects that are left out now, because they cannot be understood.",
 }
+
+
+def disconnected_s(followed: Sequence[ResourceStatus], now_s: float) -> float:
+    """For how long a resource has not been followed, the longest of them; 0 while all are."""
+    since = [its.disconnected_since_s for its in followed if its.disconnected_since_s is not None]
+    return now_s - min(since) if since else 0.0
 
 
 class ClusterCollector(Collector):
-    """One series of each for every resource."""
+    """Metrics of the Kubernetes source, by resource."""
 
-    def __init__(self, statuses: Statuses, now: Callable[[], float]) -> None:
-        """`now` is the clock by which `statuses` tells times."""
-        self._statuses = statuses
+    def __init__(self, followed: Followed, now: Callable[[], float]) -> None:
+        self._followed = followed
         self._now = now
 
     def collect(self) -> Iterator[Metric]:
         """Read the counts."""
-        statuses = self._statuses()
-        if not statuses:
+        followed = self._followed()
+        if not followed:
             return
-        yield self._disconnected(statuses)
-        for name, (value, meaning) in _GAUGES.items():
-            gauge = GaugeMetricFamily(_PREFIX + name, meaning, labels=["resource"])
-            for status in statuses:
-                gauge.add_metric([status.resource], value(status))
-            yield gauge
-        for name, (value, meaning) in _COUNTERS.items():
-            counter = CounterMetricFamily(_PREFIX + name, meaning, labels=["resource"])
-            for status in statuses:
-                counter.add_metric([status.resource], value(status))
-            yield counter
-
-    def _disconnected(self, statuses: Sequence[ResourceStatus]) -> Metric:
-        family = GaugeMetricFamily(
-            f"{_PREFIX}disconnected_seconds",
-            "For how long the API server has not answered; 0 while it does.",
+        away = GaugeMetricFamily(
+            "uproxy_kubernetes_disconnected_seconds",
+            "For how long the API server has not been followed; 0 while it is.",
             labels=["resource"],
         )
-        for status in statuses:
-            since_s = status.disconnected_since_s
-            family.add_metric([status.resource], 0.0 if since_s is None else self._now() - since_s)
-        return family
-
-
-def unanswered_since_s(statuses: Sequence[ResourceStatus]) -> float | None:
-    """Since when the API server has not answered for some resource; None while it does for all."""
-    moments = [status.disconnected_since_s for status in statuses]
-    return min((moment for moment in moments if moment is not None), default=None)
+        for its in followed:
+            away.add_metric([its.resource], disconnected_s([its], self._now()))
+        yield away
+        for name, help_ in _COUNTS.items():
+            counter = CounterMetricFamily(f"uproxy_kubernetes_{name}", help_, labels=["resource"])
+            for its in followed:
+                counter.add_metric([its.resource], getattr(its, name))
+            yield counter
+        for name, help_ in _GAUGES.items():
+            gauge = GaugeMetricFamily(f"uproxy_kubernetes_{name}", help_, labels=["resource"])
+            for its in followed:
+                gauge.add_metric([its.resource], getattr(its, name))
+            yield gauge

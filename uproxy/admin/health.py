@@ -44,17 +44,16 @@ class HealthState:
         self._loop = loop
 
     def healthz(
-        self, now_s: float, wall: datetime, node_eligible: bool, away_since_s: float | None = None
+        self, now_s: float, wall: datetime, node_eligible: bool, disconnected_s: float = 0.0
     ) -> Answer:
         """Whether new traffic should come here. `wall` is the present moment, in UTC.
 
-        `away_since_s`: since when the API server does not answer. That is said, and changes nothing:
-        what is known is served, and another node would know no more.
+        An API server that is away for `disconnected_s` is said, and changes nothing else.
         """
         eligible = node_eligible and not self.draining
         more: dict[str, Any] = {"nodeEligible": eligible}
-        if away_since_s is not None:
-            more["apiServerAwaySince"] = wall - timedelta(seconds=now_s - away_since_s)
+        if disconnected_s:
+            more["apiServerUnreachableSeconds"] = round(disconnected_s)
         return self._answer(now_s, wall, eligible, more)
 
     def livez(self, now_s: float, wall: datetime) -> Answer:

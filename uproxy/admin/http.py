@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from uproxy.admin.address import Address, words_of
-from uproxy.admin.cluster_metrics import Statuses, unanswered_since_s
+from uproxy.admin.cluster_metrics import Followed, disconnected_s
 from uproxy.admin.exposition import CONTENT_TYPE
 from uproxy.admin.health import HealthState, node_eligible
 from uproxy.admin.kube_proxy_metrics import Outcomes
@@ -20,6 +20,7 @@ from uproxy.admin.pacing import slices
 from uproxy.admin.rows import ServiceRow
 from uproxy.admin.view import service_rows
 from uproxy.dataplane.proxy import Dataplane
+from uproxy.dns.stats import DnsStats
 from uproxy.errors import UproxyError
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.settings import Settings
@@ -42,16 +43,17 @@ class Pages:
         about: About,
         settings: Settings,
         *,
-        cluster: Statuses = tuple,
+        followed: Followed = tuple,
+        dns: DnsStats | None = None,
     ) -> None:
         self.health = HealthState(loop)
-        self._cluster = cluster
+        self._followed = followed
         self._store = store
         self._dataplane = dataplane
         self._loop = loop
         self._settings = settings
         self.outcomes = Outcomes()
-        self._metrics = Metrics(store, dataplane, loop, about, self.outcomes, cluster=cluster)
+        self._metrics = Metrics(store, dataplane, loop, about, self.outcomes, followed=followed, dns=dns)
 
     def of_metrics_address(self) -> dict[str, Handler]:
         """Pages by path, for the metrics address."""
@@ -83,8 +85,8 @@ class Pages:
 
     async def _serve_healthz(self, _request: web.Request) -> web.Response:
         eligible = node_eligible(self._store.node, self._settings.from_cluster)
-        away_since_s = unanswered_since_s(self._cluster())
-        answer = self.health.healthz(*self._moment(), eligible, away_since_s)
+        away_s = disconnected_s(self._followed(), self._dataplane.context.now())
+        answer = self.health.healthz(*self._moment(), eligible, away_s)
         self.outcomes.healthz[answer.status] += 1
         return _json(*answer)
 

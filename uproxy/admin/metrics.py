@@ -21,12 +21,14 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from uproxy import __version__
-from uproxy.admin.cluster_metrics import ClusterCollector, Statuses
+from uproxy.admin.cluster_metrics import ClusterCollector, Followed
+from uproxy.admin.dns_metrics import DnsCollector
 from uproxy.admin.kube_proxy_metrics import KubeProxyCollector, Outcomes
 from uproxy.admin.pacing import slices
 from uproxy.admin.port_series import PortSeries, PortText
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.dataplane.routes import ProgrammedPort
+from uproxy.dns.stats import DnsStats
 from uproxy.kit.histogram import Histogram
 from uproxy.model.faults import Fault
 from uproxy.reconcile.loop import ReconcileLoop
@@ -56,14 +58,17 @@ class Metrics:
         about: About,
         outcomes: Outcomes,
         *,
-        cluster: Statuses = tuple,
+        followed: Followed = tuple,
+        dns: DnsStats | None = None,
     ) -> None:
         self._dataplane = dataplane
         self._texts: Mapping[ProgrammedPort, PortText] = {}
         self._registry = CollectorRegistry()
         self._registry.register(ProxyCollector(store, dataplane, loop, about, outcomes))
         self._registry.register(KubeProxyCollector(loop, outcomes))
-        self._registry.register(ClusterCollector(cluster, dataplane.context.now))
+        self._registry.register(ClusterCollector(followed, dataplane.context.now))
+        if dns is not None:
+            self._registry.register(DnsCollector(dns))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 

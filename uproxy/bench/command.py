@@ -153,12 +153,13 @@ def _tell(options: Options, record: Record, *, complete: bool) -> int:
 
 
 def _compared(options: Options, results: Results) -> bool:
-    """Print what changed since the old results; whether something is worse than tolerated."""
+    """Print what changed since the old results; whether something is worse than tolerated, or nothing
+    could be compared, which must not pass for good news."""
     if options.compare is None:
         return False
     comparison = compare(options.compare, results, options.tolerance)
     print("\n".join(["", *comparison.lines()]))
-    return comparison.regressed
+    return comparison.regressed or not comparison.possible
 
 
 def _results(options: Options, record: Record, *, complete: bool) -> Results:

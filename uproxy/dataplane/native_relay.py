@@ -103,6 +103,11 @@ class NativeRelay:
             connect_bounds_s=CONNECT_BUCKETS_S,
             local_ports=local_port_range(),
         )
+        # Looked up once: most connections need no more than these, and each of them pays.
+        self._accept = _engine.accept
+        self._engine_begin = self._engine.begin
+        self._now = context.now
+        self._dials_as_itself = context.ways_back is None
         self._reasons = tuple(map(CloseReason, _engine.REASONS))
         self._routes: dict[int, Route] = {}
         self._states: dict[int, BackendState] = {}
@@ -125,19 +130,25 @@ class NativeRelay:
 
     def accept(self, listener: socket.socket) -> NativeArrival | None:
         """Accept one client; None when nobody waits. Raises OSError as accept(2) does."""
-        accepted = self.engine_module.accept(listener.fileno())
+        accepted = self._accept(listener.fileno())
         return NativeArrival(self, *accepted) if accepted is not None else None
 
     def begin(self, route: Route, client: int, address: str, destination: bytes | None) -> None:
         """The short step that Python takes for each connection."""
-        now_s = self._context.now()
+        now_s = self._now()
         stats = route.stats
         stats.connections += 1
         stats.active += 1
         if self._redials:
             self._redials.pop(client, None)
         state = route.balancer.pick(address, now_s) if route.plain else None
-        error = self._dial(route, state, client, address) if state is not None else 0
+        error = 0
+        if state is not None:
+            port, backend = route.relay_slot, state.relay_slot
+            if port >= 0 and backend >= 0 and self._dials_as_itself:
+                error = self._engine_begin(client, port, backend, address, 0, b"", False)
+            else:
+                error = self._dial(route, state, client, address)
         if state is None or error:
             budget_s = self._context.timeouts.dial_budget_s
             dialling = Dialling(route, address, now_s, budget_s, destination)

@@ -18,6 +18,7 @@ from uproxy.dataplane.routes import ProgrammedPort, Route, RoutingTable
 from uproxy.dataplane.sockets import reason
 from uproxy.dataplane.sweeper import sweep_interval_s
 from uproxy.dataplane.udp import UdpFlows, UdpListener
+from uproxy.kit.turns import Turns
 from uproxy.model.closing import CloseReason
 from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, Treatment
 from uproxy.model.names import IPAddress, Protocol, ServicePortName, Vip
@@ -57,6 +58,7 @@ class Dataplane:
             self.context.insiders.networks = changes.inside
             self._guard_anew(problems)
         now_s = self.context.now()
+        turns = Turns()
         for desired in changes.updated:
             programmed = self.ports.get(desired.name)
             if programmed is None:
@@ -69,11 +71,14 @@ class Dataplane:
             self._removals.observe(programmed)
             self._configure(programmed)
             programmed.room.serve(now_s)
+            await turns.pause()
         for name in changes.removed:
             if name in self.ports:
                 self.ports[name].retire(now_s)
                 self._configure(self.ports[name])
-        self.flows.drop_unusable()
+        names = (*changes.removed, *(desired.name for desired in changes.updated))
+        if any(name.protocol is Protocol.UDP for name in names):
+            self.flows.drop_unusable()
         return problems
 
     async def retire(self, changes: Changes) -> None:

@@ -8,6 +8,7 @@ values in place; a connection that was routed before keeps what it was given.
 import struct
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
+from itertools import chain
 from random import Random
 from typing import TypeVar
 
@@ -157,10 +158,11 @@ class ProgrammedPort:
             backend: states.get(backend) or self._returned(backend) for backend in desired.endpoints
         }
         self._note_removed(states, now_s)
-        lists = (*desired.usable.values(), *desired.local.values())
-        usable = {backend for backends in lists for backend in backends}
-        for backend, state in (states | self.states).items():
+        usable = {*chain.from_iterable((*desired.usable.values(), *desired.local.values()))}
+        for backend, state in self.states.items():
             state.usable = backend in usable
+        for backend in states.keys() - self.states.keys():
+            states[backend].usable = False
         for key in self._routes:
             self._lead(key, now_s)
 
@@ -173,7 +175,7 @@ class ProgrammedPort:
     def _note_removed(self, before: Mapping[Backend, BackendState], now_s: float) -> None:
         gone = [state for backend, state in before.items() if backend not in self.states]
         gone += self._departed.values()
-        busy = [state for state, load in zip(gone, self._loads(gone), strict=True) if load]
+        busy = [state for state, load in zip(gone, self._loads(gone), strict=True) if load] if gone else []
         self._departed = {state.backend: state for state in busy}
         ended = [self.states[backend] for backend in self.desired.gone]
         since_s = self.removed_since_s

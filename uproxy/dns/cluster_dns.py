@@ -32,9 +32,8 @@ from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Event
 from uproxy.model.frontend import Changes
 from uproxy.model.names import IPNetwork, Vip, address_text
-from uproxy.settings import Address
+from uproxy.settings import CLUSTER_DOMAIN, Address
 
-CLUSTER_DOMAIN = "cluster.local"
 _BACKLOG = 256
 
 log = logging.getLogger("uproxy.dns")
@@ -74,21 +73,20 @@ class ClusterDns:
         self._guard = LoopGuard(secrets.token_hex(8).encode())
         self._upstream: Upstream | None = None
         self._connections: TcpConnections | None = None
-        self._tasks: Tasks | None = None
         self.responder = Responder(self.zone, self.stats)
 
     # ---- starting and ending ----
 
-    async def start(self) -> None:
-        """Listen. Until the zone is complete every answer is SERVFAIL.
+    async def start(self, tasks: Tasks) -> None:
+        """Listen. Until the zone is complete every answer is SERVFAIL. Queries that wait for upstream
+        are among `tasks`, so that a bug there ends the process as one elsewhere does.
 
         Raises UproxyError when an address cannot be had.
         """
         loop = asyncio.get_running_loop()
-        self._tasks = Tasks()
         sockets = _bind_all(self.settings.listen)
         self.addresses = [bound.getsockname()[:2] for bound, _ in sockets]
-        front = self._front(self._tasks)
+        front = self._front(tasks)
         self._connections = TcpConnections(loop, front, self.stats)
         for datagrams, streams in sockets:
             self._udp.append(UdpListener(loop, datagrams, front, self.stats))
@@ -119,8 +117,6 @@ class ClusterDns:
             server.close()
         if self._connections is not None:
             self._connections.close()
-        if self._tasks is not None:
-            await self._tasks.stop()
         if self._upstream is not None:
             await self._upstream.close()
         self._udp, self._tcp = [], []

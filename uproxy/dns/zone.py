@@ -40,6 +40,7 @@ _IN = b"\0\1"
 _ASKED = {kind: kind.to_bytes(2) + _IN for kind in Type}
 _TARGETS_AT = {Type.NS: 0, Type.SRV: 6}
 """Where in RDATA the name is whose addresses a client will want next."""
+_MOST_WITH_ADDRESSES = 100
 _NAMESPACE_DEPTH = 2
 """Labels of `NAMESPACE.svc`, before the domain."""
 
@@ -164,9 +165,11 @@ class Zone:
         self.names[owner] = tuple(made)
 
     def _additional(
-        self, owner: bytes, kind: Type, data: Iterable[bytes], siblings: Mapping[bytes, _Sets]
+        self, owner: bytes, kind: Type, data: list[bytes], siblings: Mapping[bytes, _Sets]
     ) -> tuple[bytes, ...]:
-        """The addresses of the targets, where they are known here."""
+        """The addresses of the targets, where they are known here, unless there are too many to fit."""
+        if len(data) > _MOST_WITH_ADDRESSES:
+            return ()
         known = suffixes(owner)
         targets = dict.fromkeys(each[_TARGETS_AT[kind] :] for each in data)
         return tuple(

@@ -1,8 +1,11 @@
 """Where a Service's traffic can go: EndpointSlices, and Pods for Services with a selector."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from itertools import zip_longest
+
+from msgspec import Struct
 
 from uproxy.model.names import IPAddress, NamespacedName, Protocol
 
@@ -21,9 +24,11 @@ class Origin(IntEnum):
     """From `--endpoint`: always used, in addition to the others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One address of a slice, with the conditions of discovery.k8s.io/v1 already defaulted."""
+class Endpoint(Struct, frozen=True, gc=False):
+    """One address of a slice, with the conditions of discovery.k8s.io/v1 already defaulted.
+
+    There may be a hundred thousand, which the garbage collector need not walk: none is in a cycle.
+    """
 
     host: IPAddress | str
     """An address, or a host name (addressType FQDN) that is resolved while it is in use."""
@@ -61,6 +66,16 @@ class EndpointSlice:
     triggered_at_s: float | None = field(default=None, compare=False)
     """Unix time of the Pod's or Service's change that led to this version, for the network programming
     latency (annotation endpoints.kubernetes.io/last-change-trigger-time)."""
+
+
+def sharing(before: EndpointSlice, now: EndpointSlice) -> EndpointSlice:
+    """`now` with those endpoints of the version before that are where they were.
+
+    A slice that changes is sent whole. What is the same object is compared at once, is there once, and
+    is old to the garbage collector, which does not walk it again.
+    """
+    pairs = zip_longest(now.endpoints, before.endpoints[: len(now.endpoints)])
+    return replace(now, endpoints=tuple([old if old == new else new for new, old in pairs]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, ServicePortName, Vip, address_text
 from uproxy.model.options import DEFAULT_OPTIONS, Options
 
 
-class Backend(NamedTuple):
-    """What is dialled: an address and a port."""
+class Backend(Struct, frozen=True, order=True, cache_hash=True, gc=False):
+    """What is dialled: an address and a port. The key of many tables, so its hash is remembered."""
 
     ip: IPAddress
     port: int

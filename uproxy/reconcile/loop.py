@@ -5,9 +5,10 @@ every source has delivered its first complete list. Refuses to know what targets
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from uproxy.kit.histogram import Histogram
+from uproxy.kit.turns import Turns
 from uproxy.model.events import Event, Synced
 from uproxy.model.frontend import Changes, DesiredServicePort
 from uproxy.model.names import ServicePortName, Vip
@@ -76,7 +77,7 @@ class ReconcileLoop:
             self._wake.clear()
             started_s = self._now()
             self.record.begun(events, self.store.known_slice)
-            changes = self._with_retries(self.store.apply(events))
+            changes = self._with_retries(await self._apply(events))
             self._news.of_faults(self.store.faults)
             self._news.of_changes(changes)
             await self._program(changes)
@@ -98,6 +99,17 @@ class ReconcileLoop:
             await asyncio.wait_for(self._wake.wait(), self._retry_s)
         except TimeoutError:
             self._retry_s = min(self._retry_s * 2, RETRY_MAX_S)
+
+    async def _apply(self, events: Iterable[Event]) -> Changes:
+        """What the events change. There may be thousands, at first and when the node changes."""
+        turns, steps = Turns(), self.store.applying(events)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                changes: Changes = done.value
+                return changes
+            await turns.pause()
 
     def _with_retries(self, changes: Changes) -> Changes:
         """`changes`, and once more whatever failed before and is still wanted."""

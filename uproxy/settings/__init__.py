@@ -1,10 +1,11 @@
 """What the command line and a KubeProxyConfiguration file ask for, as one checked value."""
 
-from uproxy.settings.flags import add_run_flags, add_source_flags
+from uproxy.settings.flags import add_dns_flags, add_run_flags, add_source_flags
 from uproxy.settings.kube_proxy import parse_switch
 from uproxy.settings.parse import Surroundings, parse_settings
 from uproxy.settings.readers import parse_address, parse_cidr
 from uproxy.settings.values import (
+    CLUSTER_DOMAIN,
     DEFAULT_THREADS_MAX,
     HEALTHZ_ADDRESS,
     LOOPBACK_SERVICE_CIDR,
@@ -17,6 +18,7 @@ from uproxy.settings.values import (
 )
 
 __all__ = [
+    "CLUSTER_DOMAIN",
     "DEFAULT_THREADS_MAX",
     "HEALTHZ_ADDRESS",
     "LOOPBACK_SERVICE_CIDR",
@@ -27,6 +29,7 @@ __all__ = [
     "LocalMode",
     "Settings",
     "Surroundings",
+    "add_dns_flags",
     "add_run_flags",
     "add_source_flags",
     "parse_address",

@@ -8,6 +8,7 @@ import argparse
 
 from uproxy.settings.kube_proxy import add_kube_proxy_flags
 from uproxy.settings.values import (
+    CLUSTER_DOMAIN,
     DEFAULT_THREADS_MAX,
     HEALTHZ_ADDRESS,
     LOOPBACK_SERVICE_CIDR,
@@ -29,6 +30,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add_source_flags(parser)
     _add_cluster_flags(parser.add_argument_group("cluster", "as kube-proxy's, where it has them"))
     _add_network_flags(parser.add_argument_group("network"))
+    add_dns_flags(parser)
     timeouts = parser.add_argument_group("timeouts", "durations such as 250ms, 30s, 1h")
     for flag, (default, meaning) in TIMEOUTS.items():
         timeouts.add_argument(f"--{flag}", metavar="DURATION", help=f"{meaning} (default: {default})")
@@ -76,6 +78,28 @@ def _add_network_flags(network: argparse._ArgumentGroup) -> None:
         "--healthz-bind-address",
         metavar="IP:PORT",
         help=f"serves /healthz and /livez (default: {HEALTHZ_ADDRESS})",
+    )
+
+
+def add_dns_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare how names are served; `uproxy resolve` has some of these too."""
+    names = parser.add_argument_group("names", "cluster DNS; see docs/dns.md")
+    names.add_argument(
+        "--dns", action="append", metavar="IP:PORT", help="answer DNS here, by UDP and TCP; repeatable"
+    )
+    names.add_argument("--cluster-domain", metavar="DOMAIN", help=f"(default: {CLUSTER_DOMAIN})")
+    names.add_argument(
+        "--dns-upstream",
+        action="append",
+        metavar="IP[:PORT]",
+        help="a server for all other names; repeatable (default: those of /etc/resolv.conf)",
+    )
+    names.add_argument(
+        "--dns-pods",
+        choices=("insecure", "verified", "disabled"),
+        default="insecure",
+        help="answer 10-0-0-1.NAMESPACE.pod.DOMAIN for any address, for those of known endpoints, or not "
+        "at all (default: insecure)",
     )
 
 

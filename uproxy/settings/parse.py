@@ -16,8 +16,15 @@ from uproxy.model.names import IPAddress
 from uproxy.settings.flags import TIMEOUTS
 from uproxy.settings.kube_proxy import APPLIED, IGNORED_FLAGS, Applied, NotHere, parse_switch
 from uproxy.settings.kube_proxy_file import read_fields
-from uproxy.settings.readers import parse_address, parse_cidr, parse_positive_s, parse_threads
+from uproxy.settings.readers import (
+    parse_address,
+    parse_cidr,
+    parse_dns_server,
+    parse_positive_s,
+    parse_threads,
+)
 from uproxy.settings.values import (
+    CLUSTER_DOMAIN,
     DEFAULT_THREADS_MAX,
     HEALTHZ_PORT,
     METRICS_ADDRESS,
@@ -141,6 +148,17 @@ class _Parsing:
             self.faults.append(_fault(f"--{flag}", str(error)))
             return fallback
 
+    def _each(self, flag: str, parse: Callable[[str], T]) -> tuple[T, ...]:
+        """Of a flag that may be given several times."""
+        texts = getattr(self._flags, flag.replace("-", "_")) or ()
+        found = []
+        for text in texts:
+            try:
+                found.append(parse(text))
+            except ValueError as error:
+                self.faults.append(_fault(f"--{flag}", str(error)))
+        return tuple(found)
+
     def _timeout_s(self, flag: str, given: Mapping[str, Any]) -> float:
         """Of our own flag, else of kube-proxy's, where 0 leaves things as they are, else the default."""
         default_s = parse_duration_s(TIMEOUTS[flag][0])
@@ -170,6 +188,10 @@ class _Parsing:
             drain_timeout_s=self._timeout_s("drain-timeout", given),
             log_format=said("log_format", "text"),
             access_log=flags.access_log,
+            dns_addresses=self._each("dns", parse_address),
+            cluster_domain=flags.cluster_domain or CLUSTER_DOMAIN,
+            dns_upstream=self._each("dns-upstream", parse_dns_server),
+            dns_pods=flags.dns_pods,
             from_cluster=from_cluster,
             kubeconfig=kubeconfig,
             master=master,

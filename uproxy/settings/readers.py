@@ -143,3 +143,14 @@ def parse_positive_s(text: str) -> float:
     if seconds <= 0:
         raise ValueError("must be more than 0")
     return seconds
+
+
+def parse_dns_server(text: str) -> Address:
+    """`IP` or `IP:PORT`; the port is 53 when none is given.
+
+    Raises ValueError, with words for a person.
+    """
+    try:
+        return str(ip_address(text)), 53
+    except ValueError:
+        return parse_address(text)

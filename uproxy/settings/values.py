@@ -8,6 +8,7 @@ from uproxy.model.node import NodePortKeyword
 
 SERVICE_CIDR = "10.96.0.0/16"
 LOOPBACK_SERVICE_CIDR = "127.96.0.0/16"
+CLUSTER_DOMAIN = "cluster.local"
 METRICS_ADDRESS = "127.0.0.1:10249"
 METRICS_PORT = 10249
 HEALTHZ_ADDRESS = "0.0.0.0:10256"
@@ -55,6 +56,13 @@ class Settings:
     log_format: str
     """text or json."""
     access_log: bool
+    dns_addresses: tuple[Address, ...] = ()
+    """Where names are answered; nowhere when empty."""
+    cluster_domain: str = CLUSTER_DOMAIN
+    dns_upstream: tuple[Address, ...] = ()
+    """Servers for other names; empty takes those of resolv.conf."""
+    dns_pods: str = "insecure"
+    """insecure, verified or disabled."""
     from_cluster: bool = False
     """Services come from an API server, and not from `files`."""
     kubeconfig: str = ""

@@ -7,12 +7,12 @@ belongs to when two claim it.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, KeysView
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 
 from uproxy.errors import AddressesExhausted
-from uproxy.model.frontend import Frontend, FrontendKind
+from uproxy.model.frontend import Backend, Frontend, FrontendKind
 from uproxy.model.names import Family, IPAddress, IPNetwork, NamespacedName, Protocol, ServicePortName, Vip
 from uproxy.model.node import Node
 from uproxy.model.service import Service, ServicePort, ServiceType
@@ -187,24 +187,36 @@ class Claims:
     def __init__(self) -> None:
         self._owners: dict[Vip, ServicePortName] = {}
         self._losers: dict[Vip, set[NamespacedName]] = {}
+        self._by_protocol: dict[Protocol, set[Backend]] = {protocol: set() for protocol in Protocol}
+        """The same addresses, as endpoints name them."""
+        self._node_ports = 0
 
     def claim(self, vip: Vip, name: ServicePortName) -> ServicePortName | None:
         """Claim `vip` for `name`; returns another that has it already."""
-        owner = self._owners.setdefault(vip, name)
-        if owner == name:
+        owner = self._owners.get(vip)
+        if owner is None:
+            self._owners[vip] = name
+            self._by_protocol[vip.protocol].add(Backend(vip.ip, vip.port))
+            self._node_ports += vip.is_node_port
+        if owner is None or owner == name:
             return None
         self._losers.setdefault(vip, set()).add(name.service)
         return owner
 
-    def holds(self, ip: IPAddress, port: int, protocol: Protocol) -> bool:
-        """Whether a connection to this address would come back to the proxy itself."""
-        if Vip(ip, port, protocol) in self._owners:
-            return True
-        return ip.is_loopback and Vip(_ANY[ip.version], port, protocol) in self._owners
+    def loops(self, backends: KeysView[Backend], protocol: Protocol) -> list[Backend]:
+        """Those to which a connection would come back to the proxy itself, in their order."""
+        claimed = self._by_protocol[protocol]
+        found = backends & claimed
+        if self._node_ports:
+            local = [backend for backend in backends if backend.ip.is_loopback]
+            found |= {b for b in local if Backend(_ANY[b.ip.version], b.port) in claimed}
+        return [backend for backend in backends if backend in found] if found else []
 
     def release(self, vip: Vip, name: ServicePortName) -> set[NamespacedName]:
         """Give `vip` up; returns the Services that wanted it and should claim again."""
         if self._owners.get(vip) != name:
             return set()
         del self._owners[vip]
+        self._by_protocol[vip.protocol].discard(Backend(vip.ip, vip.port))
+        self._node_ports -= vip.is_node_port
         return self._losers.pop(vip, set())

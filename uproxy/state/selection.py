@@ -69,7 +69,9 @@ def endpoints_of(
             for endpoint in piece.endpoints:
                 for ip in _addresses(endpoint, resolutions):
                     backend = Backend(ip, number)
-                    found[backend] = _better(found.get(backend), endpoint)
+                    other = found.setdefault(backend, endpoint)
+                    if other is not endpoint:
+                        found[backend] = _better(other, endpoint)
     return found
 
 
@@ -99,8 +101,8 @@ def state_of(endpoint: Endpoint) -> EndpointState:
 _ORDER = (EndpointState.READY, EndpointState.TERMINATING, EndpointState.NOT_READY)
 
 
-def _better(one: Endpoint | None, other: Endpoint) -> Endpoint:
-    return other if one is None else min(one, other, key=lambda endpoint: _ORDER.index(state_of(endpoint)))
+def _better(one: Endpoint, other: Endpoint) -> Endpoint:
+    return min(one, other, key=lambda endpoint: _ORDER.index(state_of(endpoint)))
 
 
 def local_ready_endpoints(slices: Iterable[EndpointSlice], node_name: str | None) -> int:

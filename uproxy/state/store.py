@@ -7,7 +7,7 @@ address the first to come keeps it.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 
 from uproxy.errors import AddressesExhausted
 from uproxy.model.endpoint import Endpoint, EndpointSlice, Origin, Pod
@@ -66,6 +66,8 @@ class Store:
         """The port of each Service whose load balancer asks this node whether to send it traffic."""
         self.node: Node | None = None
         """The own node, while it is known."""
+        self.node_port_ips: tuple[IPAddress, ...] = ()
+        """The node's addresses that serve NodePorts; 0.0.0.0 and :: stand for all of their family."""
         self._node_name = node_name
         self._cluster_cidrs = cluster_cidrs
         self._node_ports = node_ports
@@ -84,16 +86,12 @@ class Store:
         self._hosts_of: dict[NamespacedName, set[str]] = {}
         self._ports_of: dict[NamespacedName, set[ServicePortName]] = {}
         self._dirty: set[NamespacedName] = set()
+        self._place_node_ports()
 
     @property
     def hosts(self) -> frozenset[str]:
         """Host names among the endpoints, whose addresses somebody should look up."""
         return frozenset(host for host, users in self._host_users.items() if users)
-
-    @property
-    def node_port_ips(self) -> tuple[IPAddress, ...]:
-        """The node's addresses that serve NodePorts; 0.0.0.0 and :: stand for all of their family."""
-        return node_port_ips(self._node_ports, self._local_ips, self.node)
 
     def service_of_slice(self, key: NamespacedName) -> NamespacedName | None:
         """The Service that an EndpointSlice belongs to, if the slice is known."""
@@ -112,9 +110,20 @@ class Store:
 
     def apply(self, events: Iterable[Event]) -> Changes:
         """Fold events in; returns what became different, and nothing that did not."""
+        steps = self.applying(events)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                changes: Changes = done.value
+                return changes
+
+    def applying(self, events: Iterable[Event]) -> Generator[None, None, Changes]:
+        """The same in steps, one for each Service at most: whoever has thousands of them to do can do
+        something else in between. Until the end `desired` is neither what it was nor what it will be."""
         for event in events:
             self._fold(event)
-        return self._rebuild()
+        return (yield from self._rebuild())
 
     # ---- folding ----
 
@@ -134,6 +143,7 @@ class Store:
                     self._dirty |= self._host_users[host]
             case LocalAddresses(addresses):
                 self._local_ips = addresses
+                self._place_node_ports()
                 self._dirty |= self.services.keys()
 
     def _replace(self, thing: KubernetesObject, *, present: bool) -> None:
@@ -192,11 +202,15 @@ class Store:
         known = node if present else None
         if node.name == self._node_name and known != self.node:
             self.node = known
+            self._place_node_ports()
             self._dirty |= self.services.keys()
+
+    def _place_node_ports(self) -> None:
+        self.node_port_ips = node_port_ips(self._node_ports, self._local_ips, self.node)
 
     # ---- rebuilding ----
 
-    def _rebuild(self) -> Changes:
+    def _rebuild(self) -> Generator[None, None, Changes]:
         updated: dict[ServicePortName, DesiredServicePort] = {}
         removed: set[ServicePortName] = set()
         while self._dirty:
@@ -206,6 +220,7 @@ class Store:
                 self._release_address(key)
             for key in batch:
                 self._rebuild_service(key, updated, removed)
+                yield
         return Changes(tuple(updated.values()), tuple(removed - updated.keys()), self._inside_news())
 
     def _inside_news(self) -> tuple[IPNetwork, ...] | None:
@@ -304,7 +319,7 @@ class Store:
         Every circle has an edge to an address that was claimed before that edge came, so
         looking at the claims of the moment is enough.
         """
-        loops = [backend for backend in endpoints if self._claims.holds(*backend, protocol)]
+        loops = self._claims.loops(endpoints.keys(), protocol)
         for backend in loops:
             del endpoints[backend]
         return endpoints, [f"{backend} is a Service's address and no endpoint" for backend in loops]

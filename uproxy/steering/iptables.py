@@ -273,6 +273,11 @@ class IptablesRules:
             self.problems = {6: str(error)}
 
 
+async def is_left() -> bool:
+    """Whether any run has left sets, which rules may match."""
+    return _PREFIX in await peek("ipset", "list", "-name")
+
+
 async def remove() -> list[str]:
     """Remove chains, jumps and sets of any run; returns what was there, in words.
 

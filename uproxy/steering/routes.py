@@ -43,6 +43,8 @@ class LocalRoutes:
         self._held: dict[ServicePortName, frozenset[IPAddress]] = {}
         self._holders: Counter[IPAddress] = Counter()
         self._routed: set[IPAddress] = set()
+        self._released: set[IPAddress] = set()
+        """Those that no Service port holds any more, and whose route may still be there."""
 
     async def make(self, changes: Changes) -> Mapping[Vip, str]:
         """Add the routes that are missing; one run of `ip`, or none."""
@@ -64,8 +66,9 @@ class LocalRoutes:
             self._hold(name, frozenset())
         for port in changes.updated:
             self._hold(port.name, self._addresses(port))
-        # All routes without a holder, not only today's: what failed before is tried again.
-        await self._remove([ip for ip in self._routed if ip not in self._holders])
+        # What failed before is tried again.
+        self._released &= self._routed
+        await self._remove(list(self._released))
 
     async def prune(self) -> None:
         """Remove routes that an earlier run left and no Service port has a use for."""
@@ -77,16 +80,22 @@ class LocalRoutes:
 
     async def _remove(self, ips: Collection[IPAddress]) -> None:
         failed = await remove_routes(ips)
-        self._routed.difference_update(ip for ip in ips if ip not in failed)
+        gone = [ip for ip in ips if ip not in failed]
+        self._routed.difference_update(gone)
+        self._released.difference_update(gone)
         for ip, reason in failed.items():
             _log.warning("local route of %s stays: %s", ip, reason)
 
     def _hold(self, name: ServicePortName, ips: frozenset[IPAddress]) -> None:
+        if ips == self._held.get(name):
+            return  # its endpoints have changed, as nearly always
         self._holders.update(ips)
+        self._released -= ips
         for ip in self._held.pop(name, ()):
             self._holders[ip] -= 1
             if not self._holders[ip]:
                 del self._holders[ip]
+                self._released.add(ip)
         if ips:
             self._held[name] = ips
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, FrontendKind, Treatment
 from uproxy.model.names import Family, IPNetwork, Protocol, ServicePortName, Vip
 
-PROXY_MARK = 0x7570
-"""SO_MARK of the proxy's own dials ("up"). Packets whose whole mark is this are left alone."""
+PROXY_MARK = 0x3070
+"""SO_MARK of the proxy's own dials: packets whose whole mark is this are left alone. No bit of it is
+one of kube-proxy's (0x4000, 0x8000), whose rules would give a dial another address."""
 
 
 class Verdict(StrEnum):

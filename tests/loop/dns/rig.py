@@ -12,6 +12,7 @@ import dns.rrset
 
 from tests.pure.dns.rig import NODE
 from uproxy.dns.cluster_dns import ClusterDns, DnsSettings
+from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Upsert
 from uproxy.state.store import Store
 
@@ -25,6 +26,7 @@ class Running:
 
     def __init__(self, dns_: ClusterDns) -> None:
         self.dns = dns_
+        self.tasks = Tasks()
         self.store = Store(NODE)
 
     @property
@@ -51,11 +53,13 @@ async def running(*objects, listen=(("127.0.0.1", 0),), upstream=(NOWHERE,), **s
         ClusterDns(DnsSettings(listen=listen, upstream=tuple(upstream), **settings), time.monotonic)
     )
     try:
-        await made.dns.start()
+        await made.dns.start(made.tasks)
         await made.upsert(*objects)
         yield made
     finally:
         await made.dns.close()
+        await made.tasks.stop()
+        assert not made.tasks.failed.done(), made.tasks.failed.result()
 
 
 class Client(asyncio.DatagramProtocol):

@@ -45,7 +45,7 @@ async def test_several_addresses():
 
 async def test_everything_is_servfail_until_the_first_make():
     made = Running(ClusterDns(DnsSettings(listen=(("127.0.0.1", 0),)), lambda: 0.0))
-    await made.dns.start()
+    await made.dns.start(made.tasks)
     try:
         made.dns.observe(object())
         assert (await made.ask(NAME)).rcode() == dns.rcode.SERVFAIL
@@ -104,7 +104,7 @@ async def test_an_address_that_is_taken_is_one_clear_line_and_leaves_nothing():
     async with running(WEB) as server:
         second = ClusterDns(DnsSettings(listen=(("127.0.0.2", 0), server.address)), lambda: 0.0)
         with pytest.raises(UproxyError, match=r"cannot serve DNS at 127.0.0.1:\d+: Address already in use"):
-            await second.start()
+            await second.start(server.tasks)
         await second.close()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.loop.dns.rig import exchange, running, until, upstream
 from tests.pure.dns.rig import external, headless, lines, piece, service
+from uproxy.dns.wire import from_text
 
 SVC = "default.svc.cluster.local."
 WEB = service("web", "http:80", ips="172.30.0.1")
@@ -254,3 +255,31 @@ async def test_a_name_that_is_nowhere_is_absent_where_it_was_asked_for(above, se
 async def test_a_failing_upstream_does_not_make_a_cluster_name_fail(above, server):
     above.rcodes["broken.example."] = dns.rcode.SERVFAIL
     assert (await server.ask(f"broken.example.{SVC}")).rcode() == dns.rcode.NXDOMAIN
+
+
+async def test_a_failure_on_the_search_path_is_not_passed_over(above, server):
+    """The next name could be another's: a resolver would stop there too."""
+    server.dns.responder.lead_upstream(server.dns._guard, (from_text("corp.example"),))
+    above.add("host. 60 A 192.0.2.1")
+    above.rcodes["host.corp.example."] = dns.rcode.SERVFAIL
+    assert (await server.ask(f"host.{SVC}")).rcode() == dns.rcode.NXDOMAIN
+
+
+async def test_names_of_any_octets_are_answered(above, server):
+    names = [
+        b"\4\0\xff. ",
+        b"\x3f" + b"\\" * 63,
+        b"\2xn\2--",
+        b"\1*",
+        b"\1@",
+        b"\4\xc3\xa4\xc3\xb6",
+        b"\5onion",
+    ]
+    names += [bytes((63,)) + bytes(range(start, start + 63)) for start in (0, 60, 120, 192)]
+    names += [b"\x3f" + b"\xff" * 63 + b"\x3f" + b"\0" * 63 + b"\x3f" + b"." * 63 + b"\x3d" + b"\\" * 61]
+    for number, labels in enumerate(names):
+        header = number.to_bytes(2) + b"\1\0\0\1\0\0\0\0\0\0"
+        answer, _ = await exchange(header + labels + b"\0\0\1\0\1", server.address)
+        assert answer[:2] == number.to_bytes(2)
+        assert answer[3] & 0xF in (dns.rcode.NXDOMAIN, dns.rcode.SERVFAIL), labels
+    await until(lambda: not server.dns._upstream._under_way)

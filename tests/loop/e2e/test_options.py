@@ -1,6 +1,7 @@
 """Annotations in a manifest, each seen to act: `uproxy run` on loopback, with either relay."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from tests.loop.dataplane.options.peers import Caller, Keeper, call
 from tests.loop.dataplane.options.test_proxy_protocol import Told
-from tests.loop.e2e.test_rootless import prefix, proxy  # noqa: F401 - a fixture
+from tests.loop.e2e.test_rootless import proxy
 from tests.manifests import Manifest, endpoint_slice, replace_file, service, text_of
 from tests.proxy_header import Header
 from tests.proxy_process import ProxyProcess, eventually
@@ -53,7 +54,9 @@ class Scene:
 
     def proxy(self, servers: list[Any], **annotations: str) -> ProxyProcess:
         self.write(servers, **annotations)
-        return proxy(self._prefix, self._folder, "-f", str(self.file), *self._flags)
+        # Tests run side by side, and the Service's name alone would give it the same address in each.
+        addresses = ("--service-cidr", f"127.{128 + os.getpid() % 100}.0.0/16")
+        return proxy(self._prefix, self._folder, "-f", str(self.file), *self._flags, *addresses)
 
 
 def slice_of(server: Any) -> Manifest:
@@ -63,7 +66,7 @@ def slice_of(server: Any) -> Manifest:
 
 
 @pytest.fixture(params=["python", "native"])
-def scene(request, prefix, tmp_path: Path) -> Iterator[Scene]:  # noqa: F811
+def scene(request, prefix, tmp_path: Path) -> Iterator[Scene]:
     if request.param == "native" and (reason := engine_or_reason()):
         pytest.skip(f"no native relay: {reason}")
     made = Scene(tmp_path, ("--relay", request.param), prefix)

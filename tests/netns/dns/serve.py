@@ -10,6 +10,7 @@ import uvloop
 
 from tests.pure.dns.rig import NODE, external, headless, piece, service
 from uproxy.dns.cluster_dns import ClusterDns, DnsSettings
+from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Upsert
 from uproxy.settings import parse_address
 from uproxy.state.store import Store
@@ -32,7 +33,7 @@ async def main(upstream: str, *listen: str) -> None:
     addresses = tuple(parse_address(text) for text in listen)
     settings = DnsSettings(listen=addresses, upstream=(parse_address(upstream),))
     dns = ClusterDns(settings, time.monotonic)
-    await dns.start()
+    await dns.start(Tasks())
     events = [Upsert(each) for each in OBJECTS]
     for event in events:
         dns.observe(event)

@@ -90,6 +90,22 @@ async def test_restart_with_fewer_services_leaves_none_of_the_others(stage: Stag
         assert "30080" not in stage.kernel_state()
 
 
+@pytest.mark.parametrize("capture", ["bind", "redirect-nft", "redirect-iptables", "tproxy"])
+async def test_restart_with_another_capture_leaves_nothing_of_the_first(
+    stage: Stage, before: str, capture: str
+) -> None:
+    own = stage.way
+    stage.way = way(capture, "python")
+    async with stage.proxy(everything(stage)) as killed:
+        killed.kill9()
+    stage.way = own
+    async with stage.proxy(everything(stage)) as proxy:
+        assert await works(stage)
+        proxy.terminate()
+        assert await proxy.status() == 0
+    assert stage.kernel_state() == before
+
+
 async def test_cleanup_removes_all_and_the_second_time_finds_nothing(stage: Stage, before: str) -> None:
     async with stage.proxy(everything(stage)) as proxy:
         proxy.kill9()

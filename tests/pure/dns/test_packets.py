@@ -233,6 +233,13 @@ def test_everything_is_servfail_before_the_zone_is_complete():
     assert exchange(server, query()).rcode() == dns.rcode.NOERROR
 
 
+def test_a_label_that_looks_like_the_domain_inside_is_elsewhere(server):
+    inside = b"\x0fabcdefg\x07cluster" + b"\x05local\0"
+    assert inside.endswith(wire.from_text("cluster.local"))
+    packet = header() + inside + b"\0\1\0\1"
+    assert server.send(packet)[3] & 0xF == dns.rcode.REFUSED
+
+
 # ---- what goes upstream ----
 
 

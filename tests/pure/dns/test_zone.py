@@ -602,6 +602,40 @@ def test_absence_at_the_end_of_a_chain_comes_with_the_soa():
     assert [str(rrset.name) for rrset in read.authority] == ["cluster.local."]
 
 
+def test_the_serial_in_every_answer_follows_the_changes():
+    server = Server(WEB)
+    for serial in (2, 3, 4):
+        for name, kind in (("nobody.cluster.local.", "A"), (f"web.{SVC}", "MX")):
+            assert f" hostmaster.cluster.local. {serial} 7200" in lines(server.ask(name, kind).authority)[0]
+        server.upsert(service("more", f"p:{serial}", ips="172.30.0.20"))
+
+
+def test_a_terminating_endpoint_has_no_name_though_it_still_serves():
+    leaving = Endpoint(endpoint("10.0.0.1").host, ready=False, serving=True, terminating=True)
+    slice_ = DB_SLICE.__class__(DB_SLICE.key, DB.key, (), (leaving, endpoint("10.0.0.2")))
+    check(Server(DB, slice_), [("db.$", "A", OK, "~ 5 A 10.0.0.2"), ("10-0-0-1.db.$", "A", NX)])
+
+
+def test_an_address_that_moves_without_a_change_of_its_service():
+    server = Server(service("given", "http:80"))
+    (before,) = server.answer(f"given.{SVC}")[1]
+    ip = before.split()[-1]
+    server.upsert(service("claims", "http:80", ips=ip))
+    (after,) = server.answer(f"given.{SVC}")[1]
+    assert after != before
+    reverse = ".".join(reversed(ip.split("."))) + ".in-addr.arpa."
+    check(server, [("claims.$", "A", OK, f"~ 5 A {ip}"), (reverse, "PTR", OK, "~ 5 PTR claims.$")])
+
+
+def test_weights_of_many_targets_are_1_at_least():
+    many = [f"10.0.{number // 200}.{number % 200}" for number in range(300)]
+    read = Server(DB, piece("db", *many, ports="pg:1")).ask(f"_pg._tcp.db.{SVC}", "SRV")
+    answer = read.answer[0]
+    assert len(answer) == 300
+    assert not read.additional
+    assert {record.weight for record in answer} == {1}
+
+
 def test_answers_are_rotated():
     server = Server(DB, piece("db", "10.0.0.1", "10.0.0.2", "10.0.0.3"))
     first = [str(server.ask(f"db.{SVC}").answer[0][0]) for _ in range(6)]

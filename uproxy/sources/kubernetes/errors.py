@@ -11,8 +11,8 @@ class AccessError(UproxyError):
     """The way to the API server is not known: kubeconfig, service account, or what they lead to."""
 
 
-class NotCreated(UproxyError):
-    """An object was not created at the API server."""
+class NotPosted(UproxyError):
+    """An Event could not be created."""
 
 
 class Trouble(Exception):

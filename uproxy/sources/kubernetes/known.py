@@ -15,7 +15,14 @@ M = TypeVar("M")
 class Known(Generic[K, M]):
     """Objects by key. `upsert` and `delete` are called for each difference."""
 
-    def __init__(self, upsert: Callable[[M], None], delete: Callable[[M], None]) -> None:
+    def __init__(
+        self,
+        upsert: Callable[[M], None],
+        delete: Callable[[M], None],
+        like: Callable[[M, M], M] = lambda _before, thing: thing,
+    ) -> None:
+        """`like` may give a new version the parts of the one before that are equal, to keep them once."""
+        self._like = like
         self._upsert = upsert
         self._delete = delete
         self._objects: dict[K, M] = {}
@@ -32,7 +39,10 @@ class Known(Generic[K, M]):
     def put(self, key: K, thing: M) -> None:
         """An object is as given."""
         self.keep(key)
-        if self._objects.get(key) != thing:
+        before = self._objects.get(key)
+        if before != thing:
+            if before is not None:
+                thing = self._like(before, thing)
             self._objects[key] = thing
             self._upsert(thing)
 

@@ -9,11 +9,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from uproxy.model.endpoint import EndpointSlice, sharing
 from uproxy.model.events import Delete, Event, KubernetesObject, Synced, Upsert
 from uproxy.sources.kubernetes.access import Access
 from uproxy.sources.kubernetes.api import Api
 from uproxy.sources.kubernetes.complaints import Complaints
-from uproxy.sources.kubernetes.errors import NotCreated, Trouble
+from uproxy.sources.kubernetes.errors import NotPosted, Trouble
 from uproxy.sources.kubernetes.known import Known
 from uproxy.sources.kubernetes.reflector import Reflector
 from uproxy.sources.kubernetes.resources import Resource, endpoint_slices, own_node, services
@@ -59,8 +60,15 @@ class ClusterSource:
         """How each resource stands now."""
         return tuple(reflector.status for reflector in self._reflectors)
 
+    async def post_event(self, namespace: str, event: dict[str, Any]) -> None:
+        """Create an Event (events.k8s.io/v1). Raises UproxyError when that fails, for whatever reason."""
+        try:
+            await self._api.create(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
+        except (Trouble, TimeoutError) as error:
+            raise NotPosted(str(error)) from error
+
     async def run(self) -> None:
-        """Follow the cluster until cancelled. What is open then, `close` closes.
+        """Follow the cluster until cancelled.
 
         Raises AccessError when there are no credentials to begin with. What an API server says or does
         is never raised: it is in `status` and in the log, and is tried again.
@@ -72,25 +80,12 @@ class ClusterSource:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def create_event(self, namespace: str, event: dict[str, Any]) -> None:
-        """Create an Event (events.k8s.io/v1).
-
-        Raises NotCreated, and AccessError when there have never been credentials.
-        """
-        try:
-            await self._api.create(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
-        except Trouble as trouble:
-            raise NotCreated(f"no Event was created: {trouble}") from trouble
-
-    async def close(self) -> None:
-        """Close every connection to the API server."""
-        await self._api.close()
+            await self._api.close()
 
     def _reflector(self, resource: Resource) -> Reflector:
         return Reflector(
             resource,
-            Known(self._upsert, self._delete),
+            Known(self._upsert, self._delete, like),
             self._api,
             timing=self._timing,
             complaints=self._complaints,
@@ -107,3 +102,10 @@ class ClusterSource:
         self._awaited -= 1
         if not self._awaited:
             self._emit(Synced(NAME))
+
+
+def like(before: KubernetesObject, now: KubernetesObject) -> KubernetesObject:
+    """A new version, with what it has in common with the one before kept once."""
+    if isinstance(before, EndpointSlice) and isinstance(now, EndpointSlice):
+        return sharing(before, now)
+    return now

@@ -1,0 +1,110 @@
+"""Builds the data plane, with the relay that was asked for, and says which addresses need a route."""
+
+import asyncio
+import logging
+from ipaddress import ip_address
+from time import monotonic
+
+from uproxy.dataplane.context import Context, Timeouts
+from uproxy.dataplane.descriptors import Descriptors, descriptor_budget
+from uproxy.dataplane.native_relay import NativeRelay, engine_or_reason
+from uproxy.dataplane.proxy import Dataplane
+from uproxy.dataplane.python_relay import PythonRelay
+from uproxy.dataplane.reactor import Reactor
+from uproxy.dataplane.relay import Ended, Relay
+from uproxy.dataplane.ways_back import WaysBack
+from uproxy.errors import UproxyError
+from uproxy.model.frontend import DesiredServicePort, Frontend, FrontendKind
+from uproxy.model.names import Protocol
+from uproxy.settings import Settings
+from uproxy.steering.bridges import BridgeAnswers
+from uproxy.steering.probe import Capture, Choice
+from uproxy.steering.rules import PROXY_MARK, RedirectPorts
+
+_DIALS_A_CONNECTION = 4
+"""How many endpoints may time out before a connection is given up; refusals cost no time."""
+_FLOWS_SHARE = 4
+_FLOWS_MAX = 16_384
+"""UDP flows may take a quarter of the descriptors, and no more than this many."""
+
+log = logging.getLogger("uproxy")
+access = logging.getLogger("uproxy.access")
+
+
+def new_dataplane(
+    loop: asyncio.AbstractEventLoop, settings: Settings, choice: Choice, bridges: BridgeAnswers
+) -> Dataplane:
+    """The data plane, with a relay. Raises UproxyError when the native one is wanted and cannot be had."""
+    budget = descriptor_budget()
+    context = Context(
+        loop,
+        Reactor(loop),
+        Descriptors(loop, budget),
+        Timeouts(
+            connect_s=settings.connect_timeout_s,
+            dial_budget_s=settings.connect_timeout_s * _DIALS_A_CONNECTION,
+            idle_s=settings.idle_timeout_s,
+            half_closed_s=settings.half_closed_timeout_s,
+        ),
+        0 if choice.capture is Capture.BIND else PROXY_MARK,
+        choice.capture is Capture.BIND,
+        monotonic,
+        ways_back=WaysBack(monotonic, bridges.lifts) if choice.capture is Capture.TPROXY else None,
+    )
+    relay = _relay(settings, context)
+    return Dataplane(context, relay, min(budget // _FLOWS_SHARE, _FLOWS_MAX), settings.udp_idle_timeout_s)
+
+
+def _relay(settings: Settings, context: Context) -> Relay:
+    """Build the relay asked for. Raises UproxyError when the native one is wanted and cannot be had."""
+    ended = _log_access if settings.access_log else None
+    reason = engine_or_reason() if settings.relay != "python" else None
+    if settings.relay == "python":
+        return PythonRelay(context, ended)
+    if reason is None:
+        return NativeRelay(context, settings.threads, ended)
+    if settings.relay == "native":
+        raise UproxyError(f"no native relay: {reason}")
+    log.warning("the Python relay is used, which is slower: %s", reason)
+    return PythonRelay(context, ended)
+
+
+def redirect_ports(dataplane: Dataplane) -> RedirectPorts:
+    """Listen for redirected connections of both families, or of IPv4 alone."""
+    ipv4 = dataplane.listen_for_redirects(ip_address("0.0.0.0"))
+    try:
+        ipv6 = dataplane.listen_for_redirects(ip_address("::"))
+    except OSError:
+        log.info("this kernel has no IPv6: IPv6 addresses are not served")
+        ipv6 = ipv4
+    return RedirectPorts(ipv4, ipv6)
+
+
+def needs_route_beside_redirect(port: DesiredServicePort, frontend: Frontend) -> bool:
+    """Cluster IPs get a local route, so that a node without a default route reaches them. Other
+    addresses do only where a socket has to be bound (UDP): with a local route the node answers
+    ARP for them."""
+    is_udp = port.name.protocol is Protocol.UDP
+    return frontend.kind is FrontendKind.CLUSTER_IP or (is_udp and is_no_node_port(port, frontend))
+
+
+def is_no_node_port(_port: DesiredServicePort, frontend: Frontend) -> bool:
+    """The node's own addresses are local already."""
+    return frontend.kind is not FrontendKind.NODE_PORT
+
+
+def _log_access(ended: Ended) -> None:
+    access.info(
+        "connection",
+        extra={
+            "fields": {
+                "service": str(ended.service_port),
+                "client": ended.client,
+                "backend": str(ended.backend) if ended.backend is not None else "-",
+                "bytes_to_backend": ended.bytes_to_backend,
+                "bytes_to_client": ended.bytes_to_client,
+                "duration_s": round(ended.duration_s, 6),
+                "reason": str(ended.reason),
+            }
+        },
+    )

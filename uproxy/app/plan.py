@@ -1,0 +1,88 @@
+"""What the settings and this machine come to: addresses, an empty store, who answers names, and the
+lock on the network.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from ipaddress import ip_network
+from time import monotonic
+
+from uproxy.dns.cluster_dns import ClusterDns, DnsSettings
+from uproxy.dns.pods import PodMode
+from uproxy.errors import UproxyError
+from uproxy.model.names import IPNetwork
+from uproxy.settings import LOOPBACK_SERVICE_CIDR, SERVICE_CIDR, LocalMode, Settings
+from uproxy.state.addresses import AddressPlan
+from uproxy.state.node_ports import NodePortPlan
+from uproxy.state.store import Store
+from uproxy.steering.lock import SteeringLock
+from uproxy.steering.probe import Capture, Choice, Mechanism
+
+
+def address_plan(cidr: IPNetwork | None, choice: Choice, first_port: int) -> AddressPlan:
+    """Where and on which ports Services are served, under the capture chosen."""
+    binds = choice.capture is Capture.BIND
+    network = cidr or ip_network(LOOPBACK_SERVICE_CIDR if binds else SERVICE_CIDR)
+    loopback_only = choice.mechanism is Mechanism.LOOPBACK
+    return AddressPlan(network, loopback_only, first_port if binds else 0)
+
+
+def new_store(settings: Settings, plan: AddressPlan) -> Store:
+    """An empty one, which knows what the settings say of the node and its Pods."""
+    own_cidrs = settings.detect_local_mode is LocalMode.NODE_CIDR
+    return Store(
+        plan,
+        settings.node_name if settings.is_one_of_many else None,
+        () if own_cidrs else settings.cluster_cidrs,
+        NodePortPlan(settings.node_port_addresses, settings.bind_address),
+    )
+
+
+def cluster_dns(settings: Settings, plan: AddressPlan) -> ClusterDns | None:
+    """What answers names, where that is asked for. Raises UproxyError for a domain that is none."""
+    if not settings.dns_addresses:
+        return None
+    return ClusterDns(
+        DnsSettings(
+            settings.dns_addresses,
+            settings.cluster_domain,
+            settings.dns_upstream,
+            PodMode(settings.dns_pods),
+            (plan.service_cidr, *settings.cluster_cidrs),
+        ),
+        monotonic,
+    )
+
+
+@contextmanager
+def steering(choice: Choice) -> Iterator[Choice]:
+    """Hold the machine's network for as long as it is programmed; yields what can be done.
+
+    While another uproxy holds it, binding is left with loopback addresses, which need no
+    programming. Raises UproxyError where that is no way out.
+    """
+    if choice.mechanism is Mechanism.LOOPBACK:
+        yield choice
+        return
+    try:
+        lock = SteeringLock()
+    except UproxyError as error:
+        if choice.capture is not Capture.BIND:
+            raise
+        yield Choice(Capture.BIND, Mechanism.LOOPBACK, f"on loopback only, {error}")
+        return
+    try:
+        yield choice
+    finally:
+        lock.release()
+
+
+def wall() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+def wall_s() -> float:
+    """The present moment, as Unix time."""
+    return wall().timestamp()

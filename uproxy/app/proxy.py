@@ -1,0 +1,244 @@
+"""One running proxy: every part built, started in order, and taken down in the reverse order."""
+
+import asyncio
+import gc
+import logging
+import signal
+from time import monotonic
+from typing import Any
+
+from uproxy import __version__
+from uproxy.admin import events
+from uproxy.admin.http import CannotServe, HttpServers, Pages, start_http
+from uproxy.admin.metrics import About
+from uproxy.admin.service_health import ServiceHealth
+from uproxy.app.carriers import is_no_node_port, needs_route_beside_redirect, new_dataplane, redirect_ports
+from uproxy.app.plan import cluster_dns, new_store, wall, wall_s
+from uproxy.app.sources import Emit, HostLookups, Sources
+from uproxy.errors import UproxyError
+from uproxy.kit.tasks import Tasks
+from uproxy.model.frontend import FrontendKind
+from uproxy.model.names import NamespacedName
+from uproxy.reconcile.loop import ReconcileLoop
+from uproxy.reconcile.target import Target
+from uproxy.settings import Settings
+from uproxy.sources import local_addresses
+from uproxy.sources.config_file import ConfigFile
+from uproxy.sources.resolve import Resolver
+from uproxy.state.addresses import AddressPlan
+from uproxy.steering.bridges import BridgeAnswers
+from uproxy.steering.cleanup import remove_rules, remove_tproxy
+from uproxy.steering.policy_routes import PolicyRoutes
+from uproxy.steering.probe import Capture, Choice, Mechanism
+from uproxy.steering.routes import LocalRoutes
+from uproxy.steering.target import steering_rules, tproxy_rules
+
+log = logging.getLogger("uproxy")
+
+
+class Proxy:
+    """One running proxy."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        choice: Choice,
+        plan: AddressPlan,
+        sources: Sources,
+        emit: Emit,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.settings = settings
+        self.choice = choice
+        self.plan = plan
+        self.store = new_store(settings, plan)
+        self.stop = asyncio.Event()
+        """Set it to end `run` in good order."""
+        self._sources = sources
+        self._servers: HttpServers | None = None
+        self._why_stopped = ""
+        self._tasks = Tasks()
+        loop.set_exception_handler(self._crashed)
+        self._bridges = BridgeAnswers()
+        self.dataplane = new_dataplane(loop, settings, choice, self._bridges)
+        self.dns = emit.names = cluster_dns(settings, plan)
+        self.targets = self._build_targets(Resolver(emit))
+        names = sources.names
+        if settings.node_port_addresses:
+            names |= {local_addresses.NAME}
+        self.reconcile = ReconcileLoop(self.store, self.targets, names, monotonic, wall_s)
+        emit.target = self.reconcile
+        about = About(self.dataplane.relay.name, choice.capture, choice.mechanism)
+        self.pages = Pages(
+            self.store,
+            self.dataplane,
+            self.reconcile,
+            about,
+            settings,
+            followed=sources.followed,
+            dns=self.dns.stats if self.dns is not None else None,
+        )
+        counted = self.pages.outcomes.events
+        post = sources.post
+        self._events = events.Events(post, settings.node_name, wall, counted) if post is not None else None
+
+    @property
+    def metrics_address(self) -> str:
+        """Where metrics are served, once they are."""
+        return str(self._servers.metrics_address) if self._servers is not None else ""
+
+    def _build_targets(self, resolver: Resolver) -> list[Target]:
+        """In the order in which traffic needs them: route, socket, rule."""
+        targets: list[Target] = [HostLookups(self.store, resolver)]
+        if self.choice.capture is Capture.REDIRECT:
+            ports = redirect_ports(self.dataplane)
+            targets += [LocalRoutes(needs_route_beside_redirect), self.dataplane]
+            targets.append(steering_rules(self.choice.mechanism, ports))
+        elif self.choice.capture is Capture.TPROXY:
+            ports = redirect_ports(self.dataplane)
+            routes = LocalRoutes(lambda _port, frontend: frontend.kind is FrontendKind.CLUSTER_IP)
+            targets += [routes, PolicyRoutes(), self.dataplane, tproxy_rules(ports), self._bridges]
+        elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
+            targets += [LocalRoutes(is_no_node_port), self.dataplane]
+        else:
+            targets.append(self.dataplane)
+        # Last: a name appears once everything that it leads to is programmed.
+        return [*targets, self._service_health(), *([self.dns] if self.dns is not None else [])]
+
+    def _service_health(self) -> ServiceHealth:
+        def healthy() -> bool:
+            return self.pages.health.serves(monotonic())
+
+        def report(service: NamespacedName, port: int, why: str) -> None:
+            self._tell(events.service_health_failed(self.settings.node_name, service, port, why))
+
+        return ServiceHealth(self.store, healthy, report)
+
+    def _tell(self, notice: events.Notice) -> None:
+        if self._events is not None:
+            self._events.tell(notice)
+
+    async def run(self, config: ConfigFile | None = None) -> None:
+        """Serve until `stop` is set or a signal comes, then leave nothing behind.
+
+        Raises UproxyError when it cannot start, or when `config` has changed, for whoever
+        started it to start it again; and whatever escaped as a bug.
+        """
+        log.info("uproxy %s, capture %s by %s: %s", __version__, *_words(self.choice))
+        log.info("relay: %s", self.dataplane.relay.name)
+        if self._sources.ready is not None:
+            await self._sources.ready()
+        if self._events is not None:
+            self._tasks.start("events", self._events.run())
+        self._servers = await self._start_http()
+        self._tell(events.started(self.settings.node_name))
+        try:
+            await self._remove_rivals()
+            self._tasks.start("reconcile", self.reconcile.run())
+            if self.dns is not None:
+                await self.dns.start(self._tasks)
+            for name, run in self._sources.tasks.items():
+                self._tasks.start(name, run())
+            if self.settings.node_port_addresses:
+                self._tasks.start(local_addresses.NAME, local_addresses.follow(self.reconcile.emit))
+            self._tasks.start("announce", self._announce())
+            if config is not None:
+                self._tasks.start("config", self._watch(config))
+            await self._until_stopped()
+            await self._drain()
+        finally:
+            await self._take_down()
+        if self._why_stopped:
+            raise UproxyError(self._why_stopped)
+
+    async def _start_http(self) -> HttpServers:
+        try:
+            return await start_http(self.pages, self.settings.metrics_address, self.settings.healthz_address)
+        except CannotServe as error:
+            failed = events.metrics_failed if error.what == "metrics" else events.health_failed
+            self._tell(failed(self.settings.node_name, str(error)))
+            if self._events is not None:
+                await self._events.flush()
+            raise
+
+    async def _watch(self, config: ConfigFile) -> None:
+        await config.changed()
+        self._why_stopped = f"{config.path} has changed: ended, to be started again with what it says now"
+        self.stop.set()
+
+    async def _remove_rivals(self) -> None:
+        """Remove what an earlier run with another capture left, and would be in the way."""
+        if self.choice.mechanism is Mechanism.LOCAL_ROUTES:
+            await remove_rules()
+        if self.choice.mechanism is not Mechanism.LOOPBACK and self.choice.capture is not Capture.TPROXY:
+            await remove_tproxy()
+
+    async def _until_stopped(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+        stopped = loop.create_task(self.stop.wait())
+        await asyncio.wait((stopped, self._tasks.failed), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if self._tasks.failed.done():
+            raise self._tasks.failed.result()
+
+    async def _announce(self) -> None:
+        await self.reconcile.programmed.wait()
+        ports = self.store.desired.values()
+        skipped = self._sources.skipped()
+        log.info(
+            "ready: %d Service ports at %d addresses, %d without endpoints; %d other objects skipped",
+            len(ports),
+            sum(len(desired.frontends) for desired in ports),
+            sum(1 for desired in ports if not any(desired.usable.values())),
+            skipped,
+        )
+        if any(desired.port < self.plan.first_port for desired in ports):
+            log.info(
+                "ports below %d need root or the sysctl net.ipv4.ip_unprivileged_port_start: "
+                "80 is served as %d, and so on",
+                self.plan.first_port,
+                self.plan.port(80),
+            )
+        # What the first list made stays: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+
+    async def _drain(self) -> None:
+        """Stop accepting, and let open connections end; a second signal cuts them short."""
+        self.pages.health.draining = True
+        self.stop.clear()
+        self.dataplane.stop_accepting()
+        open_count = self.dataplane.relay.open_connections
+        log.info("stopping: %d connections are open", open_count)
+        if open_count:
+            drain = asyncio.ensure_future(self.dataplane.drain(self.settings.drain_timeout_s))
+            again = asyncio.ensure_future(self.stop.wait())
+            await asyncio.wait((drain, again), return_when=asyncio.FIRST_COMPLETED)
+            drain.cancel()
+            again.cancel()
+            log.info("stopped: %d connections had to be cut", self.dataplane.relay.open_connections)
+
+    async def _take_down(self) -> None:
+        """Undo everything, in the reverse order, whatever fails on the way."""
+        await self._tasks.stop()
+        self.dataplane.cut_connections()
+        for target in reversed(self.targets):
+            try:
+                await target.close()
+            except UproxyError as error:
+                log.error("%s; `uproxy cleanup` removes what is left", error)  # noqa: TRY400
+        if self._servers is not None:
+            await self._servers.close()
+        self.dataplane.context.close()
+
+    def _crashed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception escaped from a callback: a bug, which ends the process in good order."""
+        error = context.get("exception") or UproxyError(context["message"])
+        if not self._tasks.failed.done():
+            self._tasks.failed.set_result(error)
+
+
+def _words(choice: Choice) -> tuple[str, str, str]:
+    return choice.capture, choice.mechanism, choice.reason
