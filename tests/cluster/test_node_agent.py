@@ -220,6 +220,15 @@ async def test_health_follows_the_node(prefix, tmp_path, server, pods):  # noqa:
             change()
             await eventually(lambda status=status: is_health(running, status), f"health {status}")
             assert (await running._fetch(running._healthz, "/livez"))[0] == 200
+        told = [
+            line.split(f"node {NODE} ")[1] for line in running.log.splitlines() if f"node {NODE} " in line
+        ]
+        assert told == [
+            "is being deleted, or tainted ToBeDeletedByClusterAutoscaler: /healthz is 503",
+            "takes new traffic again",
+            "is not in the cluster, and no endpoint is local to it (if this is another: --hostname-override): "
+            "/healthz is 503",
+        ]
 
 
 async def is_health(running: ProxyProcess, status: int) -> bool:
