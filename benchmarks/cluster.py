@@ -90,7 +90,8 @@ def _arguments() -> argparse.Namespace:
 
 def _lines(arguments: argparse.Namespace) -> Iterator[str]:
     services, endpoints = arguments.services, arguments.endpoints
-    yield f"{time.strftime('%Y-%m-%d')}, {services:,} Services x {endpoints} endpoints, {arguments.rounds} rounds"
+    today = time.strftime("%Y-%m-%d")
+    yield f"{today}, {services:,} Services x {endpoints} endpoints, {arguments.rounds} rounds"
     yield "  ".join(f"{key} {value}" for key, value in _machine().items())
     rounds = [_round(services, endpoints) for _ in range(arguments.rounds)]
     yield f"{'':<58}{'median':>10}{'worst':>10}   asked for"
@@ -145,7 +146,7 @@ def _changes(it: Cluster) -> tuple[list[float], int]:
     waits_s = []
     with _generations(it.lab.node) as seen:
         for number in range(1, _CHANGES + 1):
-            waits_s.append(_until_answers(it, it.lab.pods[number % 2].ip4))
+            waits_s.append(_until_answers(it, it.lab.pods[number % 2].ip4))  # noqa: PERF401
     return waits_s, seen[0]
 
 

@@ -435,7 +435,7 @@ class RunningApiServer:
         asyncio.run_coroutine_threadsafe(self.server.stop(), self._loop).result(20)
 
     def start(self, listening: socket.socket | None = None) -> None:
-        """It comes back, on the same port unless it is told where."""
+        """It comes back, on the same port. `listening` may be a socket in a network namespace."""
         asyncio.run_coroutine_threadsafe(self.server.start(listening), self._loop).result(20)
 
 

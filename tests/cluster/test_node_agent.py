@@ -126,7 +126,7 @@ async def test_changes_are_followed_also_those_made_while_the_server_was_away(pr
 async def says_away(running: ProxyProcess) -> bool:
     away_s = await running.metric("uproxy_kubernetes_disconnected_seconds", resource="services")
     _, body = await running._fetch(running._healthz, "/healthz")
-    return away_s > 0 and "apiServerUnreachableSeconds" in json.loads(body)
+    return away_s > 0 and "apiServerAwaySince" in json.loads(body)
 
 
 async def says_there(running: ProxyProcess) -> bool:

@@ -52,6 +52,12 @@ class ClusterCollector(Collector):
         for its in followed:
             away.add_metric([its.resource], disconnected_s([its], self._now()))
         yield away
+        connected = GaugeMetricFamily(
+            "uproxy_kubernetes_connected", "Whether the API server is followed.", labels=["resource"]
+        )
+        for its in followed:
+            connected.add_metric([its.resource], its.disconnected_since_s is None)
+        yield connected
         for name, help_ in _COUNTS.items():
             counter = CounterMetricFamily(f"uproxy_kubernetes_{name}", help_, labels=["resource"])
             for its in followed:

@@ -53,7 +53,7 @@ class HealthState:
         eligible = node_eligible and not self.draining
         more: dict[str, Any] = {"nodeEligible": eligible}
         if disconnected_s:
-            more["apiServerUnreachableSeconds"] = round(disconnected_s)
+            more["apiServerAwaySince"] = wall - timedelta(seconds=disconnected_s)
         return self._answer(now_s, wall, eligible, more)
 
     def livez(self, now_s: float, wall: datetime) -> Answer:

@@ -4,18 +4,23 @@ import json
 from collections.abc import AsyncIterator
 from time import monotonic
 
+import pytest
 import pytest_asyncio
 
+from tests.cluster.api_server import replace
 from tests.manifests import Manifest
 from tests.netns.cluster.world import Web, World
 from tests.netns.e2e.callers import Load, answer, ask, datagrams
 from tests.netns.e2e.servers import WHO, Witness
+from tests.netns.e2e.stage import way
 from tests.netns.kernel_state import nft_generation
 from tests.proxy_process import ProxyProcess, eventually
 
 WEB, OTHER, LATE = Web("web", 1), Web("other", 2), Web("late", 3)
 NODE_PORTS = {"type": "NodePort", "externalIPs": ["203.0.113.7"]}
-RESOURCES = ("services", "endpointslices", "nodes")
+RESOURCES = 3
+
+redirected = pytest.mark.parametrize("captured", [way("redirect-nft", "native-2")], indirect=True, ids=str)
 
 
 @pytest_asyncio.fixture
@@ -43,15 +48,16 @@ async def until_served(proxy: ProxyProcess, web: Web, pods: tuple[Witness, ...])
     await eventually(are_served, f"{web.name} at {wanted}")
 
 
-async def until_followed(proxy: ProxyProcess, *, followed: bool = True) -> None:
-    """Wait until the API server answers for every resource, or for none."""
+async def connected(proxy: ProxyProcess) -> float:
+    """How many resources the API server answers for."""
+    return await proxy.metric("uproxy_kubernetes_connected")
 
+
+async def until_connected(proxy: ProxyProcess, count: int) -> None:
     async def is_so() -> bool:
-        name = "uproxy_kubernetes_disconnected_seconds"
-        away = [await proxy.metric(name, resource=resource) > 0 for resource in RESOURCES]
-        return not any(away) if followed else all(away)
+        return await connected(proxy) == count
 
-    await eventually(is_so, f"followed: {followed}")
+    await eventually(is_so, f"{count} resources connected")
 
 
 async def until_logged(proxy: ProxyProcess, words: str) -> None:
@@ -114,23 +120,25 @@ async def test_an_api_server_that_is_away_changes_nothing_until_it_is_back(
 ) -> None:
     one_node.put(OTHER, one_node.pods[:1])
     await until_served(proxy, OTHER, one_node.pods[:1])
-    await until_followed(proxy)
+    await until_connected(proxy, RESOURCES)
     async with Load(one_node.client, WEB.addresses()[0]) as load:
         one_node.api.stop()
-        await until_followed(proxy, followed=False)
+        await until_connected(proxy, 0)
+        assert await proxy.metric("uproxy_kubernetes_disconnected_seconds") > 0
         assert await proxy.health() == 200
-        assert "apiServerUnreachableSeconds" in await proxy.health_body()
+        assert "apiServerAwaySince" in await proxy.health_body()
         await until_logged(proxy, "Connection refused")
         await load.answered_since(monotonic(), 50)
         assert await ask(one_node.client, OTHER.addresses()[0])
         end_of_other_and_a_new_database(one_node)
         one_node.return_api_server()
-        await until_followed(proxy)
+        await until_connected(proxy, RESOURCES)
         await until_served(proxy, OTHER, ())
         await until_served(proxy, LATE, one_node.pods[1:])
         assert load.errors_since() == []
     assert "172.30.0.2" not in one_node.kernel_state(one_node.nodes[0])
-    assert "apiServerUnreachableSeconds" not in await proxy.health_body()
+    assert "apiServerAwaySince" not in await proxy.health_body()
+    assert await proxy.metric("uproxy_kubernetes_disconnected_seconds") == 0
     assert [line.split(maxsplit=2)[2] for line in proxy.log.splitlines() if "API server" in line] == [
         f"API server: {one_node.client.ip4}:{one_node.api.server.port}: Connection refused; "
         "going on with what is known",
@@ -146,6 +154,16 @@ def end_of_other_and_a_new_database(world: World) -> None:
     world.put(LATE, world.pods[1:])
 
 
+@redirected
+async def test_a_rotated_token_is_taken_up(one_node: World, proxy: ProxyProcess) -> None:
+    one_node.api.server.tokens = {"second-token"}
+    replace(one_node.folder / "token", "second-token\n")
+    one_node.api.call(one_node.api.server.drop_all)
+    one_node.put(WEB, one_node.pods[:1])
+    await until_served(proxy, WEB, one_node.pods[:1])
+    assert await proxy.metric("uproxy_kubernetes_denied_total") == 0
+
+
 async def test_the_same_again_is_no_command(one_node: World, proxy: ProxyProcess) -> None:
     """A new list, and then another set of endpoints: neither is the kernel's business."""
     (node,) = one_node.nodes
@@ -155,7 +173,7 @@ async def test_the_same_again_is_no_command(one_node: World, proxy: ProxyProcess
         forget_places(one_node)
 
         async def have_listed() -> bool:
-            return await proxy.metric("uproxy_kubernetes_lists_total") == 2 * len(RESOURCES)
+            return await proxy.metric("uproxy_kubernetes_lists_total") == 2 * RESOURCES
 
         await eventually(have_listed, "new lists")
         assert await proxy.metric("kubeproxy_sync_proxy_rules_endpoint_changes_total") == changes
@@ -177,7 +195,7 @@ def forget_places(world: World) -> None:
 async def test_the_end_of_every_object_leaves_nothing(one_node: World) -> None:
     (node,) = one_node.nodes
     async with one_node.proxy(node) as proxy:
-        await until_followed(proxy)
+        await until_connected(proxy, RESOURCES)
         before = traces(one_node)
         sockets = proxy.open_sockets()
         things = objects(one_node)
@@ -235,7 +253,7 @@ async def test_every_order_of_delivery_ends_in_the_same_state(one_node: World) -
     slices = [thing for thing in things if thing["kind"] != "Service"]
     orders = (services + slices, slices + services, [*slices[::2], *services, *slices[1::2]])
     async with one_node.proxy(one_node.nodes[0]) as proxy:
-        await until_followed(proxy)
+        await until_connected(proxy, RESOURCES)
         found = []
         for order in orders:
             for thing in order:
@@ -269,3 +287,23 @@ async def comparable_services(proxy: ProxyProcess) -> str:
         row["endpoints"].sort(key=lambda one: one["address"])
         row["addresses"].sort()
     return json.dumps(sorted(rows, key=lambda row: (row["name"], row["port"])))
+
+
+@redirected
+async def test_a_node_that_leaves_is_said_to_and_serves_on(one_node: World, proxy: ProxyProcess) -> None:
+    (node,) = one_node.nodes
+    autoscaler = [{"key": "ToBeDeletedByClusterAutoscaler", "value": "1", "effect": "NoSchedule"}]
+    steps = (
+        (lambda: one_node.api.put(node.manifest(taints=autoscaler)), 503),
+        (lambda: one_node.api.put(node.manifest()), 200),
+        (lambda: one_node.api.delete(node.manifest()), 503),
+    )
+    for change, status in steps:
+        change()
+
+        async def is_said(status: int = status) -> bool:
+            return await proxy.health() == status
+
+        await eventually(is_said, f"health {status}")
+        assert await proxy.livez() == 200
+        assert await ask(one_node.client, WEB.addresses()[0])

@@ -4,7 +4,7 @@ As kube-proxy does: it exits when its kubeconfig cannot be used, and waits for e
 """
 
 import json
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ def kubeconfig(world: World) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
+def no_cluster(config: dict[str, Any]) -> None:
+    config["contexts"][0]["context"]["cluster"] = "elsewhere"
+
+
 def no_server(config: dict[str, Any]) -> None:
     del config["clusters"][0]["cluster"]["server"]
 
@@ -42,18 +46,23 @@ def authority_is_no_certificate(config: dict[str, Any]) -> None:
     config["clusters"][0]["cluster"]["certificate-authority"] = "/dev/null"
 
 
-MISTAKES = [no_server, no_token_file, no_authority, authority_is_no_certificate]
+MISTAKES = [no_cluster, no_server, no_token_file, no_authority, authority_is_no_certificate]
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-async def test_a_kubeconfig_that_cannot_be_used_ends_it_with_one_line(
-    one_node: World, mistake: Callable[[dict[str, Any]], None]
-) -> None:
+def _mistake_name(mistake: Any) -> str:
+    return getattr(mistake, "__name__", mistake)
+
+
+@pytest.mark.parametrize("mistake", [*MISTAKES, "there is none", "it is no YAML"], ids=_mistake_name)
+async def test_a_kubeconfig_that_cannot_be_used_ends_it_with_one_line(one_node: World, mistake: Any) -> None:
     (node,) = one_node.nodes
     before = one_node.kernel_state(node)
     config = kubeconfig(one_node)
-    mistake(config)
-    one_node.kubeconfig.write_text(json.dumps(config))
+    if callable(mistake):
+        mistake(config)
+    one_node.kubeconfig.write_text("{" if mistake == "it is no YAML" else json.dumps(config))
+    if mistake == "there is none":
+        one_node.kubeconfig.unlink()
     ended = node.host.run(*UPROXY, "run", "--kubeconfig", str(one_node.kubeconfig), check=False)
     assert ended.returncode == 1
     (complaint,) = (line for line in ended.stderr.splitlines() if line.startswith("uproxy: "))
@@ -108,7 +117,7 @@ async def test_what_is_forbidden_is_said_and_asked_for_again(one_node: World) ->
             "API server: 403 Forbidden: endpointslices is forbidden: User"
         )
         assert await proxy.metric("uproxy_kubernetes_denied_total", resource="endpointslices") >= 1
-        assert await proxy.metric("uproxy_kubernetes_disconnected_seconds", resource="services") == 0
+        assert await proxy.metric("uproxy_kubernetes_connected", resource="services") == 1
         one_node.api.server.forbidden = set()
         await until_healthy(proxy)
         assert await ask(one_node.client, WEB.addresses()[0])
@@ -132,13 +141,14 @@ async def test_an_authority_that_is_not_the_servers_is_said(one_node: World, tmp
     (node,) = one_node.nodes
     proxy = one_node.proxy(node, wait_for=503)
     config = json.loads(one_node.kubeconfig.read_text())
+    right = config["clusters"][0]["cluster"]["certificate-authority"]
     copy = tmp_path / "ca.crt"
     copy.write_bytes(authority.certificate.read_bytes())
     config["clusters"][0]["cluster"]["certificate-authority"] = str(copy)
     one_node.kubeconfig.write_text(json.dumps(config))
     async with proxy:
         assert "the server's certificate is not accepted: " in await first_complaint(proxy)
-        copy.write_bytes(one_node.api.server.authority.certificate.read_bytes())
+        shutil.copy(right, copy)
         await until_healthy(proxy)
 
 

@@ -4,7 +4,6 @@ Owns the HTTP session, the 401 that a rotated token cures, and the translation o
 go wrong into a `Trouble`. Refuses to know resources.
 """
 
-import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -21,8 +20,9 @@ from uproxy.sources.kubernetes.errors import Dropped, Refused, Silent, Trouble, 
 from uproxy.sources.kubernetes.wire import Status
 
 _CONNECT_TIMEOUT_S = 10.0
-_CREATE_TIMEOUT_S = 30.0
+_CREATE_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 _LONGEST_STATUS = 1 << 20
+_DONE = (200, 201, 202)
 _HEADERS = {
     "Accept": "application/json",
     # Lists are compressed otherwise, and nodes are near their API server.
@@ -60,7 +60,13 @@ class Api:
         Raises Trouble for every other answer, and for what happens to the connection, also while
         the body is read; AccessError when there have never been credentials.
         """
-        response = await self._reached("GET", path, query)
+        try:
+            response = await self._answer("GET", path, {"params": query})
+            _keep_alive(response)
+        except aiohttp.SocketTimeoutError as error:
+            raise Silent(f"no answer within {self._timeout.sock_read:g} s") from error
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise Unreachable(_words(error)) from error
         try:
             yield response.content
         except aiohttp.SocketTimeoutError as error:
@@ -71,56 +77,43 @@ class Api:
             response.close()
 
     async def create(self, path: str, thing: Mapping[str, Any]) -> None:
-        """Create an object. Raises Trouble, and AccessError when there have never been credentials."""
-        async with asyncio.timeout(_CREATE_TIMEOUT_S):
-            response = await self._reached("POST", path, {}, thing)
-        response.close()
+        """Create an object in the collection at `path`.
 
-    async def _reached(
-        self, method: str, path: str, query: Mapping[str, str], thing: Mapping[str, Any] | None = None
-    ) -> aiohttp.ClientResponse:
+        Raises Trouble when it is not, or nobody says so within 10 s; AccessError as `get` does.
+        """
         try:
-            return await self._answer(method, path, query, thing)
-        except aiohttp.SocketTimeoutError as error:
-            raise Silent(f"no answer within {self._timeout.sock_read:g} s") from error
+            response = await self._answer("POST", path, {"json": thing, "timeout": _CREATE_TIMEOUT})
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise Unreachable(_words(error)) from error
+        response.release()
 
-    async def _answer(
-        self, method: str, path: str, query: Mapping[str, str], thing: Mapping[str, Any] | None
-    ) -> aiohttp.ClientResponse:
+    async def _answer(self, method: str, path: str, request: Mapping[str, Any]) -> aiohttp.ClientResponse:
+        """The answer, if it is a good one. `request` is what aiohttp calls its parts."""
         credentials = await self._access.credentials()
-        response = await self._request(credentials, method, path, query, thing)
+        response = await self._request(credentials, method, path, request)
         if response.status == 401:
             others = await self._access.credentials(rejected=credentials)
             if others is not credentials:
                 response.close()
-                response = await self._request(others, method, path, query, thing)
-        if response.status not in (200, 201):
+                response = await self._request(others, method, path, request)
+        if response.status not in _DONE:
             raise await _refusal(response)
-        _keep_alive(response)
         return response
 
     async def _request(
-        self,
-        credentials: Credentials,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        thing: Mapping[str, Any] | None,
+        self, credentials: Credentials, method: str, path: str, request: Mapping[str, Any]
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout, headers=_HEADERS)
         return await self._session.request(
             method,
             credentials.server + path,
-            params=query,
-            json=thing,
             headers=credentials.headers,
             ssl=credentials.tls,
             server_hostname=credentials.server_name,
             proxy=credentials.proxy,
             allow_redirects=False,  # tokens are for this server alone
+            **request,
         )
 
 

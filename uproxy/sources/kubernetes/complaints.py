@@ -2,8 +2,6 @@
 
 import logging
 
-_NOT_YET = "trying again, nothing is served until then"
-
 log = logging.getLogger("uproxy.kubernetes")
 
 
@@ -16,7 +14,9 @@ class Complaints:
     def trouble(self, resource: str, text: str, known: bool) -> None:
         """`resource` could not be had, because of `text`; `known` says whether it ever was."""
         if text not in self._by_resource.values():
-            meanwhile = "going on with what is known" if known else _NOT_YET
+            meanwhile = (
+                "going on with what is known" if known else "trying again, nothing is served until then"
+            )
             log.warning("API server: %s; %s", text, meanwhile)
         self._by_resource[resource] = text
 
