@@ -31,6 +31,7 @@ PATHS = {
 }
 EVENTS = "/apis/events.k8s.io/v1/namespaces/"
 CLIENT = "system:kube-proxy"
+EVENT_FIELDS = ("eventTime", "reportingController", "reportingInstance", "action", "reason", "type")
 END_OF_LIST = {"k8s.io/initial-events-end": "true"}
 
 
@@ -185,8 +186,7 @@ class ApiServer:
         try:
             self._check(request)
             if request.path.startswith(EVENTS):
-                self.events.append(json.loads(request.body))
-                await connection.answer(201, self.events[-1])
+                await connection.answer(201, self._create(request))
                 return
             resource, version, kind = PATHS[request.path]
             if request.query.get("watch") in ("true", "1"):
@@ -206,11 +206,10 @@ class ApiServer:
         known = scheme.lower() == "bearer" and token in self.tokens
         if not known and request.certificate_name not in self.client_names:
             raise Refusal(401, "Unauthorized", "Unauthorized")
-        if request.path.startswith(EVENTS) and request.method == "POST":
-            return
-        if request.path not in PATHS:
+        is_event = request.path.startswith(EVENTS) and request.method == "POST"
+        if not is_event and request.path not in PATHS:
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
-        resource = PATHS[request.path][0]
+        resource = "events" if is_event else PATHS[request.path][0]
         if self.refusals_of.get(resource):
             raise self.refusals_of[resource].pop(0)
         if resource in self.forbidden:
@@ -219,6 +218,19 @@ class ApiServer:
                 "Forbidden",
                 f'{resource} is forbidden: User "{CLIENT}" cannot list resource "{resource}"',
             )
+
+    def _create(self, request: Request) -> Object:
+        """An Event, if it has the fields that a real server insists on."""
+        event: Object = json.loads(request.body)
+        wrong = [field for field in EVENT_FIELDS if not event.get(field)]
+        if event["kind"] != "Event" or event["apiVersion"] != "events.k8s.io/v1":
+            wrong.append("kind")
+        if request.path != f"{EVENTS}{event['metadata'].get('namespace')}/events":
+            wrong.append("metadata.namespace")
+        if wrong:
+            raise Refusal(422, "Invalid", f"Event is invalid: {', '.join(wrong)}")
+        self.events.append(event)
+        return event
 
     def _selected(self, query: dict[str, str]) -> Callable[[Object | None], bool]:
         try:

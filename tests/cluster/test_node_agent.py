@@ -154,9 +154,9 @@ async def test_a_rolling_update_costs_no_connection(prefix, tmp_path, server, po
             await eventually(lambda new=new: has_answered(answers, new), "the new pod")
             ending = objects.endpoint(old, ready=False, serving=True, terminating=True)
             server.put(pods.slice(ending, objects.endpoint(new), *others))
-            pods.stop(old)  # at once: kube-proxy's clients would be refused until it has heard of it
-            server.put(pods.slice(objects.endpoint(new), *others))
             await eventually(lambda old=old: is_quiet(answers, old), "the end of the old pod")
+            pods.stop(old)  # not sooner: what waits to be accepted is reset by the kernel
+            server.put(pods.slice(objects.endpoint(new), *others))
         enough.set()
         await loading
         assert failures == []
@@ -220,6 +220,16 @@ async def test_health_follows_the_node(prefix, tmp_path, server, pods):  # noqa:
             change()
             await eventually(lambda status=status: is_health(running, status), f"health {status}")
             assert (await running._fetch(running._healthz, "/livez"))[0] == 200
+        await eventually(lambda: has_told(running), "what the log says of it")
+
+
+async def has_told(running: ProxyProcess) -> bool:
+    lines = [line.partition(f"node {NODE} ")[2] for line in running.log.splitlines()]
+    return [line for line in lines if line] == [
+        "is being deleted, or tainted ToBeDeletedByClusterAutoscaler: /healthz is 503",
+        "takes new traffic again",
+        "is not in the cluster (--hostname-override?): no endpoint is local, /healthz is 503",
+    ]
 
 
 async def is_health(running: ProxyProcess, status: int) -> bool:

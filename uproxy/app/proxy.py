@@ -13,6 +13,7 @@ from uproxy.admin.http import CannotServe, HttpServers, Pages, start_http
 from uproxy.admin.metrics import About
 from uproxy.admin.service_health import ServiceHealth
 from uproxy.app.carriers import is_no_node_port, needs_route_beside_redirect, new_dataplane, redirect_ports
+from uproxy.app.node_news import NodeNews
 from uproxy.app.plan import cluster_dns, new_store, wall, wall_s
 from uproxy.app.sources import Emit, HostLookups, Sources
 from uproxy.errors import UproxyError
@@ -90,6 +91,8 @@ class Proxy:
     def _build_targets(self, resolver: Resolver) -> list[Target]:
         """In the order in which traffic needs them: route, socket, rule."""
         targets: list[Target] = [HostLookups(self.store, resolver)]
+        if self.settings.from_cluster:
+            targets.append(NodeNews(self.store, self.settings.node_name))
         if self.choice.capture is Capture.REDIRECT:
             ports = redirect_ports(self.dataplane)
             targets += [LocalRoutes(needs_route_beside_redirect), self.dataplane]
