@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from tests.cluster.api_server import replace
 from tests.manifests import Manifest
+from tests.netns.cluster.test_start import until_healthy
 from tests.netns.cluster.world import Web, World
 from tests.netns.e2e.callers import Load, answer, ask, datagrams
 from tests.netns.e2e.servers import WHO, Witness
@@ -222,6 +223,41 @@ async def test_the_end_of_every_object_leaves_nothing(one_node: World) -> None:
             return proxy.open_sockets() == sockets
 
         await eventually(are_closed, "the end of every socket")
+
+
+async def test_a_proxy_that_ends_while_the_api_server_is_away_leaves_nothing(one_node: World) -> None:
+    (node,) = one_node.nodes
+    before = one_node.kernel_state(node)
+    one_node.api.put(*objects(one_node))
+    async with one_node.proxy(node) as proxy:
+        assert one_node.kernel_state(node) != before
+        one_node.api.stop()
+        await until_logged(proxy, "Connection refused")
+        proxy.terminate()
+        assert await proxy.status() == 0
+        assert "Traceback" not in proxy.log
+    one_node.return_api_server()
+    assert one_node.kernel_state(node) == before
+
+
+async def test_a_proxy_that_comes_back_while_the_api_server_is_away_waits_for_it(one_node: World) -> None:
+    """What was killed left rules and routes; they go when it is known which are wanted."""
+    (node,) = one_node.nodes
+    one_node.api.put(*objects(one_node))
+    async with one_node.proxy(node) as killed:
+        assert f" {OTHER.ips[0]} " in one_node.kernel_state(node)
+        killed.kill9()
+    for thing in (OTHER.service(), *OTHER.slices()):
+        one_node.api.delete(thing)
+    one_node.api.stop()
+    async with one_node.proxy(node, wait_for=503) as proxy:
+        await until_logged(proxy, "Connection refused")
+        one_node.return_api_server()
+        await until_served(proxy, WEB, one_node.pods)
+        await until_healthy(proxy)
+        for address in WEB.addresses():
+            assert await ask(one_node.client, address)
+        assert f" {OTHER.ips[0]} " not in one_node.kernel_state(node)
 
 
 def objects(world: World) -> list[Manifest]:
