@@ -164,6 +164,7 @@ def _in_cluster() -> bool:
 
 
 async def _serve(settings: Settings, choice: "Choice", first_port: int, config: "ConfigFile | None") -> int:
+    from uproxy.app.handoff import handoff
     from uproxy.app.plan import address_plan, steering
     from uproxy.app.proxy import Proxy
     from uproxy.app.sources import Emit, cluster_sources, load_manifests
@@ -175,7 +176,8 @@ async def _serve(settings: Settings, choice: "Choice", first_port: int, config: 
         sources = load_manifests(settings, emit).sources()
     with steering(choice) as granted:
         plan = address_plan(settings.service_cidr, granted, first_port)
-        await Proxy(settings, granted, plan, sources, emit).run(config)
+        possible = await handoff(settings, granted)
+        await Proxy(settings, granted, plan, sources, emit, possible).run(config)
     return 0
 
 
@@ -262,7 +264,7 @@ def _services(arguments: argparse.Namespace) -> int:
 
 
 def _cleanup(_arguments: argparse.Namespace) -> int:
-    from uproxy.steering.cleanup import cleanup
+    from uproxy.app.cleanup import cleanup
     from uproxy.steering.lock import SteeringLock
 
     lock = SteeringLock()  # a running proxy's rules are not leftovers

@@ -130,6 +130,7 @@ def _manifest(backends: list[Backend]) -> dict[str, object]:
 
 def _settings(manifest: Path) -> Settings:
     return Settings(
+        handoff="off",
         files=(str(manifest),),
         endpoints=(),
         capture="bind",

@@ -22,6 +22,7 @@ from uproxy.admin.view import service_rows
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.dns.stats import DnsStats
 from uproxy.errors import UproxyError
+from uproxy.handoff.target import KernelPaths
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.settings import Settings
 from uproxy.state.store import Store
@@ -44,8 +45,10 @@ class Pages:
         settings: Settings,
         *,
         followed: Followed = tuple,
+        paths: KernelPaths | None = None,
         dns: DnsStats | None = None,
     ) -> None:
+        self._paths = paths
         self.health = HealthState(loop)
         self._followed = followed
         self._store = store
@@ -53,7 +56,9 @@ class Pages:
         self._loop = loop
         self._settings = settings
         self.outcomes = Outcomes()
-        self._metrics = Metrics(store, dataplane, loop, about, self.outcomes, followed=followed, dns=dns)
+        self._metrics = Metrics(
+            store, dataplane, loop, about, self.outcomes, followed=followed, paths=paths, dns=dns
+        )
 
     def of_metrics_address(self) -> dict[str, Handler]:
         """Pages by path, for the metrics address."""
@@ -75,7 +80,7 @@ class Pages:
 
     async def _serve_services(self, _request: web.Request) -> web.Response:
         rows: list[ServiceRow] = []
-        async for some in slices(service_rows(self._store, self._dataplane, self._loop)):
+        async for some in slices(service_rows(self._store, self._dataplane, self._loop, self._paths)):
             rows += some
         return _json(200, msgspec.json.encode(rows))
 

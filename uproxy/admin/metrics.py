@@ -23,12 +23,14 @@ from prometheus_client.registry import Collector
 from uproxy import __version__
 from uproxy.admin.cluster_metrics import ClusterCollector, Followed
 from uproxy.admin.dns_metrics import DnsCollector
+from uproxy.admin.handoff_metrics import HandoffCollector
 from uproxy.admin.kube_proxy_metrics import KubeProxyCollector, Outcomes
 from uproxy.admin.pacing import slices
 from uproxy.admin.port_series import PortSeries, PortText
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.dataplane.routes import ProgrammedPort
 from uproxy.dns.stats import DnsStats
+from uproxy.handoff.target import KernelPaths
 from uproxy.kit.histogram import Histogram
 from uproxy.model.faults import Fault
 from uproxy.reconcile.loop import ReconcileLoop
@@ -59,6 +61,7 @@ class Metrics:
         outcomes: Outcomes,
         *,
         followed: Followed = tuple,
+        paths: KernelPaths | None = None,
         dns: DnsStats | None = None,
     ) -> None:
         self._dataplane = dataplane
@@ -67,6 +70,8 @@ class Metrics:
         self._registry.register(ProxyCollector(store, dataplane, loop, about, outcomes))
         self._registry.register(KubeProxyCollector(loop, outcomes))
         self._registry.register(ClusterCollector(followed, dataplane.context.now))
+        if paths is not None:
+            self._registry.register(HandoffCollector(paths))
         if dns is not None:
             self._registry.register(DnsCollector(dns))
         ProcessCollector(registry=self._registry)

@@ -50,6 +50,9 @@ class PortSeries:
         self._endpoints = Family(
             "uproxy_endpoints", "gauge", "Endpoints in each state that any is in.", "state"
         )
+        self._in_kernel = Family(
+            "uproxy_connections_in_kernel", "gauge", "Connections, or UDP flows, that the kernel carries now."
+        )
         self._begin_by_endpoint()
 
     def _begin_by_endpoint(self) -> None:
@@ -101,6 +104,8 @@ class PortSeries:
         by_state = count_by_state(programmed, self._now_s) if ejecting else text.by_state
         for state, count in by_state.items():
             self._endpoints.add_by(labels, state, count)
+        if stats.in_kernel:
+            self._in_kernel.add(labels, stats.in_kernel)
         if stats.connections or stats.flows:
             self._add_by_endpoint(labels, programmed)
 
@@ -113,7 +118,7 @@ class PortSeries:
 
     def _add_tcp(self, labels: str, stats: PortStats) -> None:
         self._connections.add(labels, stats.connections)
-        self._active.add(labels, stats.active)
+        self._active.add(labels, stats.active + stats.in_kernel)
         if not stats.connections:
             return
         for reason, count in stats.closes.items():
@@ -141,7 +146,7 @@ class PortSeries:
 
     def _add_udp(self, labels: str, stats: PortStats) -> None:
         self._flows.add(labels, stats.flows)
-        self._flows_active.add(labels, stats.flows_active)
+        self._flows_active.add(labels, stats.flows_active + stats.in_kernel)
         if stats.flows_evicted:
             self._flows_evicted.add(labels, stats.flows_evicted)
         _add_both(self._datagrams, labels, stats.datagrams_to_backend, stats.datagrams_to_client)
@@ -162,6 +167,7 @@ class PortSeries:
         yield self._flows_evicted.text()
         yield self._datagrams.text()
         yield self._datagrams_dropped.text()
+        yield self._in_kernel.text()
         yield self._endpoints.text()
         yield self._endpoint_active.text()
         yield self._endpoint_connections.text()

@@ -48,7 +48,13 @@ class ServiceRow(msgspec.Struct, frozen=True):
     addresses: list[str] = []
     """`IP:PORT` where clients connect; a NodePort has the unspecified address."""
     path: str = "relay"
-    """What carries the traffic."""
+    """What carries new connections: `relay`, or what hands them to the kernel: `nftables`, `ipvs`."""
+    path_reason: str = ""
+    """Why it moved there last, or what keeps it in userspace; empty without `--handoff`."""
+    path_since_s: float | None = None
+    """Unix time of its last move."""
+    in_kernel: int = 0
+    """How many of the active connections, or flows, the kernel carries."""
     connections: Counts = Counts()
     flows: Counts = Counts()
     """UDP only."""

@@ -18,7 +18,7 @@ _COLUMNS = (
     "PATH",
     "STATUS",
 )
-_WIDE_COLUMNS = (*_COLUMNS[:-1], "TO-BACKEND", "TO-CLIENT", "OPTIONS", "STATUS")
+_WIDE_COLUMNS = (*_COLUMNS[:-1], "PATH-REASON", "TO-BACKEND", "TO-CLIENT", "OPTIONS", "STATUS")
 _GAP = "   "
 _ADDRESSES_SHOWN = 3
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -47,7 +47,7 @@ def _cells(row: ServiceRow) -> list[str]:
         _ready(row.endpoints),
         str(counts.active),
         str(counts.total),
-        row.path,
+        f"{row.path}({row.in_kernel} in kernel)" if row.in_kernel and row.path == "relay" else row.path,
         " ".join(row.status.split()),  # a YAML parser's message may have several lines
     ]
 
@@ -56,7 +56,14 @@ def _wide_cells(row: ServiceRow) -> list[str]:
     *cells, status = _cells(row)
     cells[_COLUMNS.index("ADDRESSES")] = ",".join(row.addresses) or "-"
     options = ",".join(f"{name}={value}" for name, value in row.options.items()) or "-"
-    return [*cells, _size(row.bytes.to_backend), _size(row.bytes.to_client), options, status]
+    return [
+        *cells,
+        row.path_reason or "-",
+        _size(row.bytes.to_backend),
+        _size(row.bytes.to_client),
+        options,
+        status,
+    ]
 
 
 def _counts(row: ServiceRow) -> Counts:

@@ -9,18 +9,25 @@ from uproxy.admin.status import PENDING, faults_by_service, faulty, status_of
 from uproxy.dataplane.balancing.balancer import open_flows
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.dataplane.routes import ProgrammedPort
-from uproxy.model.names import address_text
+from uproxy.handoff.target import Carriage, KernelPaths
+from uproxy.model.names import Protocol, address_text
 from uproxy.model.options import asked_for
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.state.store import Store
 
+_BY_RELAY = Carriage("relay")
 
-def services_view(store: Store, dataplane: Dataplane, loop: ReconcileLoop) -> list[ServiceRow]:
+
+def services_view(
+    store: Store, dataplane: Dataplane, loop: ReconcileLoop, paths: KernelPaths | None = None
+) -> list[ServiceRow]:
     """Every captured Service port, and every Service that exists only as a mistake, by name."""
-    return list(service_rows(store, dataplane, loop))
+    return list(service_rows(store, dataplane, loop, paths))
 
 
-def service_rows(store: Store, dataplane: Dataplane, loop: ReconcileLoop) -> Iterator[ServiceRow]:
+def service_rows(
+    store: Store, dataplane: Dataplane, loop: ReconcileLoop, paths: KernelPaths | None = None
+) -> Iterator[ServiceRow]:
     """The rows of `services_view`, one at a time, so that traffic may pass in between."""
     context = dataplane.context
     dataplane.relay.collect()
@@ -35,13 +42,14 @@ def service_rows(store: Store, dataplane: Dataplane, loop: ReconcileLoop) -> Ite
             yield row(ProgrammedPort(desired, open_flows, context.now()), PENDING, context.now())
             continue
         status = status_of(programmed.desired, loop.problems.get(name, {}), faults.get(name.service, ()))
-        yield row(programmed, status, context.now())
+        yield row(programmed, status, context.now(), paths.carriage(name) if paths is not None else _BY_RELAY)
 
 
-def row(programmed: ProgrammedPort, status: str, now_s: float) -> ServiceRow:
+def row(programmed: ProgrammedPort, status: str, now_s: float, carriage: Carriage = _BY_RELAY) -> ServiceRow:
     """The row of one Service port."""
     desired, stats = programmed.desired, programmed.stats
     name = desired.name
+    is_udp = name.protocol is Protocol.UDP
     return ServiceRow(
         name.namespace,
         name.name,
@@ -50,8 +58,12 @@ def row(programmed: ProgrammedPort, status: str, now_s: float) -> ServiceRow:
         name.port,
         name.protocol.value,
         [address_text(frontend.vip.ip, frontend.vip.port) for frontend in desired.frontends],
-        connections=Counts(stats.active, stats.connections),
-        flows=Counts(stats.flows_active, stats.flows),
+        path=carriage.path,
+        path_reason=carriage.why,
+        path_since_s=carriage.since_s,
+        in_kernel=stats.in_kernel,
+        connections=Counts(stats.active + (0 if is_udp else stats.in_kernel), stats.connections),
+        flows=Counts(stats.flows_active + (stats.in_kernel if is_udp else 0), stats.flows),
         bytes=Bytes(stats.bytes_to_backend, stats.bytes_to_client),
         endpoints=_endpoints(programmed, now_s),
         waiting={wait.value: count for wait, count in programmed.room.numbers.items() if count},

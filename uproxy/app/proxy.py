@@ -12,11 +12,13 @@ from uproxy.admin import events
 from uproxy.admin.http import CannotServe, HttpServers, Pages, start_http
 from uproxy.admin.metrics import About
 from uproxy.admin.service_health import ServiceHealth
+from uproxy.app import handoff
 from uproxy.app.carriers import is_no_node_port, needs_route_beside_redirect, new_dataplane, redirect_ports
 from uproxy.app.node_news import NodeNews
 from uproxy.app.plan import cluster_dns, new_store, wall, wall_s
 from uproxy.app.sources import Emit, HostLookups, Sources
 from uproxy.errors import UproxyError
+from uproxy.handoff.choice import NO_HANDOFF, Possible
 from uproxy.kit.tasks import Tasks
 from uproxy.model.frontend import FrontendKind
 from uproxy.model.names import NamespacedName
@@ -47,6 +49,7 @@ class Proxy:
         plan: AddressPlan,
         sources: Sources,
         emit: Emit,
+        possible: Possible = NO_HANDOFF,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.settings = settings
@@ -62,6 +65,8 @@ class Proxy:
         loop.set_exception_handler(self._crashed)
         self._bridges = BridgeAnswers()
         self.dataplane = new_dataplane(loop, settings, choice, self._bridges)
+        self._possible = possible
+        self.paths = handoff.kernel_paths(possible, self.dataplane, settings.threads)
         self.dns = emit.names = cluster_dns(settings, plan)
         self.targets = self._build_targets(Resolver(emit))
         names = sources.names
@@ -77,6 +82,7 @@ class Proxy:
             about,
             settings,
             followed=sources.followed,
+            paths=self.paths,
             dns=self.dns.stats if self.dns is not None else None,
         )
         counted = self.pages.outcomes.events
@@ -105,6 +111,8 @@ class Proxy:
             targets += [LocalRoutes(is_no_node_port), self.dataplane]
         else:
             targets.append(self.dataplane)
+        # What the kernel takes over falls back to all of the above.
+        targets += [self.paths] if self.paths is not None else []
         # Last: a name appears once everything that it leads to is programmed.
         return [*targets, self._service_health(), *([self.dns] if self.dns is not None else [])]
 
@@ -129,6 +137,7 @@ class Proxy:
         """
         log.info("uproxy %s, capture %s by %s: %s", __version__, *_words(self.choice))
         log.info("relay: %s", self.dataplane.relay.name)
+        handoff.say(self.settings, self._possible)
         if self._sources.ready is not None:
             await self._sources.ready()
         if self._events is not None:
@@ -144,6 +153,8 @@ class Proxy:
                 self._tasks.start(name, run())
             if self.settings.node_port_addresses:
                 self._tasks.start(local_addresses.NAME, local_addresses.follow(self.reconcile.emit))
+            if self.paths is not None:
+                self._tasks.start("handoff", self.paths.run())
             self._tasks.start("announce", self._announce())
             if config is not None:
                 self._tasks.start("config", self._watch(config))
@@ -215,13 +226,19 @@ class Proxy:
         self.dataplane.stop_accepting()
         open_count = self.dataplane.relay.open_connections
         log.info("stopping: %d connections are open", open_count)
-        if open_count:
-            drain = asyncio.ensure_future(self.dataplane.drain(self.settings.drain_timeout_s))
+        in_kernel = self.paths is not None
+        if open_count or in_kernel:
+            drain = asyncio.ensure_future(self._drained())
             again = asyncio.ensure_future(self.stop.wait())
             await asyncio.wait((drain, again), return_when=asyncio.FIRST_COMPLETED)
             drain.cancel()
             again.cancel()
             log.info("stopped: %d connections had to be cut", self.dataplane.relay.open_connections)
+
+    async def _drained(self) -> None:
+        timeout_s = self.settings.drain_timeout_s
+        leaving = [self.paths.leave(timeout_s)] if self.paths is not None else []
+        await asyncio.gather(self.dataplane.drain(timeout_s), *leaving)
 
     async def _take_down(self) -> None:
         """Undo everything, in the reverse order, whatever fails on the way."""

@@ -29,12 +29,15 @@ class PortStats:
         "flows",
         "flows_active",
         "flows_evicted",
+        "in_kernel",
     )
 
     def __init__(self) -> None:
         self.connections = 0
         """Accepted, TCP."""
         self.active = 0
+        self.in_kernel = 0
+        """Connections, or flows, that the kernel carries now: beside `active` and `flows_active`."""
         self.bytes_to_backend = 0
         """Of ended connections and of UDP; those still open are added when read."""
         self.bytes_to_client = 0

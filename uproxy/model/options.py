@@ -27,6 +27,18 @@ class Balancing(StrEnum):
     """By the client's address, with few moves when endpoints change (Eisenbud et al., NSDI 2016, 3.4)."""
 
 
+class Handoff(StrEnum):
+    """Whether the kernel carries a Service, where `--handoff` lets it carry any."""
+
+    AUTO = "auto"
+    """While it is hot."""
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+IPVS_SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sh", "mh")
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """Of one Service. Durations are in seconds; None means that it was not asked for."""
@@ -45,6 +57,10 @@ class Options:
     """How long a connection may wait for a first endpoint, instead of being refused."""
     proxy_protocol: bool = False
     """The endpoint is told the client's address by a PROXY protocol header, version 2."""
+    handoff: Handoff = Handoff.AUTO
+    """Whether the kernel carries it."""
+    ipvs_scheduler: str | None = None
+    """How IPVS balances it, in IPVS's words; None for round robin."""
 
 
 DEFAULT_OPTIONS = Options()
@@ -102,6 +118,19 @@ def _balancing(text: str) -> Balancing:
         raise ValueError(f"must be one of {', '.join(Balancing)}, not {text!r}") from None
 
 
+def _handoff(text: str) -> Handoff:
+    try:
+        return Handoff(text)
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(Handoff)}, not {text!r}") from None
+
+
+def _ipvs_scheduler(text: str) -> str:
+    if text not in IPVS_SCHEDULERS:
+        raise ValueError(f"must be one of {', '.join(IPVS_SCHEDULERS)}, not {text!r}")
+    return text
+
+
 def _removed(text: str) -> float | None:
     word, equals, seconds = text.partition("=")
     if text == "leave":
@@ -141,4 +170,6 @@ _KNOWN: dict[str, tuple[str, Callable[[str], Any]]] = {
     "queue": ("queue_max", _count),
     "hold": ("hold_s", _duration_s),
     "proxy-protocol": ("proxy_protocol", _version_2),
+    "handoff": ("handoff", _handoff),
+    "ipvs-scheduler": ("ipvs_scheduler", _ipvs_scheduler),
 }

@@ -64,6 +64,13 @@ def _add_network_flags(network: argparse._ArgumentGroup) -> None:
         "(default: native where it was built)",
     )
     network.add_argument(
+        "--handoff",
+        choices=("off", "auto", "nftables"),
+        default="off",
+        help="who carries hot Services, and those that an annotation names: the relay all the same (off), "
+        "or the kernel, by the best that this machine has (auto); see docs/handoff.md (default: off)",
+    )
+    network.add_argument(
         "--threads",
         metavar="N",
         help="threads of the native relay "

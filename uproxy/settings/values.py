@@ -40,6 +40,8 @@ class Settings:
     """auto, bind, redirect or tproxy."""
     redirect_mechanism: str
     """auto, nft or iptables."""
+    handoff: str
+    """off, auto, or the mechanism by which hot Services go to the kernel."""
     relay: str
     """auto, native or python."""
     threads: int

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from uproxy.errors import CommandFailed
+from uproxy.kit.nft import Nft
+from uproxy.kit.programs import peek
 from uproxy.model.frontend import Changes
 from uproxy.model.names import Family, IPNetwork, Vip
-from uproxy.steering.nft import Nft
-from uproxy.steering.programs import peek
 from uproxy.steering.tproxy import DELIVERED, MASK
 
 _TABLE = "bridge uproxy"

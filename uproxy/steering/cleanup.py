@@ -17,9 +17,14 @@ async def cleanup() -> list[str]:
 
     Raises CommandFailed when this process may not look, or something refuses to go.
     """
+    require_net_admin()
+    return [*await remove_rules(), *await remove_tproxy(), *await _remove_routes()]
+
+
+def require_net_admin() -> None:
+    """Raises CommandFailed when this process may not look."""
     if not has_net_admin():
         raise CommandFailed("looking for leftovers in the kernel needs root (CAP_NET_ADMIN)")
-    return [*await remove_rules(), *await remove_tproxy(), *await _remove_routes()]
 
 
 async def remove_rules() -> list[str]:

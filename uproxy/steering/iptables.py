@@ -13,8 +13,8 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from uproxy.errors import CommandFailed
+from uproxy.kit.programs import execute, peek
 from uproxy.model.names import Family, IPNetwork, Protocol, Vip
-from uproxy.steering.programs import execute, peek
 from uproxy.steering.rules import PROXY_MARK, RedirectPorts, Rule, RuleDelta, Verdict
 
 _PREFIX = "UPROXY-"

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 
 from uproxy.errors import CommandFailed
 from uproxy.kit.commands import run
+from uproxy.kit.programs import peek
 from uproxy.model.frontend import Changes
 from uproxy.model.names import Family, Vip
-from uproxy.steering.programs import peek
 from uproxy.steering.routes import ROUTE_PROTOCOL, parse_failures
 from uproxy.steering.tproxy import DELIVERED, MASK, TURNED_ROUND
 

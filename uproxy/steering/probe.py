@@ -16,9 +16,9 @@ from pathlib import Path
 
 from uproxy.errors import CommandFailed, UproxyError
 from uproxy.kit.commands import run
+from uproxy.kit.programs import complaint
 from uproxy.model.names import Family, Protocol, Vip
 from uproxy.steering import iptables, nft, policy_routes, tproxy
-from uproxy.steering.programs import complaint
 from uproxy.steering.rules import RedirectPorts, Rule, Verdict
 
 OK = "ok"

@@ -14,9 +14,9 @@ from ipaddress import ip_address
 
 from uproxy.errors import CommandFailed
 from uproxy.kit.commands import run
+from uproxy.kit.programs import peek
 from uproxy.model.frontend import Changes, DesiredServicePort, Frontend
 from uproxy.model.names import IPAddress, ServicePortName, Vip
-from uproxy.steering.programs import peek
 
 ROUTE_PROTOCOL = 117
 

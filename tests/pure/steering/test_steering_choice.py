@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from uproxy.errors import UproxyError
+from uproxy.kit.programs import complaint
 from uproxy.steering.probe import OK, Capture, Choice, Mechanism, Probe, choose, parse_capabilities
-from uproxy.steering.programs import complaint
 
 ABLE = Probe(net_admin=OK, nft=OK, iptables=OK, ip6tables=OK, tproxy=OK, ip=OK)
 NO_NFT = replace(ABLE, nft="nft is not installed: apt-get install nftables")

@@ -1,0 +1,209 @@
+"""Services that move to the kernel and back while they are in use."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from tests.manifests import Manifest
+from tests.netns.e2e.callers import Load, answer, ask, ask_often, datagrams, echoes, is_refused, name_from
+from tests.netns.e2e.stage import DNS, WEB, Stage, node_ports, way, web
+from tests.netns.kernel_state import kernel_state
+from tests.proxy_process import ProxyProcess, connected, eventually
+
+CAPTURES = [
+    way("redirect-nft", "native-2"),
+    way("redirect-iptables", "native-2"),
+    way("bind", "native-2"),
+    way("redirect-nft", "python"),
+]
+pytestmark = pytest.mark.parametrize("way", CAPTURES, indirect=True, ids=str)
+HANDOFF = ("--handoff", "nftables")
+STREAMS = 40
+MOVES = 10
+PIECE = bytes(range(256)) * 16
+
+
+def handed(objects: list[Manifest], word: str) -> list[Manifest]:
+    """The Service, which comes first, with the annotation."""
+    objects[0]["metadata"].setdefault("annotations", {})["uproxy.dev/handoff"] = word
+    return objects
+
+
+async def until_path(proxy: ProxyProcess, path: str, name: str = "web") -> dict[str, Any]:
+    row: dict[str, Any] = {}
+
+    async def is_there() -> bool:
+        row.update(await proxy.row(name))
+        return row["path"] == path
+
+    await eventually(is_there, f"{name} by {path}")
+    return row
+
+
+@asynccontextmanager
+async def streaming(stage: Stage, count: int) -> AsyncIterator[list[float]]:
+    """Connections that send and get back all the time; at the end each must have got every byte. Yields the
+    longest pause of each between two answers, in seconds."""
+    stop, pauses = asyncio.Event(), [0.0] * count
+
+    async def stream(number: int) -> None:
+        async with connected(stage.callers[number % 2], WEB[number % 2]) as (reader, writer):
+            await name_from(reader)
+            while not stop.is_set():
+                begun_s = monotonic()
+                assert await echoes(reader, writer, PIECE)
+                pauses[number] = max(pauses[number], monotonic() - begun_s)
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(count):
+            tasks.create_task(stream(number))
+        yield pauses
+        stop.set()
+
+
+async def test_nothing_is_lost_while_a_service_moves_there_and_back(
+    stage: Stage, record_property: Callable[[str, object], None]
+) -> None:
+    async with stage.proxy(handed(web(stage.pods), "never"), *HANDOFF) as proxy:
+        async with (
+            streaming(stage, STREAMS) as pauses,
+            Load(stage.client, WEB[0]) as outside,
+            Load(stage.node, WEB[0]) as inside,
+        ):
+            for number in range(MOVES):
+                word, path = (("always", "nftables"), ("never", "relay"))[number % 2]
+                stage.write(handed(web(stage.pods), word))
+                await until_path(proxy, path)
+                for load in (outside, inside):
+                    await load.answered_since(monotonic(), 20)
+        assert outside.errors_since() == []
+        assert inside.errors_since() == []
+        record_property("longest_pause_ms", round(max(pauses) * 1000))
+
+
+@pytest.mark.parametrize("family", [0, 1])
+async def test_round_robin_counts_and_changes_of_endpoints(stage: Stage, family: int) -> None:
+    vip = WEB[family]
+    async with stage.proxy(handed(web(stage.pods), "always"), *HANDOFF) as proxy:
+        row = await until_path(proxy, "nftables")
+        assert row["path_reason"] == "handoff: always"
+        for caller in stage.callers:
+            counts = await ask_often(caller, vip, 150)
+            assert sorted(counts.values()) == [50, 50, 50]
+
+        async def is_counted() -> bool:
+            row = await proxy.row("web")
+            each = sorted(its["connections"]["total"] for its in row["endpoints"])[-3:]
+            return (
+                row["connections"]["total"] == 300
+                and each == [100, 100, 100]
+                and row["bytes"]["to_client"] > 0
+            )
+
+        await eventually(is_counted, "300 connections of the kernel")
+        async with connected(stage.client, vip) as (reader, writer):
+            name = await name_from(reader)
+            left = [pod for pod in stage.pods if pod.name != name]
+            stage.write(handed(web(left), "always"))
+
+            async def is_gone() -> bool:
+                return name not in await ask_often(stage.client, vip, 10)
+
+            await eventually(is_gone, f"no new connection to {name}")
+            assert await echoes(reader, writer)  # the one that it has goes on
+            assert sorted((await ask_often(stage.client, vip, 100)).values()) == [50, 50]
+            stage.write(handed(web([]), "always"))
+            await eventually(lambda: is_refused(stage.client, vip), "refused")
+            assert await echoes(reader, writer)
+        stage.write(handed(web(stage.pods), "always"))
+        await until_path(proxy, "nftables")
+        assert set(await ask_often(stage.client, vip, 30)) == {pod.name for pod in stage.pods}
+
+
+async def test_datagrams_node_ports_and_affinity(stage: Stage) -> None:
+    spec = {"type": "NodePort", "ports": node_ports(30080, 30053)}
+    async with stage.proxy(handed(web(stage.pods, **spec), "always"), *HANDOFF) as proxy:
+        await until_path(proxy, "nftables")
+        node = stage.node.ip4, 30080
+        assert sorted((await ask_often(stage.client, node, 90)).values()) == [30, 30, 30]
+        for address in (*DNS, (stage.node.ip4, 30053), (stage.node.ip6, 30053)):
+            seen = Counter()
+            for _ in range(9):
+                with datagrams(stage.client, address) as sock:
+                    seen[await answer(sock)] += 1
+                    assert await answer(sock) in seen
+            assert sorted(seen.values()) == [3, 3, 3], address
+        sticky = {"sessionAffinity": "ClientIP", **spec}
+        stage.write(handed(web(stage.pods, **sticky), "always"))
+
+        async def sticks() -> bool:
+            return len(await ask_often(stage.client, WEB[0], 12)) == 1
+
+        await eventually(sticks, "affinity")
+        chosen = await ask(stage.client, WEB[0])
+        stage.write(handed(web([pod for pod in stage.pods if pod.name != chosen], **sticky), "always"))
+
+        async def moved() -> bool:
+            return await ask(stage.client, WEB[0]) != chosen
+
+        await eventually(moved, "another pod")
+        assert await sticks()
+
+
+async def test_killed_in_the_kernel_and_started_again(stage: Stage) -> None:
+    before = kernel_state(stage.node)
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(stage.proxy(handed(web(stage.pods), "always"), *HANDOFF))
+        await until_path(proxy, "nftables")
+        reader, writer = await stack.enter_async_context(connected(stage.client, WEB[0]))
+        await name_from(reader)
+        proxy.kill9()
+        assert await echoes(reader, writer)
+        assert await ask(stage.client, WEB[0])  # what the kernel carries goes on without the proxy
+        async with stage.proxy(handed(web(stage.pods[:1]), "never"), *HANDOFF) as again:
+            await until_path(again, "relay")
+            assert await echoes(reader, writer)
+            assert set(await ask_often(stage.client, WEB[0], 12)) == {"pod1"}
+        assert kernel_state(stage.node) == before
+    async with stage.proxy(handed(web(stage.pods), "always"), *HANDOFF) as last:
+        await until_path(last, "nftables")
+        last.kill9()
+    assert "nftables table inet uproxy-handoff" in stage.cleanup()
+    assert "nothing to remove" in stage.cleanup()
+    assert kernel_state(stage.node) == before
+
+
+async def test_a_load_moves_its_service_and_no_other(stage: Stage) -> None:
+    other = {"name": "other", "clusterIPs": ["172.30.0.9"]}
+    async with stage.proxy(web(stage.pods) + web(stage.pods, **other), *HANDOFF) as proxy:
+        held = web(stage.pods)
+        held[0]["metadata"]["annotations"] = {"uproxy.dev/balancing": "maglev"}
+        assert (await proxy.row("other"))["path_reason"] == ""
+        async with connected(stage.client, WEB[0]) as (reader, writer):
+            await name_from(reader)
+            busy = asyncio.ensure_future(_bulk(reader, writer))
+            row = await until_path(proxy, "nftables")
+            busy.cancel()
+            await asyncio.gather(busy, return_exceptions=True)
+        assert "MB/s" in row["path_reason"] or "busy" in row["path_reason"]
+        assert (await proxy.row("other"))["path"] == "relay"
+        stage.write(held + web(stage.pods, **other))
+        row = await until_path(proxy, "relay")
+        assert row["path_reason"] == "held by balancing maglev"
+
+
+async def _bulk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def send() -> None:
+        while True:
+            writer.write(bytes(1 << 20))
+            await writer.drain()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(send())
+        while True:
+            await reader.read(1 << 20)

@@ -1,0 +1,52 @@
+"""Counts of the kernel and of the relay, in one place: whoever reads them does not notice a move.
+
+Owns adding what the kernel carried to `PortStats` and `BackendState`. Refuses to know who carries what.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from uproxy.dataplane.relay import Relay
+from uproxy.dataplane.routes import ProgrammedPort
+from uproxy.model.frontend import Backend
+from uproxy.model.names import Protocol, ServicePortName
+
+
+class Ledger:
+    """The counts of every programmed Service port."""
+
+    def __init__(self, ports: Mapping[ServicePortName, ProgrammedPort], relay: Relay) -> None:
+        self._ports = ports
+        self._relay = relay
+
+    def totals(self) -> Iterator[tuple[ServicePortName, int, int]]:
+        """Connections (or flows) and bytes so far, on both paths, of each Service port that had any."""
+        self._relay.collect()
+        for name, programmed in list(self._ports.items()):
+            stats = programmed.stats
+            count = stats.connections + stats.flows
+            if count:
+                yield name, count, stats.bytes_to_backend + stats.bytes_to_client
+
+    def add(
+        self, name: ServicePortName, backend: Backend, connections: int, to_backend: int, to_client: int
+    ) -> None:
+        """What the kernel carried more than was told before."""
+        programmed = self._ports.get(name)
+        if programmed is None:
+            return
+        stats = programmed.stats
+        if name.protocol is Protocol.UDP:
+            stats.flows += connections
+        else:
+            stats.connections += connections
+        stats.bytes_to_backend += to_backend
+        stats.bytes_to_client += to_client
+        state = programmed.states.get(backend)
+        if state is not None:
+            state.connections += connections
+
+    def in_kernel(self, name: ServicePortName, count: int) -> None:
+        """How many connections, or flows, the kernel has now."""
+        programmed = self._ports.get(name)
+        if programmed is not None:
+            programmed.stats.in_kernel = count

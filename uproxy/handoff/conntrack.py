@@ -1,0 +1,132 @@
+"""How many connections the kernel has in hand: a question to conntrack.
+
+Owns reading its table (ctnetlink: linux/netfilter/nfnetlink_conntrack.h), of which only translated
+connections come up from the kernel (CTA_STATUS with a mask, Linux 5.18; older ones tell everything).
+Changes nothing.
+"""
+
+import asyncio
+import socket
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from uproxy.model.frontend import Backend
+from uproxy.model.names import Family, IPAddress, Protocol
+
+_NETLINK_NETFILTER = 12
+_GET = 1 << 8 | 1
+"""IPCTNL_MSG_CT_GET of NFNL_SUBSYS_CTNETLINK."""
+_REQUEST_DUMP = 0x301
+_DONE, _ERROR = 3, 2
+_HEADER, _ATTRIBUTE, _FAMILY = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct("=BBH")
+_STATUS, _PROTOINFO, _STATUS_MASK = 3, 4, 26
+_DST_NAT = 1 << 5
+_LAST_OPEN = 5
+"""TCP_CONNTRACK_CLOSE_WAIT: one side may still send. What follows is over."""
+_FAMILIES: tuple[Family, ...] = (4, 6)
+_AF: dict[Family, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
+_PROTOCOLS = {socket.IPPROTO_TCP: Protocol.TCP, socket.IPPROTO_UDP: Protocol.UDP}
+_RECEIVE = 1 << 18
+_BODY = _HEADER.size + _FAMILY.size
+
+
+class Translated(NamedTuple):
+    """Connections that are alike: where their clients went, and who answers them."""
+
+    protocol: Protocol
+    ip: IPAddress
+    port: int
+    backend: Backend
+
+
+class Conntrack:
+    """Asks in a thread at each call."""
+
+    async def open_connections(self) -> Mapping[Translated, int]:
+        """Connections that DNAT leads elsewhere: TCP up to its end, UDP while the kernel remembers it. Those that
+        are redirected to the relay are among them. Nothing where this kernel has no ctnetlink."""
+        return await asyncio.to_thread(_count)
+
+
+def _count() -> Mapping[Translated, int]:
+    raw: Counter[tuple[Family, bytes]] = Counter()
+    try:
+        with socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
+        ) as link:
+            link.bind((0, 0))
+            for family in _FAMILIES:
+                _dump(link, family, raw)
+    except OSError:
+        return {}
+    return {found: count for key, count in raw.items() if (found := _translated(*key)) is not None}
+
+
+def _dump(link: socket.socket, family: Family, raw: "Counter[tuple[Family, bytes]]") -> None:
+    """Add what there is of a family, by the bytes that tell connections apart (but the client's)."""
+    flags = struct.pack("!I", _DST_NAT)
+    body = _FAMILY.pack(_AF[family], 0, 0) + _attribute(_STATUS, flags) + _attribute(_STATUS_MASK, flags)
+    link.send(_HEADER.pack(_HEADER.size + len(body), _GET, _REQUEST_DUMP, 1, 0) + body)
+    while True:
+        data = link.recv(_RECEIVE)
+        at = 0
+        while at + _HEADER.size <= len(data):
+            size, kind = struct.unpack_from("=IH", data, at)
+            if kind in (_DONE, _ERROR):
+                return
+            key = _key(data[at + _BODY : at + size], family)
+            if key is not None:
+                raw[family, key] += 1
+            at += (size + 3) & ~3
+
+
+def _key(attributes: bytes, family: Family) -> bytes | None:
+    """The protocol, where it went and who answers; None when it is over, or not translated.
+
+    The kernel writes both tuples first, and each always in the same shape: addresses, then protocol and ports,
+    every attribute with a header of four bytes and padded to four.
+    """
+    wide = 4 if family == 4 else 16
+    size = 4 + 4 + 2 * (4 + wide) + 4 + 3 * 8
+    rest = dict(_attributes(attributes[2 * size :]))
+    (status,) = struct.unpack("!I", rest.get(_STATUS, bytes(4)))
+    if not status & _DST_NAT:
+        return None
+    info = rest.get(_PROTOINFO, b"")
+    if len(info) > 8 and info[8] > _LAST_OPEN:  # nested: TCP, its state
+        return None
+    ports = 4 + 4 + 2 * (4 + wide) + 4
+    went_to = attributes[ports - 4 - wide : ports - 4] + attributes[ports + 20 : ports + 22]
+    answers_from = (
+        attributes[size + 12 : size + 12 + wide] + attributes[size + ports + 12 : size + ports + 14]
+    )
+    return attributes[ports + 4 : ports + 5] + went_to + answers_from
+
+
+def _translated(family: Family, key: bytes) -> Translated | None:
+    wide = 4 if family == 4 else 16
+    protocol = _PROTOCOLS.get(key[0])
+    if protocol is None or len(key) != 5 + 2 * wide:
+        return None
+    backend = Backend(ip_address(key[3 + wide : 3 + 2 * wide]), int.from_bytes(key[-2:], "big"))
+    port = int.from_bytes(key[1 + wide : 3 + wide], "big")
+    return Translated(protocol, ip_address(key[1 : 1 + wide]), port, backend)
+
+
+def _attribute(kind: int, payload: bytes) -> bytes:
+    size = _ATTRIBUTE.size + len(payload)
+    return _ATTRIBUTE.pack(size, kind) + payload + bytes(-size % 4)
+
+
+def _attributes(data: bytes) -> list[tuple[int, bytes]]:
+    found, at = [], 0
+    while at + _ATTRIBUTE.size <= len(data):
+        size, kind = _ATTRIBUTE.unpack_from(data, at)
+        if size < _ATTRIBUTE.size:
+            break
+        found.append((kind & 0x3FFF, data[at + _ATTRIBUTE.size : at + size]))
+        at += (size + 3) & ~3
+    return found

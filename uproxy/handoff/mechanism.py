@@ -1,0 +1,59 @@
+"""What a way to hand Services to the kernel has to be able to do.
+
+Three have been written to it: `nftables.py`, `ipvs.py`, `iptables.py`. None of them decides anything.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from uproxy.handoff.plan import KernelPort
+from uproxy.model.frontend import Backend
+from uproxy.model.names import IPNetwork, ServicePortName
+
+
+class Counts(NamedTuple):
+    """What one endpoint of a Service port got in the kernel since `begin`; never falls."""
+
+    connections: int
+    bytes_to_backend: int
+    """Payload, as near as the kernel's counters tell."""
+    bytes_to_client: int
+
+
+class Mechanism(Protocol):
+    """Every coroutine may raise CommandFailed."""
+
+    name: str
+
+    def refusal(self, port: KernelPort) -> str | None:
+        """Why this one cannot carry it, in words; None when it can."""
+        ...
+
+    async def begin(self, inside: Sequence[IPNetwork]) -> None:
+        """Program the constant part, empty, in the place of whatever an earlier run left: from then on
+        everything new comes to the relay. Clients in `inside` count as Pods of this node."""
+        ...
+
+    async def put(self, ports: Sequence[KernelPort]) -> None:
+        """Take new connections for these, in this version, from now on. If it raises, nothing has changed."""
+        ...
+
+    async def take(self, names: Collection[ServicePortName]) -> None:
+        """Take no new connections for these; those in the kernel finish there."""
+        ...
+
+    async def tend(self) -> None:
+        """Remove what has drained. Called every second or so."""
+        ...
+
+    async def counts(self) -> Mapping[tuple[ServicePortName, Backend], Counts]:
+        """Of ports that were put, and of those that still drain."""
+        ...
+
+    async def open_connections(self) -> Mapping[ServicePortName, int]:
+        """Connections, or UDP flows, in the kernel now, of the same ports."""
+        ...
+
+    async def close(self) -> None:
+        """Remove everything, of earlier runs too."""
+        ...
