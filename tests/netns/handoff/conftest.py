@@ -1,3 +1,4 @@
 from tests.netns.e2e.conftest import greeter, lab, stage, way
+from tests.netns.e2e.test_life import before
 
-__all__ = ["greeter", "lab", "stage", "way"]
+__all__ = ["before", "greeter", "lab", "stage", "way"]

@@ -10,9 +10,18 @@ from typing import Any
 import pytest
 
 from tests.manifests import Manifest
-from tests.netns.e2e.callers import Load, answer, ask, ask_often, datagrams, echoes, is_refused, name_from
+from tests.netns.e2e.callers import (
+    Load,
+    answer,
+    ask,
+    ask_often,
+    datagrams,
+    echoes,
+    is_refused,
+    name_from,
+    rest_of,
+)
 from tests.netns.e2e.stage import DNS, WEB, Stage, node_ports, way, web
-from tests.netns.kernel_state import kernel_state
 from tests.proxy_process import ProxyProcess, connected, eventually
 
 CAPTURES = [
@@ -23,8 +32,8 @@ CAPTURES = [
 ]
 pytestmark = pytest.mark.parametrize("way", CAPTURES, indirect=True, ids=str)
 HANDOFF = ("--handoff", "nftables")
-STREAMS = 40
-MOVES = 10
+STREAMS = 200
+MOVES = 20
 PIECE = bytes(range(256)) * 16
 
 
@@ -155,8 +164,7 @@ async def test_datagrams_node_ports_and_affinity(stage: Stage) -> None:
         assert await sticks()
 
 
-async def test_killed_in_the_kernel_and_started_again(stage: Stage) -> None:
-    before = kernel_state(stage.node)
+async def test_killed_in_the_kernel_and_started_again(stage: Stage, before: str) -> None:
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(stage.proxy(handed(web(stage.pods), "always"), *HANDOFF))
         await until_path(proxy, "nftables")
@@ -169,13 +177,32 @@ async def test_killed_in_the_kernel_and_started_again(stage: Stage) -> None:
             await until_path(again, "relay")
             assert await echoes(reader, writer)
             assert set(await ask_often(stage.client, WEB[0], 12)) == {"pod1"}
-        assert kernel_state(stage.node) == before
-    async with stage.proxy(handed(web(stage.pods), "always"), *HANDOFF) as last:
-        await until_path(last, "nftables")
-        last.kill9()
+            again.terminate()
+            assert await again.status() == 0
+        assert stage.kernel_state() == before
+
+
+async def test_cleanup_removes_what_a_killed_one_left(stage: Stage, before: str) -> None:
+    async with stage.proxy(handed(web(stage.pods), "always"), *HANDOFF) as proxy:
+        await until_path(proxy, "nftables")
+        proxy.kill9()
     assert "nftables table inet uproxy-handoff" in stage.cleanup()
     assert "nothing to remove" in stage.cleanup()
-    assert kernel_state(stage.node) == before
+    assert stage.kernel_state() == before
+
+
+async def test_sigterm_lets_connections_in_the_kernel_finish(stage: Stage, before: str) -> None:
+    async with stage.proxy(handed(web(stage.pods), "always"), *HANDOFF) as proxy:
+        await until_path(proxy, "nftables")
+        async with connected(stage.client, WEB[0]) as (reader, writer):
+            await name_from(reader)
+            proxy.terminate()
+            await eventually(lambda: is_refused(stage.client, WEB[0]), "refusals")
+            assert await echoes(reader, writer)
+            writer.write_eof()
+            assert await rest_of(reader) == b""
+        assert await proxy.status() == 0
+    assert stage.kernel_state() == before
 
 
 async def test_a_load_moves_its_service_and_no_other(stage: Stage) -> None:
