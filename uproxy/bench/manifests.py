@@ -72,8 +72,10 @@ def as_list(objects: Sequence[KubernetesObject]) -> KubernetesObject:
 class Manifests:
     """A directory that uproxy watches."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, in_kernel: bool = False) -> None:
+        """`in_kernel` asks for the Services themselves, not for the others, to be handed over."""
         self.folder = folder
+        self._annotations = {"uproxy.dev/handoff": "always"} if in_kernel else {}
 
     def write_service(self, number: int, forward: Forward) -> None:
         """Put a Service and its endpoints in place, by an atomic rename."""
@@ -82,6 +84,7 @@ class Manifests:
             service(name, forward.ip, forward.port, _BOTH),
             *endpoint_slices(name, forward.pods, _BOTH),
         ]
+        objects[0]["metadata"]["annotations"] = self._annotations
         self._write(f"{name}.json", objects)
 
     def write_others(self, forwards: Sequence[Forward]) -> None:

@@ -8,6 +8,7 @@ other to all pods in turns, for how they are chosen.
     uproxy-bind         uproxy listens on the VIP
     uproxy-redirect     the kernel redirects the VIP to uproxy
     uproxy-*-python     the same with the Python relay, where the native one is the default
+    uproxy-nftables     uproxy redirects, and has handed the Service to the kernel
     kernel-dnat         nftables alone, with rules of kube-proxy's kind
     haproxy, haproxy-tuned, nginx    on request, one thread each
 """
@@ -93,6 +94,8 @@ def known_paths(wanted_peers: Sequence[str], no_lab: str | None, relay: str) -> 
     if relay != "python":
         found += [_uproxy_path(capture, "python", no_lab, relay) for capture in captures]
     no_nft = no_lab or _not_installed("nft", "nftables")
+    handed = partial(_uproxy, flags=("--capture", "redirect", "--handoff", "nftables"), in_kernel=True)
+    found.append(TrafficPath("uproxy-nftables", handed, churns=True, missing=no_nft))
     found.append(TrafficPath("kernel-dnat", _kernel_dnat, churns=True, missing=no_nft))
     if "haproxy" in wanted_peers:
         missing = _not_installed("haproxy", "haproxy")
@@ -136,12 +139,12 @@ def _direct(site: Site, _others: int) -> Iterator[Built]:
 
 
 @contextmanager
-def _uproxy(site: Site, others: int, *, flags: Sequence[str]) -> Iterator[Built]:
+def _uproxy(site: Site, others: int, *, flags: Sequence[str], in_kernel: bool = False) -> Iterator[Built]:
     forwards = _on_vips(site)
     healthz = free_port("127.0.0.1") if site.lab is None else 10256
     metrics = free_port("127.0.0.1") if site.lab is None else 10249
     with TemporaryDirectory(prefix="uproxy-bench-") as folder:
-        manifests = _manifests(Path(folder), site, forwards, others)
+        manifests = _manifests(Manifests(Path(folder), in_kernel=in_kernel), site, forwards, others)
         argv = [sys.executable, "-m", "uproxy", "run", "-f", folder, *flags]
         argv += ["--healthz-bind-address", f"127.0.0.1:{healthz}"]
         argv += ["--metrics-bind-address", f"127.0.0.1:{metrics}", "--drain-timeout", "0s"]
@@ -161,8 +164,7 @@ def _uproxy(site: Site, others: int, *, flags: Sequence[str]) -> Iterator[Built]
             )
 
 
-def _manifests(folder: Path, site: Site, forwards: Sequence[Forward], others: int) -> Manifests:
-    manifests = Manifests(folder)
+def _manifests(manifests: Manifests, site: Site, forwards: Sequence[Forward], others: int) -> Manifests:
     for number, forward in enumerate(forwards):
         manifests.write_service(number, forward)
     if others:
