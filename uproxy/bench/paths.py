@@ -56,6 +56,8 @@ class Built:
     all: Address | None = None
     """Leads to all pods in turns; None where nothing chooses."""
     proxy: Program | None = None
+    carries: bool = True
+    """Whether traffic passes through `proxy`, which then has a CPU of its own."""
     wait_ready: Callable[[], None] = lambda: None
     """Returns when connections are taken; raises CommandFailed."""
     set_pods: Callable[[Sequence[Pod]], None] | None = None
@@ -159,6 +161,7 @@ def _uproxy(site: Site, others: int, *, flags: Sequence[str], in_kernel: bool = 
             yield Built(
                 *_addresses(forwards),
                 proxy,
+                not in_kernel,
                 lambda: proxy.wait_until(healthy, "its healthz", timeout_s=_READY_TIMEOUT_S),
                 set_pods,
             )
@@ -219,7 +222,7 @@ def _peer(name: str, site: Site, forwards: Sequence[Forward], argv: Sequence[str
         def wait_ready() -> None:
             proxy.wait_until(lambda: accepts(site.client, one.ip, one.port), "a connection")
 
-        yield Built(one, every, proxy, wait_ready)
+        yield Built(one, every, proxy, wait_ready=wait_ready)
 
 
 def _on_vips(site: Site) -> list[Forward]:

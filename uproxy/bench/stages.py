@@ -67,7 +67,8 @@ def rising(path: TrafficPath, make_site: MakeSite, *, servers: int, others: int 
         started = tuple(stack.enter_context(serving(pod)) for pod in site.pods[:servers])
         built = stack.enter_context(path.build(site, others))
         client = stack.enter_context(generator(site.client))
-        stage = Stage(path.name, client, built.one, built.all, path.carries_udp, built.proxy, started)
+        carrier = built.proxy if built.carries else None
+        stage = Stage(path.name, client, built.one, built.all, path.carries_udp, carrier, started)
         yield Rising(stage, site, built)
 
 

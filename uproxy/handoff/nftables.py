@@ -99,7 +99,7 @@ _CHAINS = f"""\
 	chain leave_postrouting {{
 		type nat hook postrouting priority 99; policy accept;
 		ct status & dnat == 0 accept
-{_counting("new", "masquerade fully-random")}	}}
+{_counting("new", "masquerade")}	}}
 	chain leave_input {{
 		type nat hook input priority 99; policy accept;
 		ct status & dnat == 0 accept

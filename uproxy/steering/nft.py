@@ -43,6 +43,7 @@ _SETS = {
 # - Refusal comes after NAT: a redirected connection no longer carries its VIP there, so one
 #   that was made while there were endpoints lives on when they are gone. Priority -10 puts it
 #   before the node's firewall, whose DROP would turn `refused` into a timeout.
+# - What was translated carries no VIP any more: each of its packets is spared all these lookups.
 # - Output to `lo` is left to the input hook: refused in output, a UDP sender would see EPERM.
 # - `ct direction original` keeps replies to the node's own connections out of the NodePorts.
 # - The address of a local route (AnyIP) is `local` to fib, as every address of the node is.
@@ -110,12 +111,14 @@ fib daddr type local goto refuse
 	}}
 	chain refuse_input {{
 		type filter hook input priority -10; policy accept;
-		meta nfproto ipv4 tcp dport {ports.ipv4} ct status ! dnat goto refuse
-		meta nfproto ipv6 tcp dport {ports.ipv6} ct status ! dnat goto refuse
+		ct status dnat accept
+		meta nfproto ipv4 tcp dport {ports.ipv4} goto refuse
+		meta nfproto ipv6 tcp dport {ports.ipv6} goto refuse
 		jump unserved
 	}}
 	chain refuse_forward {{
 		type filter hook forward priority -10; policy accept;
+		ct status dnat accept
 		jump unserved
 	}}
 	chain refuse_output {{
