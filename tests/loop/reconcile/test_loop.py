@@ -126,3 +126,17 @@ async def test_a_deleted_service_takes_its_problem_along(bench):
     await until(lambda: bench.loop.problems)
     bench.loop.emit(Delete(service()))
     await until(lambda: not bench.loop.problems)
+
+
+async def test_others_have_their_turn_while_many_services_are_rebuilt(bench, monkeypatch):
+    monkeypatch.setattr("uproxy.kit.turns.PORTION_S", 0.0)  # all that is done takes its time
+    for number in range(50):
+        bench.loop.emit(Upsert(service(f"web-{number}")))
+    bench.sync()
+    turns = 0
+    while not bench.calls:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 50
+    name, verb, changes = bench.calls[0]
+    assert (name, verb, len(changes.updated)) == ("first", "make", 50)

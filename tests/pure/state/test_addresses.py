@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from uproxy.errors import AddressesExhausted
-from uproxy.model.frontend import FrontendKind
+from uproxy.model.frontend import Backend, FrontendKind
 from uproxy.model.names import NamespacedName, Protocol, ServicePortName, Vip
 from uproxy.model.service import Service, ServicePort, ServiceType
 from uproxy.state.addresses import AddressPlan, Claims, ClusterIPAllocator, cluster_frontends, frontends
@@ -131,3 +131,15 @@ class TestClaims:
         assert claims.release(self.vip, self.second) == set()
         assert claims.release(self.vip, self.first) == {self.second.service}
         assert claims.claim(self.vip, self.second) is None
+
+    def test_endpoints_that_are_claimed_are_loops(self):
+        claims = Claims()
+        claims.claim(self.vip, self.first)
+        claims.claim(Vip(ip_address("0.0.0.0"), 30080, Protocol.TCP), self.first)
+        own, other = Backend(self.vip.ip, 80), Backend(self.vip.ip, 81)
+        node_port, elsewhere = Backend(ip_address("127.0.0.1"), 30080), Backend(ip_address("10.0.0.1"), 30080)
+        backends = dict.fromkeys((node_port, other, elsewhere, own)).keys()
+        assert claims.loops(backends, Protocol.TCP) == [node_port, own]
+        assert claims.loops(backends, Protocol.UDP) == []
+        claims.release(self.vip, self.first)
+        assert claims.loops(backends, Protocol.TCP) == [node_port]

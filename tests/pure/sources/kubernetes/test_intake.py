@@ -9,6 +9,7 @@ from uproxy.sources.kubernetes.errors import Dropped, Refused
 from uproxy.sources.kubernetes.intake import Intake
 from uproxy.sources.kubernetes.known import Known
 from uproxy.sources.kubernetes.resources import endpoint_slices, own_node, services
+from uproxy.sources.kubernetes.source import like
 
 STATUS = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Expired"}
 
@@ -101,3 +102,27 @@ def test_what_a_new_list_has_but_nobody_understands_is_there_all_the_same(taken,
     taken.intake.item(json.dumps(objects.service(**spec)).encode())
     assert taken.known.end_list() == ()
     assert taken.told == ["+default/web"]
+
+
+class TestSharing:
+    """A new version of a slice is equal to what came, and has the old one's endpoints where they are equal."""
+
+    @pytest.mark.parametrize(
+        ("before", "now", "shared"),
+        [
+            (["10.0.0.1", "10.0.0.2"], ["10.0.0.1", "10.0.0.3"], 1),
+            (["10.0.0.1"], ["10.0.0.1", "10.0.0.2"], 1),
+            (["10.0.0.1", "10.0.0.2"], ["10.0.0.1"], 1),
+            ([], ["10.0.0.1"], 0),
+            (["10.0.0.1"], [], 0),
+        ],
+    )
+    def test_endpoints_that_stay_where_they_are(self, before, now, shared):
+        versions = []
+        intake = Intake(endpoint_slices(None, False), Known(versions.append, versions.append, like))
+        for version, addresses in (("1", before), ("2", now)):
+            thing = versioned(objects.endpoint_slice("web-1", *addresses), version)
+            intake.line(json.dumps({"type": "MODIFIED", "object": thing}).encode())
+        old, new = versions
+        assert [str(endpoint.host) for endpoint in new.endpoints] == now
+        assert sum(one is other for one in new.endpoints for other in old.endpoints) == shared
