@@ -177,7 +177,7 @@ async def _serve(settings: Settings, choice: "Choice", first_port: int, config: 
     with steering(choice) as granted:
         plan = address_plan(settings.service_cidr, granted, first_port)
         possible = await handoff(settings, granted)
-        await Proxy(settings, granted, plan, sources, emit, possible).run(config)
+        await Proxy(settings, granted, plan, sources, emit, possible=possible).run(config)
     return 0
 
 

@@ -49,6 +49,7 @@ class Proxy:
         plan: AddressPlan,
         sources: Sources,
         emit: Emit,
+        *,
         possible: Possible = NO_HANDOFF,
     ) -> None:
         loop = asyncio.get_running_loop()

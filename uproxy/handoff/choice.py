@@ -25,8 +25,8 @@ NO_HANDOFF = Possible(None, "not asked for")
 
 
 async def choose(wanted: str, *, keeps_address: bool, programs: bool) -> Possible:
-    """The mechanism for `--handoff WANTED`, or none. `keeps_address`: the capture shows endpoints their clients'
-    own addresses; `programs`: it programs the kernel at all."""
+    """The mechanism for `--handoff WANTED`, or none. `keeps_address`: the capture shows endpoints the
+    addresses of their clients; `programs`: it programs the kernel at all."""
     if wanted == "off":
         return NO_HANDOFF
     if not programs:
@@ -45,5 +45,5 @@ async def choose(wanted: str, *, keeps_address: bool, programs: bool) -> Possibl
 
 
 async def remove() -> list[str]:
-    """Remove what any run has left of any mechanism; returns what was there, in words. Raises CommandFailed."""
+    """Remove what any run has left; returns what was there, in words. Raises CommandFailed."""
     return await nftables.remove()

@@ -1,15 +1,15 @@
-"""How many connections the kernel has in hand: a question to conntrack.
+"""How many connections the kernel has in hand: questions to conntrack, and how it forgets a flow.
 
 Owns reading its table (ctnetlink: linux/netfilter/nfnetlink_conntrack.h), of which only translated
 connections come up from the kernel (CTA_STATUS with a mask, Linux 5.18; older ones tell everything).
-Changes nothing.
+TCP is left alone: its ends find out for themselves.
 """
 
 import asyncio
 import socket
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -19,7 +19,8 @@ from uproxy.model.names import Family, IPAddress, Protocol
 _NETLINK_NETFILTER = 12
 _GET = 1 << 8 | 1
 """IPCTNL_MSG_CT_GET of NFNL_SUBSYS_CTNETLINK."""
-_REQUEST_DUMP = 0x301
+_DELETE = 1 << 8 | 2
+_REQUEST, _REQUEST_DUMP = 1, 0x301
 _DONE, _ERROR = 3, 2
 _HEADER, _ATTRIBUTE, _FAMILY = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct("=BBH")
 _STATUS, _PROTOINFO, _STATUS_MASK = 3, 4, 26
@@ -46,27 +47,50 @@ class Conntrack:
     """Asks in a thread at each call."""
 
     async def open_connections(self) -> Mapping[Translated, int]:
-        """Connections that DNAT leads elsewhere: TCP up to its end, UDP while the kernel remembers it. Those that
-        are redirected to the relay are among them. Nothing where this kernel has no ctnetlink."""
+        """Connections that DNAT leads elsewhere: TCP up to its end, UDP while the kernel remembers it. Those
+        that are redirected to the relay are among them. Nothing where this kernel has no ctnetlink."""
         return await asyncio.to_thread(_count)
+
+    async def forget(self, is_gone: Callable[[Translated], bool]) -> None:
+        """Forget the UDP flows that `is_gone` says are: their next datagrams are led anew. They would
+        go to an endpoint that is no more for as long as they keep coming (kubernetes/kubernetes#19029)."""
+        await asyncio.to_thread(_forget, is_gone)
 
 
 def _count() -> Mapping[Translated, int]:
     raw: Counter[tuple[Family, bytes]] = Counter()
     try:
-        with socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-        ) as link:
-            link.bind((0, 0))
-            for family in _FAMILIES:
-                _dump(link, family, raw)
+        with _link() as link:
+            raw.update((family, key) for family in _FAMILIES for key, _ in _dump(link, family))
     except OSError:
         return {}
     return {found: count for key, count in raw.items() if (found := _translated(*key)) is not None}
 
 
-def _dump(link: socket.socket, family: Family, raw: "Counter[tuple[Family, bytes]]") -> None:
-    """Add what there is of a family, by the bytes that tell connections apart (but the client's)."""
+def _forget(is_gone: Callable[[Translated], bool]) -> None:
+    try:
+        with _link() as link:
+            for family in _FAMILIES:
+                for tuple_ in [its for key, its in _dump(link, family) if _is_flow(family, key, is_gone)]:
+                    body = _FAMILY.pack(_AF[family], 0, 0) + tuple_
+                    link.send(_HEADER.pack(_HEADER.size + len(body), _DELETE, _REQUEST, 1, 0) + body)
+    except OSError:
+        return
+
+
+def _is_flow(family: Family, key: bytes, is_gone: Callable[[Translated], bool]) -> bool:
+    found = _translated(family, key)
+    return found is not None and found.protocol is Protocol.UDP and is_gone(found)
+
+
+def _link() -> socket.socket:
+    link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+    link.bind((0, 0))
+    return link
+
+
+def _dump(link: socket.socket, family: Family) -> Iterator[tuple[bytes, bytes]]:
+    """Of each connection the bytes that tell it from others (but for the client), and what names it."""
     flags = struct.pack("!I", _DST_NAT)
     body = _FAMILY.pack(_AF[family], 0, 0) + _attribute(_STATUS, flags) + _attribute(_STATUS_MASK, flags)
     link.send(_HEADER.pack(_HEADER.size + len(body), _GET, _REQUEST_DUMP, 1, 0) + body)
@@ -77,20 +101,25 @@ def _dump(link: socket.socket, family: Family, raw: "Counter[tuple[Family, bytes
             size, kind = struct.unpack_from("=IH", data, at)
             if kind in (_DONE, _ERROR):
                 return
-            key = _key(data[at + _BODY : at + size], family)
+            attributes = data[at + _BODY : at + size]
+            key = _key(attributes, family)
             if key is not None:
-                raw[family, key] += 1
+                yield key, attributes[: _tuple_size(family)]
             at += (size + 3) & ~3
+
+
+def _tuple_size(family: Family) -> int:
+    """Of the attribute of one direction: headers, two addresses, protocol and two ports."""
+    return 4 + 4 + 2 * (4 + (4 if family == 4 else 16)) + 4 + 3 * 8
 
 
 def _key(attributes: bytes, family: Family) -> bytes | None:
     """The protocol, where it went and who answers; None when it is over, or not translated.
 
-    The kernel writes both tuples first, and each always in the same shape: addresses, then protocol and ports,
+    The kernel writes both tuples first, each always in the same shape: addresses, then protocol and ports,
     every attribute with a header of four bytes and padded to four.
     """
-    wide = 4 if family == 4 else 16
-    size = 4 + 4 + 2 * (4 + wide) + 4 + 3 * 8
+    wide, size = 4 if family == 4 else 16, _tuple_size(family)
     rest = dict(_attributes(attributes[2 * size :]))
     (status,) = struct.unpack("!I", rest.get(_STATUS, bytes(4)))
     if not status & _DST_NAT:

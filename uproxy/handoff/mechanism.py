@@ -42,6 +42,11 @@ class Mechanism(Protocol):
         """Take no new connections for these; those in the kernel finish there."""
         ...
 
+    async def drop_flows(self, usable: Mapping[ServicePortName, Collection[Backend]]) -> None:
+        """Let go of UDP flows to endpoints that are not usable any more, also of ports that still drain. Ports
+        that are unknown here are passed over."""
+        ...
+
     async def tend(self) -> None:
         """Remove what has drained. Called every second or so."""
         ...

@@ -20,12 +20,12 @@ from itertools import product
 from typing import NamedTuple
 
 from uproxy.errors import CommandFailed
-from uproxy.handoff.conntrack import Conntrack
+from uproxy.handoff.conntrack import Conntrack, Translated
 from uproxy.handoff.mechanism import Counts
 from uproxy.handoff.plan import KernelPort
 from uproxy.kit.nft import Nft
 from uproxy.model.frontend import Backend
-from uproxy.model.names import IPNetwork, ServicePortName, Vip
+from uproxy.model.names import IPNetwork, Protocol, ServicePortName, Vip
 
 _TABLE = "inet uproxy-handoff"
 _CLIENTS_MAX = 65536
@@ -37,6 +37,8 @@ _IP = {4: "ip", 6: "ip6"}
 _ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
 _HEADERS = {(4, "tcp"): 52, (6, "tcp"): 72, (4, "udp"): 28, (6, "udp"): 48}
 """Of each packet, with TCP timestamps: the kernel counts them, the relay does not."""
+_SYN_MORE = 8
+"""The options of the first segment each way take so much more."""
 _COUNTED = ("new", "to", "from")
 _KINDS = tuple(product(("tcp", "udp"), (4, 6), ("", "_node")))
 _ELEMENT = re.compile(r"([0-9a-f.: ]+?) counter packets (\d+) bytes (\d+)")
@@ -253,6 +255,17 @@ class NftablesHandoff:
             await self._nft.execute(commands.text())
             self._ports.update(after)
 
+    async def drop_flows(self, usable: Mapping[ServicePortName, Collection[Backend]]) -> None:
+        """Have conntrack forget them."""
+        gone = {
+            counter
+            for name, backends in usable.items()
+            for counter, backend in self._ports.get(name, _Programmed()).counters.items()
+            if backend not in backends
+        }
+        if gone:
+            await self._conntrack.forget(lambda flow: any(counter in gone for counter in _counters(flow)))
+
     async def tend(self) -> None:
         """Forget the counters of Service ports that were taken back and have no connection left."""
         drained = [name for name, its in self._ports.items() if its.taken_back]
@@ -287,6 +300,9 @@ class NftablesHandoff:
                     owner = owners.get(_Counter(suffix, key))
                     if owner is not None:
                         found[owner][index] += packets if index == 0 else _payload(suffix, packets, size)
+        for (name, _), values in found.items():
+            if name.protocol is Protocol.TCP:
+                values[1:] = [max(0, size - values[0] * _SYN_MORE) for size in values[1:]]
         return {key: Counts(*values) for key, values in found.items()}
 
     async def _elements(self, name: str) -> Iterator[tuple[str, int, int]]:
@@ -300,11 +316,8 @@ class NftablesHandoff:
         if not totals:
             return totals
         owners = {counter: name for name, its in self._ports.items() for counter in its.counters}
-        for its, count in (await self._conntrack.open_connections()).items():
-            at = _counter(Vip(its.ip, its.port, its.protocol), its.backend)
-            name = owners.get(at) or owners.get(
-                _counter(Vip(_ANY[its.ip.version], its.port, its.protocol), its.backend)
-            )
+        for flow, count in (await self._conntrack.open_connections()).items():
+            name = next((owners[counter] for counter in _counters(flow) if counter in owners), None)
             if name is not None:
                 totals[name] += count
         return totals
@@ -455,6 +468,12 @@ def _dispatch(kind: str, vip: Vip) -> tuple[str, str]:
 def _counter(vip: Vip, backend: Backend) -> _Counter:
     address = "" if vip.is_node_port else f"{vip.ip} . "
     return _Counter(_suffix(vip), f"{address}{vip.port} . {backend.ip} . {backend.port}")
+
+
+def _counters(flow: Translated) -> tuple[_Counter, _Counter]:
+    """The two that may count a connection: by its address, or as a NodePort's."""
+    at, anywhere = (Vip(ip, flow.port, flow.protocol) for ip in (flow.ip, _ANY[flow.ip.version]))
+    return _counter(at, flow.backend), _counter(anywhere, flow.backend)
 
 
 def _target(family: int, backend: Backend) -> str:

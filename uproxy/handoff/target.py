@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 from uproxy.errors import CommandFailed
@@ -19,6 +20,7 @@ from uproxy.handoff.plan import KernelPort, holding, kernel_port
 from uproxy.kit.turns import Turns
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort
 from uproxy.model.names import IPNetwork, ServicePortName, Vip
+from uproxy.model.names import Protocol as L4
 from uproxy.model.options import Handoff
 
 TICK_S = 1.0
@@ -153,6 +155,7 @@ class KernelPaths:
                     take.append(desired.name)
             await self._take(take)
             await self._put(put)
+            await self._drop_flows(changes)
         return {}
 
     async def retire(self, changes: Changes) -> None:
@@ -180,6 +183,18 @@ class KernelPaths:
         self._begun = True
         self._counted.clear()
         await self._put(again)
+
+    async def _drop_flows(self, changes: Changes) -> None:
+        usable: dict[ServicePortName, Collection[Backend]] = dict.fromkeys(changes.removed, ())
+        for desired in changes.updated:
+            usable[desired.name] = {*chain.from_iterable((*desired.usable.values(), *desired.local.values()))}
+        flows = {name: its for name, its in usable.items() if name.protocol is L4.UDP}
+        if not flows or not self._begun:
+            return
+        try:
+            await self.mechanism.drop_flows(flows)
+        except CommandFailed as error:
+            _log.warning("UDP flows to endpoints that are gone stay: %s", error)
 
     def _wanted(self, desired: DesiredServicePort) -> KernelPort | None:
         """What the kernel is to carry of it: what it carries already, or what an annotation asks for."""
@@ -318,7 +333,8 @@ class KernelPaths:
         deadline_s = self._now() + timeout_s
         try:
             async with self._lock:
-                await self._take(list(self._carried), "stopping")
+                await self.mechanism.take(self.carried)
+                self._carried.clear()
             while left := sum((await self.mechanism.open_connections()).values()):
                 if self._now() >= deadline_s:
                     return left

@@ -49,6 +49,9 @@ class Kernel:
         for name in names:
             del self.ports[name]
 
+    async def drop_flows(self, usable: Mapping[ServicePortName, Collection[Backend]]) -> None:
+        self._called("drop_flows")
+
     async def tend(self) -> None:
         self._called("tend")
 

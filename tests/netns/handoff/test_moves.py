@@ -1,6 +1,7 @@
 """Services that move to the kernel and back while they are in use."""
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -162,6 +163,27 @@ async def test_datagrams_node_ports_and_affinity(stage: Stage) -> None:
 
         await eventually(moved, "another pod")
         assert await sticks()
+
+
+@pytest.mark.parametrize("word", ["always", "never"], ids=["in the kernel", "on the way back"])
+async def test_flows_of_an_endpoint_that_goes_move_at_once(stage: Stage, word: str) -> None:
+    async with stage.proxy(handed(web(stage.pods), "always"), *HANDOFF) as proxy:
+        await until_path(proxy, "nftables")
+        for caller in stage.callers:
+            stage.write(handed(web(stage.pods), "always"))
+            await until_path(proxy, "nftables")
+            with datagrams(caller, DNS[0]) as sock:
+                before = (await answer(sock)).decode()
+                stage.write(handed(web(stage.pods), word))
+                await until_path(proxy, "nftables" if word == "always" else "relay")
+                assert (await answer(sock)).decode() == before
+                left = [pod for pod in stage.pods if pod.name != before]
+                stage.write(handed(web(left), word))
+
+                async def has_moved(sock: socket.socket = sock, before: str = before) -> bool:
+                    return (await answer(sock)).decode() != before
+
+                await eventually(has_moved, f"away from {before}")
 
 
 async def test_killed_in_the_kernel_and_started_again(stage: Stage, before: str) -> None:

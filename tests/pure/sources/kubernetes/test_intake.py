@@ -105,7 +105,7 @@ def test_what_a_new_list_has_but_nobody_understands_is_there_all_the_same(taken,
 
 
 class TestSharing:
-    """A new version of a slice is equal to what came, and has the old one's endpoints where they are equal."""
+    """A new version of a slice is equal to what came, with the old one's endpoints where they are equal."""
 
     @pytest.mark.parametrize(
         ("before", "now", "shared"),
