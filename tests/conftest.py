@@ -10,6 +10,7 @@ import pytest
 import uvloop
 from hypothesis import settings
 
+from tests.missing_packages import missing_packages
 from uproxy.kit.lab import reason_unavailable
 
 HERE = Path(__file__).parent
@@ -24,12 +25,18 @@ def pytest_asyncio_loop_factories(config, item) -> Mapping[str, Callable]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    no_netns = reason_unavailable() if any(_tier(item) == "netns" for item in items) else None
+    no_netns = _no_netns() if any(_tier(item) == "netns" for item in items) else None
     for item in items:
         tier = _tier(item)
         item.add_marker(tier)
         if tier == "netns" and no_netns:
             item.add_marker(pytest.mark.skip(reason=f"tier netns left out: {no_netns}"))
+
+
+def _no_netns() -> str | None:
+    """Why there are no real packets here; None where there are."""
+    missing = missing_packages()
+    return f"apt-get install {' '.join(missing)}" if missing else reason_unavailable()
 
 
 def _tier(item: pytest.Item) -> str:

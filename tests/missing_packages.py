@@ -22,12 +22,18 @@ def native() -> None:
     )
 
 
+def missing_packages() -> list[str]:
+    """What the netns tier needs and this machine has not."""
+    return sorted({package for program, package in NEEDED.items() if not shutil.which(program, path=PATH)})
+
+
 def main() -> None:
-    missing = sorted({package for program, package in NEEDED.items() if not shutil.which(program, path=PATH)})
+    missing = missing_packages()
     if os.geteuid() != 0:
         print("not root: the netns tier (real packets through real rules) is left out; run as root for all")
     elif missing:
-        print(f"parts of the netns tier are left out: apt-get install -y {' '.join(missing)}")
+        print(f"the netns tier is left out: apt-get install -y {' '.join(missing)}")
 
 
-native() if "--native" in sys.argv else main()
+if __name__ == "__main__":
+    native() if "--native" in sys.argv else main()

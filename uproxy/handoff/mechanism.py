@@ -43,8 +43,8 @@ class Mechanism(Protocol):
         ...
 
     async def drop_flows(self, usable: Mapping[ServicePortName, Collection[Backend]]) -> None:
-        """Let go of UDP flows to endpoints that are not usable any more, also of ports that still drain. Ports
-        that are unknown here are passed over."""
+        """Let go of UDP flows to endpoints that are not usable any more, also where a port still drains.
+        Ports that are unknown here are passed over."""
         ...
 
     async def tend(self) -> None:
