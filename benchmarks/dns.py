@@ -347,7 +347,7 @@ def _headless_changes(zone: Zone, store: Store) -> None:
     ]
     service = Service(home, (ServicePort("pg", Protocol.TCP, 5432, 5432),), headless=True)
     made_s = _applied(zone, store, [Upsert(service), *map(Upsert, slices)])
-    taken_s = []
+    taken_s: list[float] = []
     for turn in range(_CHANGES):
         piece = slices[turn // 2 % len(slices)]
         members = piece.endpoints[: _SLICE - 1 + turn % 2]
