@@ -26,7 +26,9 @@ class DnsCollector(Collector):
         stats = self._stats
         yield self._requests()
         yield _counter("dns_responses", "Answers, by rcode.", "rcode", _by_rcode(stats.responses))
-        yield _histogram("dns_request_duration_seconds", "From a query to its answer.", stats.duration)
+        yield _histogram_of(
+            f"{_PREFIX}_dns_request_duration_seconds", "From a query to its answer.", stats.duration
+        )
         yield _counter("cache_hits", "Outside names found in the cache.", "type", stats.cache_hits)
         yield CounterMetricFamily(
             f"{_PREFIX}_cache_misses", "Outside names not found there.", stats.cache_misses
@@ -45,9 +47,23 @@ class DnsCollector(Collector):
         yield CounterMetricFamily(
             "uproxy_dns_upstream_failures", "Questions without an answer in time.", stats.upstream_failures
         )
+        yield self._turned_away()
+        yield _histogram_of(
+            "uproxy_dns_change_duration_seconds", "Making the names of a batch of changes.", stats.changes
+        )
         yield CounterMetricFamily(
             "uproxy_dns_loops", "ExternalNames in circles, and queries that came back.", stats.loops
         )
+
+    def _turned_away(self) -> Metric:
+        family = CounterMetricFamily(
+            "uproxy_dns_dropped",
+            "Packets that got no answer, or none but to go away or to come by TCP, by reason.",
+            labels=["reason"],
+        )
+        for reason, count in sorted(self._stats.dropped.items()):
+            family.add_metric([reason], count)
+        return family
 
     def _requests(self) -> Metric:
         family = CounterMetricFamily(
@@ -76,7 +92,7 @@ def _by_rcode(responses: list[int]) -> dict[str, int]:
     return {Rcode(number).name: count for number, count in enumerate(responses) if count}
 
 
-def _histogram(name: str, meaning: str, histogram: Histogram) -> Metric:
+def _histogram_of(name: str, meaning: str, histogram: Histogram) -> Metric:
     bounds = [*map(repr, histogram.bounds_s), "+Inf"]
     buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
-    return HistogramMetricFamily(f"{_PREFIX}_{name}", meaning, buckets, histogram.sum_s)
+    return HistogramMetricFamily(name, meaning, buckets, histogram.sum_s)

@@ -7,15 +7,21 @@ always starts at offset 12, so they fit any message about the same name.
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from uproxy.dns.wire import HEADER_BYTES, PLAIN_UDP_BYTES, Edns, Query, Rcode
+from uproxy.dns.wire import HEADER_BYTES, PLAIN_UDP_BYTES, Edns, Query, Rcode, Type
 
 UDP_BYTES = 1232
 """No UDP answer is longer: what passes every path without fragments (DNS flag day 2020)."""
 TCP_BYTES = 65535
 AMPLIFICATION = 10
 """A UDP answer has at most this many times the octets of its query; what is left out comes by TCP."""
+MOST_WITH_ADDRESSES = 100
+"""More SRV records than this come without the addresses of their targets: these would not fit."""
 _OPT = b"\0\0\x29" + UDP_BYTES.to_bytes(2)
 _QR, _AA, _TC, _RD, _RA, _CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0010
+
+
+Sets = dict[Type, list[bytes]]
+"""Encoded records of one name, by type."""
 
 
 class RecordSet:

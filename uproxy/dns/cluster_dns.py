@@ -102,8 +102,7 @@ class ClusterDns:
             log.warning("--dns-upstream names this DNS server itself: left out")
         recursion = None
         if servers:
-            names = [address_text(*server) for server in servers]
-            self._upstream = Upstream(names, self._guard, self.stats, self._now)
+            self._upstream = Upstream(servers, self._guard, self.stats, tasks=tasks, now=self._now)
             self.responder.lead_upstream(self._guard, conf.search)
             recursion = Recursion(self.responder, self._upstream, self.stats)
         gate = Gate(self.settings.networks)

@@ -41,11 +41,11 @@ class PodAddresses:
 
     def has(self, ip: IPAddress, namespace: str) -> bool:
         """Whether an endpoint or Pod of `namespace` has this address."""
-        return namespace in self._namespaces.get(_number(ip), ())
+        return namespace in self._namespaces.get(address_number(ip), ())
 
     def namespace_of(self, ip: IPAddress) -> str | None:
         """The namespace of an address; None when it is unknown, or in several: a node's."""
-        found = set(self._namespaces.get(_number(ip), ()))
+        found = set(self._namespaces.get(address_number(ip), ()))
         return found.pop() if len(found) == 1 else None
 
     def replace(
@@ -67,12 +67,14 @@ class PodAddresses:
 def _numbers(thing: EndpointSlice | Pod | None) -> set[int]:
     """An object's addresses; those of `--endpoint` are no pods."""
     if isinstance(thing, Pod):
-        return {_number(ip) for ip in thing.ips}
+        return {address_number(ip) for ip in thing.ips}
     if thing is None or thing.origin is Origin.FLAG:
         return set()
-    return {_number(endpoint.host) for endpoint in thing.endpoints if not isinstance(endpoint.host, str)}
+    return {
+        address_number(endpoint.host) for endpoint in thing.endpoints if not isinstance(endpoint.host, str)
+    }
 
 
-def _number(ip: IPAddress) -> int:
-    """As quick to hash as an address is slow."""
+def address_number(ip: IPAddress) -> int:
+    """An address as a number: as quick to hash as the address itself is slow."""
     return int(ip) if ip.version == 4 else int(ip) | 1 << 128

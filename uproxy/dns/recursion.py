@@ -28,8 +28,10 @@ class Recursion:
         return render(asked.query, reply, asked.limit, recursion=True)
 
     async def _forwarded(self, asked: Deferred) -> Reply:
-        outcome = await self._upstream.ask(asked.name, asked.query.type)
-        return _reply(asked, (*asked.chain, *outcome.records), outcome.rcode)
+        edns = asked.query.edns
+        dnssec = edns is not None and edns.do
+        outcome = await self._upstream.ask(asked.name, asked.query.type, dnssec=dnssec)
+        return _reply(asked, (*asked.chain, *outcome.records), outcome)
 
     async def _searched(self, asked: Deferred) -> Reply:
         """The first of the search path's names that exists, as an alias; else that the first does not."""
@@ -39,7 +41,7 @@ class Recursion:
                 self._stats.autopath_hits += 1
                 ttl_s = min((record.ttl_s for record in outcome.records), default=0)
                 alias = Record(asked.query.key, Type.CNAME, ttl_s, name)
-                return _reply(asked, (alias, *outcome.records), Rcode.NOERROR)
+                return _reply(asked, (alias, *outcome.records), outcome)
             if outcome.rcode is not Rcode.NXDOMAIN:
                 break
         soa = self._responder.zone.soa(asked.query.key)
@@ -50,12 +52,15 @@ class Recursion:
         walk = follow(zone, name, kind)
         if walk.end is End.OUTSIDE:
             outcome = await self._upstream.ask(walk.name, kind)
-            return Outcome(outcome.rcode, (*walk.chain, *outcome.records))
+            return outcome._replace(records=(*walk.chain, *outcome.records))
         if walk.found is not None:
             return Outcome(Rcode.NOERROR, (*walk.chain, *zone.records(walk.found, walk.name)))
         return Outcome(_RCODES[walk.end], walk.chain)
 
 
-def _reply(asked: Deferred, records: tuple[Record, ...], rcode: Rcode) -> Reply:
+def _reply(asked: Deferred, records: tuple[Record, ...], outcome: Outcome) -> Reply:
     known = suffixes(asked.query.key)
-    return Reply(rcode, [encode(record, known) for record in records], authoritative=bool(asked.chain))
+    answers, authority = (
+        [encode(record, known) for record in section] for section in (records, outcome.authority)
+    )
+    return Reply(outcome.rcode, answers, authority, authoritative=bool(asked.chain))

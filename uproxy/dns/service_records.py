@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from uproxy.dns.objects import Parts
 from uproxy.dns.wire import Malformed, Type, from_text, join, srv_data
-from uproxy.model.endpoint import EndpointSlice, Origin
+from uproxy.model.endpoint import Endpoint, EndpointSlice, Origin
 from uproxy.model.frontend import DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import IPAddress, Protocol
 from uproxy.model.service import Service, ServiceType
@@ -51,6 +51,19 @@ class Served(NamedTuple):
     number: int
 
 
+Target = tuple[Served, bytes, str]
+"""A port, the name of who serves it, and where that was said."""
+
+
+class SrvSet(NamedTuple):
+    """The SRV records of one name."""
+
+    owner: bytes
+    weight: int
+    members: dict[tuple[int, bytes], str]
+    """Port number and target, with where they come from."""
+
+
 def service_entries(parts: Parts, domain: bytes) -> list[Entry]:
     """All records of a Service in `domain`, a name in lower case; what no name can hold is left out."""
     service = parts.service
@@ -70,8 +83,13 @@ def standing_names(parts: Parts, entries: Iterable[Entry], domain: bytes) -> Ite
     if own is not None and parts.ports and parts.service.captured:
         yield own
     for owner, kind, _, _ in entries:
-        if kind is Type.SRV and owner[1] == ord("_"):
-            yield owner[1 + owner[0] :]
+        if kind is Type.SRV and owner != own:
+            yield way_to(owner)
+
+
+def way_to(owner: bytes) -> bytes:
+    """The name above: `_tcp.web...` of `_http._tcp.web...`."""
+    return owner[1 + owner[0] :]
 
 
 def own_name(service: Service, domain: bytes) -> bytes | None:
@@ -98,7 +116,7 @@ def reverse_name(ip: IPAddress) -> bytes:
 def _cluster_ip(parts: Parts, own: bytes) -> Iterator[Entry]:
     addresses = cluster_addresses(parts)
     for ip, source in addresses.items():
-        yield Entry(own, Type.A if ip.version == 4 else Type.AAAA, ip.packed, source)
+        yield Entry(own, address_type(ip), ip.packed, source)
         yield Entry(reverse_name(ip), Type.PTR, own, source)
     if addresses:
         ports = list(_served(parts))
@@ -143,33 +161,46 @@ def _served(parts: Parts) -> Iterator[Served]:
 
 
 def _headless(parts: Parts, own: bytes) -> Iterator[Entry]:
-    targets: list[tuple[Served, bytes, str]] = []
+    targets: list[Target] = []
     for piece in parts.slices:
         source = f"{_ORIGINS[piece.origin]} {piece.key}"
-        ports = [Served(port.name, port.protocol, port.port) for port in piece.ports]
-        for ip, target in _ready(parts.service, piece, own):
-            kind, data = Type.A if ip.version == 4 else Type.AAAA, ip.packed
+        ports = served_ports(piece)
+        for endpoint in piece.endpoints:
+            target = endpoint_name(endpoint, own) if has_name(parts.service, endpoint) else None
+            if target is None or isinstance(endpoint.host, str):
+                continue
+            kind, data = address_type(endpoint.host), endpoint.host.packed
             yield Entry(own, kind, data, source)
             yield Entry(target, kind, data, source)
-            yield Entry(reverse_name(ip), Type.PTR, target, source)
-            targets += ((port, target, source) for port in ports)
+            yield Entry(reverse_name(endpoint.host), Type.PTR, target, source)
+            targets += [(port, target, source) for port in ports]
     yield from _srv_of_service(targets, own)
 
 
-def _ready(service: Service, piece: EndpointSlice, own: bytes) -> Iterator[tuple[IPAddress, bytes]]:
-    """The endpoints of a slice that have names, with their addresses and names."""
-    for endpoint in piece.endpoints:
-        if isinstance(endpoint.host, str):
-            continue  # an FQDN has a name already
-        if endpoint.ready or service.publish_not_ready_addresses:
-            label = endpoint.hostname or endpoint_label(endpoint.host)
-            try:
-                yield endpoint.host, join(*_lower(label), base=own)
-            except Malformed:
-                continue
+def served_ports(piece: EndpointSlice) -> list[Served]:
+    """The ports of a slice."""
+    return [Served(port.name, port.protocol, port.port) for port in piece.ports]
 
 
-def endpoint_label(ip: IPAddress) -> str:
+def has_name(service: Service, endpoint: Endpoint) -> bool:
+    """Whether an endpoint of a headless Service has records; an FQDN has a name already."""
+    return (endpoint.ready or service.publish_not_ready_addresses) and not isinstance(endpoint.host, str)
+
+
+def endpoint_name(endpoint: Endpoint, own: bytes) -> bytes | None:
+    """The name of one endpoint, below its Service's; None when that is too long."""
+    try:
+        return join(*_lower(endpoint.hostname or endpoint_label(endpoint.host)), base=own)
+    except Malformed:
+        return None
+
+
+def address_type(ip: IPAddress) -> Type:
+    """A or AAAA."""
+    return Type.A if ip.version == 4 else Type.AAAA
+
+
+def endpoint_label(ip: IPAddress | str) -> str:
     """The name of an endpoint without a hostname: its address with dashes (CoreDNS)."""
     return str(ip).replace(".", "-").replace(":", "-")
 
@@ -177,26 +208,36 @@ def endpoint_label(ip: IPAddress) -> str:
 # ---- SRV ----
 
 
-def _srv_of_service(targets: list[tuple[Served, bytes, str]], own: bytes) -> Iterator[Entry]:
+def _srv_of_service(targets: Iterable[Target], own: bytes) -> Iterator[Entry]:
+    for owner, weight, members in srv_sets(targets, own):
+        for (number, target), source in members.items():
+            yield Entry(owner, Type.SRV, srv_data(0, weight, number, target), source)
+
+
+def srv_sets(targets: Iterable[Target], own: bytes) -> Iterator[SrvSet]:
     """SRV records: of all ports at the Service's own name, of named ones at `_name._protocol`."""
-    yield from _srv_set(own, targets)
-    named: dict[bytes, list[tuple[Served, bytes, str]]] = {}
+    sets: dict[bytes, dict[tuple[int, bytes], str]] = {own: {}}
+    homes: dict[Served, tuple[dict[tuple[int, bytes], str], ...]] = {}
     for port, target, source in targets:
-        if port.name:
-            try:
-                owner = join(*_lower(f"_{port.name}", f"_{port.protocol}"), base=own)
-            except Malformed:
-                continue
-            named.setdefault(owner, []).append((port, target, source))
-    for owner, those in named.items():
-        yield from _srv_set(owner, those)
+        those = homes.get(port)
+        if those is None:
+            owner = _srv_owner(port, own)
+            named = (sets.setdefault(owner, {}),) if owner is not None else ()
+            those = homes[port] = (sets[own], *named)
+        for members in those:
+            members[port.number, target] = source
+    for owner, members in sets.items():
+        if members:
+            yield SrvSet(owner, max(1, _SHARES // len(members)), members)
 
 
-def _srv_set(owner: bytes, targets: Iterable[tuple[Served, bytes, str]]) -> Iterator[Entry]:
-    sources = {(port.number, target): source for port, target, source in targets}
-    weight = max(1, _SHARES // max(1, len(sources)))
-    for (number, target), source in sources.items():
-        yield Entry(owner, Type.SRV, srv_data(0, weight, number, target), source)
+def _srv_owner(port: Served, own: bytes) -> bytes | None:
+    if not port.name:
+        return None
+    try:
+        return join(*_lower(f"_{port.name}", f"_{port.protocol}"), base=own)
+    except Malformed:
+        return None
 
 
 # ---- ExternalName ----

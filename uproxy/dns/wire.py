@@ -289,6 +289,11 @@ def decode(encoded: bytes, name: bytes) -> Record:
     return Record(name, kind, ttl_s, encoded[len(_ASKED_NAME) + _RECORD.size :])
 
 
+def with_owner(owner: bytes, encoded: bytes, known: Mapping[bytes, int]) -> bytes:
+    """What `encode_asked` wrote, as a record of another name than the one asked for."""
+    return compressed(owner, known) + encoded[len(_ASKED_NAME) :]
+
+
 def srv_data(priority: int, weight: int, port: int, target: bytes) -> bytes:
     """RDATA of SRV (RFC 2782)."""
     return struct.pack("!HHH", priority, weight, port) + target

@@ -8,10 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from uproxy.dns.answers import RecordSet
-from uproxy.dns.objects import Objects
+from uproxy.dns.answers import MOST_WITH_ADDRESSES, RecordSet, Sets
+from uproxy.dns.headless import HeadlessNames
+from uproxy.dns.objects import Objects, Parts
 from uproxy.dns.pods import PodMode, pod_address
-from uproxy.dns.service_records import Entry, service_entries, standing_names
+from uproxy.dns.service_records import Entry, address_type, own_name, service_entries, standing_names
 from uproxy.dns.wire import (
     HEADER_BYTES,
     ROOT,
@@ -27,6 +28,7 @@ from uproxy.dns.wire import (
     soa_data,
     suffixes,
     txt_data,
+    with_owner,
 )
 from uproxy.model.events import Event
 from uproxy.model.frontend import Changes
@@ -38,13 +40,10 @@ TTL_S = 5
 _REVERSE = (from_text("in-addr.arpa"), from_text("ip6.arpa"))
 _IN = b"\0\1"
 _ASKED = {kind: kind.to_bytes(2) + _IN for kind in Type}
-_TARGETS_AT = {Type.NS: 0, Type.SRV: 6}
-"""Where in RDATA the name is whose addresses a client will want next."""
-_MOST_WITH_ADDRESSES = 100
+_TARGETS_AT = {Type.NS: 12, Type.SRV: 18}
+"""Where in a record the name is whose addresses a client will want next."""
 _NAMESPACE_DEPTH = 2
 """Labels of `NAMESPACE.svc`, before the domain."""
-
-_Sets = dict[Type, list[bytes]]
 
 
 class Alias(NamedTuple):
@@ -87,7 +86,8 @@ class Zone:
         self.ttl_s = ttl_s
         self.pod_mode = pod_mode
         self._owned: dict[NamespacedName, tuple[bytes, ...]] = {}
-        """The names that each Service has a part in."""
+        """The names that each Service has a part in, but for headless ones."""
+        self._headless: dict[NamespacedName, HeadlessNames] = {}
         self._pointers: dict[bytes, tuple[tuple[NamespacedName, bytes], ...]] = {}
         """What each reverse name leads to: all Services that have the address share it."""
         self._apexes = (self.domain, *_REVERSE)
@@ -117,30 +117,40 @@ class Zone:
 
     def _add_fixed_names(self, servers: Iterable[IPAddress]) -> None:
         primary, version = self._primary, join(b"dns-version", base=self.domain)
-        addresses: _Sets = defaultdict(list)
+        addresses: Sets = {}
         for ip in servers:
-            addresses[Type.A if ip.version == 4 else Type.AAAA].append(ip.packed)
+            kind = address_type(ip)
+            addresses.setdefault(kind, []).append(encode_asked(kind, self.ttl_s, ip.packed))
         for owner in (self._svc, self._pod, join(b"dns", base=self.domain)):
             self.names[owner] = ()
         self._put(primary, addresses, {})
-        self._put(self.domain, {Type.NS: [primary]}, {primary: addresses})
-        self._put(version, {Type.TXT: [txt_data(SCHEMA_VERSION)]}, {}, _SCHEMA_TTL_S)
+        self._put(self.domain, {Type.NS: [encode_asked(Type.NS, self.ttl_s, primary)]}, {primary: addresses})
+        self._put(version, {Type.TXT: [encode_asked(Type.TXT, _SCHEMA_TTL_S, txt_data(SCHEMA_VERSION))]}, {})
 
     def _rebuild(self, key: NamespacedName) -> None:
         parts = self.objects.parts(key)
-        forward: defaultdict[bytes, _Sets] = defaultdict(lambda: defaultdict(list))
-        reverse: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        if parts is not None and parts.service.headless:
+            self._follow_headless(key, parts)
+            return
+        headless = self._headless.pop(key, None)
+        gone = headless.owners() if headless is not None else self._owned.pop(key, ())
+        for owner in gone:
+            self._take_out(owner, key)
         if parts is not None:
-            entries = service_entries(parts, self.domain)
-            for owner, kind, data, _ in entries:
-                (reverse[owner] if kind is Type.PTR else forward[owner][kind]).append(data)
-            for owner in standing_names(parts, entries, self.domain):
-                forward[owner].update({})
-        for gone in self._owned.pop(key, ()):
-            if gone in self._pointers:
-                self._point(gone, key, [])
+            self._add(key, parts)
+
+    def _add(self, key: NamespacedName, parts: Parts) -> None:
+        """Make all names of a Service."""
+        forward: defaultdict[bytes, Sets] = defaultdict(dict)
+        reverse: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        entries = service_entries(parts, self.domain)
+        for owner, kind, data, _ in entries:
+            if kind is Type.PTR:
+                reverse[owner].append(data)
             else:
-                del self.names[gone]
+                forward[owner].setdefault(kind, []).append(encode_asked(kind, self.ttl_s, data))
+        for owner in standing_names(parts, entries, self.domain):
+            forward[owner].update({})
         for owner, sets in forward.items():
             self._put(owner, sets, forward)
         for owner, targets in reverse.items():
@@ -148,35 +158,35 @@ class Zone:
         if forward or reverse:
             self._owned[key] = (*forward, *reverse)
 
-    def _put(
-        self,
-        owner: bytes,
-        sets: Mapping[Type, list[bytes]],
-        siblings: Mapping[bytes, _Sets],
-        ttl_s: int | None = None,
-    ) -> None:
-        """Make one name's answers; `siblings` are where the targets of its records have their addresses."""
-        ttl_s = self.ttl_s if ttl_s is None else ttl_s
-        made = []
-        for kind, data in sets.items():
-            records = tuple([encode_asked(kind, ttl_s, each) for each in data])
-            additional = self._additional(owner, kind, data, siblings) if kind in _TARGETS_AT else ()
-            made.append(RecordSet(_ASKED[kind], records, additional))
-        self.names[owner] = tuple(made)
+    def _follow_headless(self, key: NamespacedName, parts: Parts) -> None:
+        """Make those names of a headless Service that changed: it may have a thousand."""
+        own = own_name(parts.service, self.domain)
+        if own is None:
+            return
+        for owner in self._owned.pop(key, ()):  # it was not headless before
+            self._take_out(owner, key)
+        headless = self._headless.setdefault(key, HeadlessNames(own, self.ttl_s))
+        difference = headless.change(parts)
+        for owner in difference.gone:
+            del self.names[owner]
+        for owner, sets in difference.names.items():
+            self._put(owner, sets, difference.siblings)
+        for owner, targets in difference.pointers.items():
+            self._point(owner, key, targets)
 
-    def _additional(
-        self, owner: bytes, kind: Type, data: list[bytes], siblings: Mapping[bytes, _Sets]
-    ) -> tuple[bytes, ...]:
-        """The addresses of the targets, where they are known here, unless there are too many to fit."""
-        if len(data) > _MOST_WITH_ADDRESSES:
-            return ()
-        known = suffixes(owner)
-        targets = dict.fromkeys(each[_TARGETS_AT[kind] :] for each in data)
-        return tuple(
-            encode(Record(target, its, self.ttl_s, address), known)
-            for target in targets
-            for its in (Type.A, Type.AAAA)
-            for address in siblings.get(target, {}).get(its, ())
+    def _take_out(self, owner: bytes, key: NamespacedName) -> None:
+        if owner in self._pointers:
+            self._point(owner, key, [])
+        else:
+            del self.names[owner]
+
+    def _put(self, owner: bytes, sets: Sets, siblings: Mapping[bytes, Sets]) -> None:
+        """Make one name's answers; `siblings` are where the targets of its records have their addresses."""
+        self.names[owner] = tuple(
+            [
+                RecordSet(_ASKED[kind], tuple(records), _additional(owner, kind, records, siblings))
+                for kind, records in sets.items()
+            ]
         )
 
     def _point(self, owner: bytes, key: NamespacedName, targets: Iterable[bytes]) -> None:
@@ -187,7 +197,9 @@ class Zone:
             return
         if pointers:
             self._pointers[owner] = pointers
-            self._put(owner, {Type.PTR: list(dict.fromkeys(target for _, target in pointers))}, {})
+            targets = dict.fromkeys(target for _, target in pointers)
+            records = [encode_asked(Type.PTR, self.ttl_s, target) for target in targets]
+            self._put(owner, {Type.PTR: records}, {})
         else:
             del self._pointers[owner]
             del self.names[owner]
@@ -243,7 +255,7 @@ class Zone:
         verified = self.pod_mode is PodMode.VERIFIED
         if ip is None or (verified and not self.objects.pods.has(ip, namespace)):
             return Absent(name_exists=False)
-        its = Type.A if ip.version == 4 else Type.AAAA
+        its = address_type(ip)
         if kind not in (its, Type.ANY):
             return Absent(name_exists=True)
         return RecordSet(_ASKED[its], (encode_asked(its, self.ttl_s, ip.packed),))
@@ -267,3 +279,19 @@ class Zone:
 
 def _labels_before(name: bytes, base: bytes) -> list[bytes]:
     return labels_of(name[: len(name) - len(base)] + ROOT)
+
+
+def _additional(
+    owner: bytes, kind: Type, records: list[bytes], siblings: Mapping[bytes, Sets]
+) -> tuple[bytes, ...]:
+    """The addresses of the targets, where they are known here, unless there are too many to fit."""
+    start = _TARGETS_AT.get(kind)
+    if start is None or len(records) > MOST_WITH_ADDRESSES:
+        return ()
+    known = suffixes(owner)
+    return tuple(
+        with_owner(target, address, known)
+        for target in dict.fromkeys(each[start:] for each in records)
+        for its in (Type.A, Type.AAAA)
+        for address in siblings.get(target, {}).get(its, ())
+    )

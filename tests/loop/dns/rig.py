@@ -104,6 +104,8 @@ class FakeUpstream(asyncio.DatagramProtocol):
         self.silent: set[str] = set()
         self.asked: list[tuple[str, str]] = []
         self.truncate = False
+        self.soa = ""
+        """Comes with absences."""
         self._held: list = []
         self._waiting: list[tuple[int, asyncio.Event]] = []
         self._tcp = None
@@ -172,6 +174,11 @@ class FakeUpstream(asyncio.DatagramProtocol):
             alias = here.get(dns.rdatatype.CNAME)
             found = here.get(kind) or alias
             answer.answer += [found] if found else []
+            signed = here.get(dns.rdatatype.RRSIG) if asked.ednsflags & dns.flags.DO else None
+            answer.answer += [signed] if found and signed else []
+            if self.soa and not found:
+                owner, ttl, _, data = self.soa.split(" ", 3)
+                answer.authority = [dns.rrset.from_text(owner, int(ttl), "IN", "SOA", data)]
             if not alias or kind == dns.rdatatype.CNAME or alias[0].target not in known:
                 return answer.to_wire()
             name = alias[0].target

@@ -48,6 +48,14 @@ async def server(above):
         'example.com. 69 NAPTR 1 2 "s" "SIP+D2U" "" _sip._udp.example.com.',
         "5.2.0.192.in-addr.arpa. 70 PTR host.example.com.",
         "example.com. 71 CNAME www.example.com.",
+        'example.com. 72 HTTPS 1 . alpn="h2,h3" ipv4hint="192.0.2.1"',
+        "example.com. 73 DS 60485 5 1 2bb183af5f22588179a53b0a98631fad1a292118",
+        "example.com. 74 DNSKEY 256 3 8 AQID",
+        "example.com. 75 SSHFP 1 1 2bb183af5f22588179a53b0a98631fad1a292118",
+        "example.com. 76 TLSA 3 1 0 2bb183af5f22588179a53b0a98631fad1a292118",
+        r"example.com. 77 TYPE65280 \# 3 abcdef",
+        "example.com. 78 AFSDB 1 afs.example.com.",
+        "example.com. 79 DNAME example.net.",
     ],
 )
 async def test_every_type_comes_back_as_it_was(above, server, record):
@@ -58,8 +66,65 @@ async def test_every_type_comes_back_as_it_was(above, server, record):
     assert read.flags & (dns.flags.AA | dns.flags.RA) == dns.flags.RA
 
 
-async def test_a_type_that_cannot_be_passed_on_is_not_implemented(server):
-    assert (await server.ask("example.com.", "SSHFP")).rcode() == dns.rcode.NOTIMP
+@pytest.mark.parametrize("kind", ["A", "MX", "SOA", "NS", "AAAA", "SRV"])
+async def test_signatures_come_along_when_they_are_wanted(above, server, kind):
+    data = {"A": "192.0.2.1", "MX": "10 m.example.com.", "SOA": "a.example.com. b.example.com. 1 2 3 4 5"}
+    data |= {"NS": "ns.example.com.", "AAAA": "2001:db8::1", "SRV": "1 2 3 srv.example.com."}
+    signature = f"{kind} 8 2 60 20300101000000 20200101000000 1 example.com. AQID"
+    above.add(f"example.com. 60 {kind} {data[kind]}", f"example.com. 60 RRSIG {signature}")
+    plain = await server.ask("example.com.", kind)
+    assert len(plain.answer) == 1
+    read = await server.ask("example.com.", kind, want_dnssec=True)
+    assert lines(read.answer) == sorted(
+        [f"example.com. 60 {kind} {data[kind]}", f"example.com. 60 RRSIG {signature}"]
+    )
+    assert read.ednsflags & dns.flags.DO
+
+
+async def test_the_absence_of_a_type_comes_with_the_soa_and_is_kept_as_long_as_it_says(above, server):
+    above.add("example.com. 60 A 192.0.2.1")
+    above.soa = "example.com. 50 SOA ns.example.com. host.example.com. 1 2 3 4 30"
+    for _ in range(2):
+        read = await server.ask("example.com.", "HTTPS")
+        assert (read.rcode(), read.answer) == (dns.rcode.NOERROR, [])
+        assert lines(read.authority) == [above.soa]
+        read = await server.ask("nobody.example.com.", "HTTPS")
+        assert (read.rcode(), lines(read.authority)) == (dns.rcode.NXDOMAIN, [above.soa])
+    assert len(above.outside()) == 2
+
+
+async def test_an_external_name_leads_to_records_of_any_type(above, server):
+    above.add('www.example.com. 30 HTTPS 1 . alpn="h2"')
+    read = await server.ask(f"ext.{SVC}", "HTTPS")
+    assert [str(rrset) for rrset in read.answer] == [
+        f"ext.{SVC} 5 IN CNAME www.Example.com.",
+        'www.example.com. 30 IN HTTPS 1 . alpn="h2"',
+    ]
+
+
+async def test_a_long_answer_of_a_new_type_is_fetched_by_tcp(above, server):
+    above.add("example.com. 60 SSHFP 1 1 2bb183af5f22588179a53b0a98631fad1a292118")
+    above.truncate = True
+    await above.serve_tcp()
+    assert len((await server.ask("example.com.", "SSHFP")).answer) == 1
+
+
+async def test_the_next_server_is_asked_for_new_types_too(above):
+    above.add('example.com. 60 HTTPS 1 . alpn="h2"')
+    async with upstream() as refusing:
+        refusing.rcodes["example.com."] = dns.rcode.REFUSED
+        servers = [("127.0.0.1", 9), refusing.address, above.address]
+        async with running(WEB, upstream=servers) as server:
+            assert len((await server.ask("example.com.", "HTTPS")).answer) == 1
+
+
+async def test_no_server_that_knows_new_types_is_servfail(monkeypatch):
+    monkeypatch.setattr("uproxy.dns.verbatim.ATTEMPT_TIMEOUT_S", 0.05)
+    async with upstream() as silent:
+        silent.silent.add("example.com.")
+        async with running(WEB, upstream=[silent.address]) as server:
+            assert (await server.ask("example.com.", "HTTPS")).rcode() == dns.rcode.SERVFAIL
+            assert len(silent.outside()) == 2
 
 
 async def test_a_long_text_is_passed_on(above, server):

@@ -152,6 +152,37 @@ def test_changes_end_where_a_fresh_start_does(steps):
     assert tables(server) == tables(fresh)
 
 
+HOME = NamespacedName("default", "db")
+one_headless = st.builds(
+    lambda its, all_: Service(HOME, its, headless=True, publish_not_ready_addresses=all_),
+    ports,
+    st.booleans(),
+)
+slices_of_one = st.builds(
+    lambda name, its, members: EndpointSlice(NamespacedName("default", f"db-{name}"), HOME, its, members),
+    st.sampled_from("123"),
+    slice_ports,
+    unique(
+        st.builds(Endpoint, pod_ips, ready=st.booleans(), hostname=st.sampled_from(("", "a", "_tcp"))), id
+    ),
+)
+steps_of_one = st.lists(
+    st.tuples(st.sampled_from((True, True, True, False)), one_headless | slices_of_one), max_size=12
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(one_headless, steps_of_one)
+def test_a_headless_service_is_after_every_change_as_if_it_were_made_anew(first, steps):
+    """Its names are changed one by one: only the endpoints that differ are made."""
+    _, events = fold([(True, first), *steps])
+    server = Server()
+    for step, event in enumerate(events, 1):
+        server.apply([event])
+        left, _ = fold([(isinstance(each, Upsert), each.object) for each in events[:step]])
+        assert tables(server) == tables(Server(*left))
+
+
 def tables(server):
     return {
         name: {found.asked: (set(found.records), set(found.additional)) for found in sets}

@@ -7,6 +7,7 @@ import pytest
 
 from tests.pure.dns.rig import NODE, Server, endpoint, external, headless, lines, piece, service
 from uproxy.dns.pods import PodMode
+from uproxy.dns.wire import to_text
 from uproxy.model.endpoint import Endpoint, Origin, Pod
 from uproxy.model.names import Protocol
 from uproxy.state.addresses import AddressPlan
@@ -378,6 +379,21 @@ def test_a_change_makes_only_the_touched_service_anew():
     assert server.answer(f"db-0.db.{SVC}") == (NX, [])
     assert server.zone.names[b"\3web\7default\3svc\7cluster\5local\0"] is kept
     assert server.zone.serial == serial + 1
+
+
+def test_an_endpoint_that_changes_leaves_the_others_of_its_service_as_they_are():
+    hosts = [f"10.0.{number // 250}.{1 + number % 250}" for number in range(1000)]
+    server = Server(headless("db", "pg:5432"), piece("db", *hosts, ports="pg:5432"))
+    before = dict(server.zone.names)
+    server.upsert(piece("db", *(host + "!" * (host == "10.0.1.7") for host in hosts), ports="pg:5432"))
+    after = server.zone.names
+    assert {to_text(name) for name in before if after.get(name) is not before[name]} == {
+        "db.default.svc.cluster.local.",
+        "_pg._tcp.db.default.svc.cluster.local.",
+        "10-0-1-7.db.default.svc.cluster.local.",
+        "7.1.0.10.in-addr.arpa.",
+    }
+    assert len(server.ask("db.default.svc.cluster.local").answer[0]) == 999
 
 
 def test_endpoints_behind_a_cluster_ip_touch_no_name():
