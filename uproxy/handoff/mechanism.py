@@ -12,7 +12,7 @@ from uproxy.model.names import IPNetwork, ServicePortName
 
 
 class Counts(NamedTuple):
-    """What one endpoint of a Service port got in the kernel since `begin`; never falls."""
+    """What one endpoint of a Service port got in the kernel. Never falls, until `tend` says so."""
 
     connections: int
     bytes_to_backend: int
@@ -47,8 +47,9 @@ class Mechanism(Protocol):
         Ports that are unknown here are passed over."""
         ...
 
-    async def tend(self) -> None:
-        """Remove what has drained. Called every second or so."""
+    async def tend(self) -> Collection[tuple[ServicePortName, Backend]]:
+        """Remove what has drained; returns whose counts begin at nothing when they come back. Called every
+        second or so, after `counts`."""
         ...
 
     async def counts(self) -> Mapping[tuple[ServicePortName, Backend], Counts]:

@@ -13,6 +13,7 @@ the next chain while a connection has no translation yet; KEP-3866 for kube-prox
 
 import asyncio
 import re
+from collections import Counter as CounterOf
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -187,6 +188,10 @@ class _Programmed:
     """Kept while connections to a removed endpoint go on."""
     taken_back: bool = False
 
+    def unused(self) -> set[Backend]:
+        """Endpoints that nobody is led to any more, and that are counted still."""
+        return {*self.counters.values()} - {one for _, leg in self.legs.values() for one in leg.backends}
+
 
 class NftablesHandoff:
     """A Mechanism."""
@@ -198,8 +203,6 @@ class NftablesHandoff:
         self._conntrack = conntrack
         self._ports: dict[ServicePortName, _Programmed] = {}
         self._next = 0
-        self._folded: dict[tuple[ServicePortName, Backend], Counts] = {}
-        """Counts of elements that are gone."""
 
     def refusal(self, port: KernelPort) -> str | None:
         """Anything that `plan.kernel_port` lets through."""
@@ -266,44 +269,40 @@ class NftablesHandoff:
         if gone:
             await self._conntrack.forget(lambda flow: any(counter in gone for counter in _counters(flow)))
 
-    async def tend(self) -> None:
-        """Forget the counters of Service ports that were taken back and have no connection left."""
-        drained = [name for name, its in self._ports.items() if its.taken_back]
-        if not drained:
-            return
-        still_open = await self.open_connections()
-        drained = [name for name in drained if not still_open.get(name)]
-        if not drained:
-            return
-        last, commands = await self.counts(), _Commands()
-        for name in drained:
-            for counter in self._ports[name].counters:
+    async def tend(self) -> Collection[tuple[ServicePortName, Backend]]:
+        """Count no longer for endpoints that nobody is led to, once their last connection has ended."""
+        unused = {name: its.unused() for name, its in self._ports.items() if its.taken_back or its.unused()}
+        if not unused:
+            return ()
+        busy, commands = await self._open_by_counter(), _Commands()
+        for name, backends in unused.items():
+            counters = self._ports[name].counters
+            backends -= {backend for counter, backend in counters.items() if busy.get(counter)}
+            for counter in [counter for counter, backend in counters.items() if backend in backends]:
                 commands.count(counter, "delete")
         await self._nft.execute(commands.text())
-        for name in drained:
-            self._folded.update((key, counts) for key, counts in last.items() if key[0] == name)
-            del self._ports[name]
+        for name, backends in unused.items():
+            its = self._ports[name]
+            its.counters = {counter: one for counter, one in its.counters.items() if one not in backends}
+            if its.taken_back and not its.counters:
+                del self._ports[name]
+        return [(name, backend) for name, backends in unused.items() for backend in backends]
 
     async def counts(self) -> Mapping[tuple[ServicePortName, Backend], Counts]:
         """Read all sets that have an element."""
-        if not self._ports:
-            return {}
         owners = {
             counter: (name, backend)
             for name, its in self._ports.items()
             for counter, backend in its.counters.items()
         }
-        found = {key: list(self._folded.get(key, Counts(0, 0, 0))) for key in owners.values()}
+        found = {key: [0, 0, 0] for key in owners.values()}
         for suffix in {counter.suffix for counter in owners}:
             for index, what in enumerate(_COUNTED):
                 for key, packets, size in await self._elements(f"{what}_{suffix}"):
                     owner = owners.get(_Counter(suffix, key))
                     if owner is not None:
                         found[owner][index] += packets if index == 0 else _payload(suffix, packets, size)
-        for (name, _), values in found.items():
-            if name.protocol is Protocol.TCP:
-                values[1:] = [max(0, size - values[0] * _SYN_MORE) for size in values[1:]]
-        return {key: Counts(*values) for key, values in found.items()}
+        return {key: _counts(key[0].protocol, *values) for key, values in found.items()}
 
     async def _elements(self, name: str) -> Iterator[tuple[str, int, int]]:
         text = await self._nft.execute(f"list set {_TABLE} {name}\n")
@@ -312,15 +311,22 @@ class NftablesHandoff:
 
     async def open_connections(self) -> Mapping[ServicePortName, int]:
         """Connections that conntrack knows to lead to their endpoints."""
-        totals = dict.fromkeys(self._ports, 0)
-        if not totals:
-            return totals
-        owners = {counter: name for name, its in self._ports.items() for counter in its.counters}
+        if not self._ports:
+            return {}
+        found = await self._open_by_counter()
+        return {
+            name: sum(found.get(counter, 0) for counter in its.counters) for name, its in self._ports.items()
+        }
+
+    async def _open_by_counter(self) -> Mapping["_Counter", int]:
+        known = {counter for its in self._ports.values() for counter in its.counters}
+        found: CounterOf[_Counter] = CounterOf()
         for flow, count in (await self._conntrack.open_connections()).items():
-            name = next((owners[counter] for counter in _counters(flow) if counter in owners), None)
-            if name is not None:
-                totals[name] += count
-        return totals
+            for counter in _counters(flow):
+                if counter in known:
+                    found[counter] += count
+                    break
+        return found
 
     async def close(self) -> None:
         """Remove the table, of earlier runs too."""
@@ -483,6 +489,11 @@ def _target(family: int, backend: Backend) -> str:
 def _sticky_name(chain: str, backend: Backend) -> str:
     """Names may have letters, digits, `_`, `.`, `/` and `\\`; no colon."""
     return f"{chain}_{str(backend.ip).replace(':', '.')}_{backend.port}"
+
+
+def _counts(protocol: Protocol, connections: int, to_backend: int, to_client: int) -> Counts:
+    more = connections * _SYN_MORE if protocol is Protocol.TCP else 0
+    return Counts(connections, max(0, to_backend - more), max(0, to_client - more))
 
 
 def _payload(suffix: str, packets: int, size: int) -> int:

@@ -267,7 +267,8 @@ class KernelPaths:
             if self._begun and not self._leaving:
                 try:
                     await self._account()
-                    await self.mechanism.tend()
+                    for key in await self.mechanism.tend():
+                        self._counted.pop(key, None)
                 except CommandFailed as error:
                     _log.warning("the kernel is programmed anew: %s", error)
                     await self._begin()
@@ -275,10 +276,10 @@ class KernelPaths:
 
     async def _account(self) -> None:
         """Add what the kernel has counted to what the relay has."""
-        for key, now in (await self.mechanism.counts()).items():
-            before = self._counted.get(key, Counts(0, 0, 0))
+        before_all, self._counted = self._counted, dict(await self.mechanism.counts())
+        for key, now in self._counted.items():
+            before = before_all.get(key, Counts(0, 0, 0))
             if now != before:
-                self._counted[key] = now
                 more = (max(0, one - other) for one, other in zip(now, before, strict=True))
                 self._ledger.add(*key, *more)
         self._in_kernel, before_open = await self.mechanism.open_connections(), self._in_kernel

@@ -52,8 +52,9 @@ class Kernel:
     async def drop_flows(self, usable: Mapping[ServicePortName, Collection[Backend]]) -> None:
         self._called("drop_flows")
 
-    async def tend(self) -> None:
+    async def tend(self) -> Collection[tuple[ServicePortName, Backend]]:
         self._called("tend")
+        return ()
 
     async def counts(self) -> Mapping[tuple[ServicePortName, Backend], Counts]:
         return self.numbers

@@ -130,9 +130,21 @@ async def test_round_robin_counts_and_changes_of_endpoints(stage: Stage, family:
             stage.write(handed(web([]), "always"))
             await eventually(lambda: is_refused(stage.client, vip), "refused")
             assert await echoes(reader, writer)
+
+        async def nothing_is_counted() -> bool:
+            table = stage.node.run("nft", "list", "table", "inet", "uproxy-handoff").stdout
+            return "counter packets" not in table
+
+        await eventually(nothing_is_counted, "no element left of what has ended")
         stage.write(handed(web(stage.pods), "always"))
         await until_path(proxy, "nftables")
+        total = (await proxy.row("web"))["connections"]["total"]
         assert set(await ask_often(stage.client, vip, 30)) == {pod.name for pod in stage.pods}
+
+        async def goes_on() -> bool:
+            return (await proxy.row("web"))["connections"]["total"] == total + 30
+
+        await eventually(goes_on, "counts that go on from where they were")
 
 
 async def test_datagrams_node_ports_and_affinity(stage: Stage) -> None:
