@@ -76,6 +76,7 @@ async def streaming(stage: Stage, count: int) -> AsyncIterator[list[float]]:
         stop.set()
 
 
+@pytest.mark.timeout(180)
 async def test_nothing_is_lost_while_a_service_moves_there_and_back(
     stage: Stage, record_property: Callable[[str, object], None]
 ) -> None:
