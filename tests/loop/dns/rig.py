@@ -1,6 +1,7 @@
 """A ClusterDns on loopback, fed as the reconcile loop feeds it, and an upstream that says what is wanted."""
 
 import asyncio
+import socket
 import time
 from contextlib import asynccontextmanager
 
@@ -191,16 +192,25 @@ class FakeUpstream(asyncio.DatagramProtocol):
             await writer.drain()
             writer.close()
 
-        self._tcp = await asyncio.start_server(serve, *self.address)
+        self._tcp = await asyncio.start_server(serve, sock=self.tcp_socket)
 
 
 @asynccontextmanager
 async def upstream(*records: str):
+    with socket.socket() as tcp_socket:
+        server = await _upstream_beside(tcp_socket)
+        server.add(*records)
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+async def _upstream_beside(tcp_socket: socket.socket) -> FakeUpstream:
+    """On a port that is free for UDP too; the first choice nearly always is."""
+    tcp_socket.bind(("127.0.0.1", 0))
     _, server = await asyncio.get_running_loop().create_datagram_endpoint(
-        FakeUpstream, local_addr=("127.0.0.1", 0)
+        FakeUpstream, local_addr=tcp_socket.getsockname()
     )
-    server.add(*records)
-    try:
-        yield server
-    finally:
-        server.close()
+    server.tcp_socket = tcp_socket
+    return server

@@ -74,7 +74,8 @@ async def test_who_waits_leaves_descriptors_for_others(relay, vip):
     rig = Rig(relay, limit=20)
     programmed = await rig.serve(vip, [], options=LONG)
     turned = [asyncio.ensure_future(turned_away(rig, vip)) for _ in range(30)]
-    await until(lambda: len(rig.ended) > 10)
+    await until(lambda: len(rig.ended) + programmed.room.numbers[Wait.ENDPOINT] == 30)
+    assert len(rig.ended) > 10
     assert set(rig.ended) == {CloseReason.QUEUE_FULL}
     assert 0 < programmed.room.numbers[Wait.ENDPOINT] < 20
     assert not rig.descriptors.paused
