@@ -103,7 +103,15 @@ def _boot(state: Path, log: Path, timeout_s: float) -> str:
     arguments = (
         f"mem={_MEMORY_MIB}M",
         *("rootfstype=hostfs", "rootflags=/", "ro", f"init={state}/init"),
-        *(f"uml_dir={state}/", "umid=guest", "panic=-1", "con=null", "con0=null,fd:1", "ssl=null"),
+        *(
+            f"uml_dir={state}/",
+            "umid=guest",
+            "panic=-1",
+            "rcupdate.rcu_expedited=1",
+            "con=null",
+            "con0=null,fd:1",
+            "ssl=null",
+        ),
     )
     # Its memory is a file, which has to be where programs may be run from.
     environment = {"PATH": _PATH, "HOME": str(state), "TMPDIR": "/dev/shm"}

@@ -11,7 +11,10 @@ flow loses one datagram, by which IPVS finds out.
 
 Between a virtual server and its first destination are a few microseconds, in which a datagram is refused; a
 TCP connection is not, since it is still captured. Works with the captures that redirect: with `bind` the
-address of a virtual server that drains could not be given back. Sources: ip_vs_ctl.c and ip_vs_core.c in Linux.
+address of a virtual server that drains could not be given back.
+
+The kernel adds up what it has counted every two seconds; what came later than that for a UDP endpoint
+that goes is told when it comes back, or never. Sources: ip_vs_ctl.c, ip_vs_core.c and ip_vs_est.c in Linux.
 """
 
 import asyncio
