@@ -105,6 +105,8 @@ class _Change:
     owners: dict[Vip, ServicePortName] = field(default_factory=dict)
     enter: list[Vip] = field(default_factory=list)
     leave: list[Vip] = field(default_factory=list)
+    traffic: dict[Vip, dict[Backend, Traffic]] = field(default_factory=dict)
+    """What new destinations had counted already."""
 
 
 class IpvsHandoff:
@@ -173,7 +175,7 @@ class IpvsHandoff:
         try:
             await self._fold(change)
             await self._call(lambda: self._ipvs.change(commands))
-            await self._remember_traffic(change)
+            await self._look_back(change)
             await ipvs_rules.route("replace", {vip.ip for vip in change.enter} - self._addresses)
             flows = [vip for vip in change.enter if vip.protocol is Protocol.UDP]
             if flows:
@@ -237,6 +239,8 @@ class IpvsHandoff:
                 self._servers[vip].shape = shape
             else:
                 self._servers[vip] = _Programmed(shape)
+        for vip, traffic in change.traffic.items():
+            self._servers[vip].before |= traffic
         for vip, owner in change.owners.items():
             its = self._servers[vip]
             its.owner, its.leads = owner, True
@@ -392,19 +396,21 @@ class IpvsHandoff:
                         self._ended.get((its.owner, backend), Counts(0, 0, 0)), more
                     )
 
-    async def _remember_traffic(self, change: _Change) -> None:
+    async def _look_back(self, change: _Change) -> None:
         """The kernel keeps a removed destination for minutes, and its counters should it come back."""
-        back = {
-            vip: new
+        new = {
+            vip: shape.weights.keys() - (before.weights.keys() if (before := self._shape(vip)) else ())
             for vip, shape in change.shapes.items()
             if shape is not None
-            and vip in self._servers
-            and (new := shape.weights.keys() - self._servers[vip].shape.weights.keys())
         }
-        if back:
-            now = await self._call(lambda: {vip: self._ipvs.destinations(vip) for vip in back})
-            for vip, new in back.items():
-                self._servers[vip].before.update((one, now[vip][one].traffic) for one in new)
+        now = await self._call(
+            lambda: {vip: self._ipvs.destinations(vip) for vip, some in new.items() if some}
+        )
+        change.traffic = {
+            vip: {one: now[vip][one].traffic for one in some if one in now[vip]}
+            for vip, some in new.items()
+            if some
+        }
 
     async def _call(self, function: Callable[[], T]) -> T:
         """Have netlink at work in a thread. Raises CommandFailed."""

@@ -1,0 +1,217 @@
+"""Moves, endpoints that go, and what is left by whom."""
+
+import asyncio
+import socket
+import struct
+import sys
+
+import pytest
+
+from tests.kernel.inside.stage import (
+    EXTERNAL,
+    VIPS,
+    Stage,
+    even,
+    run,
+    spread,
+    state,
+    who,
+)
+from tests.netns.e2e.callers import echoes, name_from, who_answers
+from tests.netns.e2e.servers import TCP_PORT, UDP_PORT
+from tests.proxy_process import connected, eventually
+from uproxy.errors import CommandFailed
+from uproxy.handoff import ipvs
+from uproxy.handoff.ipvs import IpvsHandoff
+from uproxy.handoff.ipvs_netlink import OURS
+from uproxy.handoff.plan import KernelPort
+from uproxy.model.frontend import Backend
+
+
+async def test_nothing_is_lost_while_a_service_moves_there_and_back(
+    stage: Stage, handoff: IpvsHandoff
+) -> None:
+    piece, stop, ports = bytes(range(256)) * 8, asyncio.Event(), [stage.port(vip) for vip in VIPS]
+    moved: asyncio.Queue[None] = asyncio.Queue()
+    names: list[str] = []
+
+    async def stream(number: int) -> None:
+        caller = (stage.client, stage.node)[number % 2]
+        async with connected(caller, (VIPS[number // 2 % 2], 80)) as (reader, writer):
+            names.append((await name_from(reader)).split()[0])
+            while not stop.is_set():
+                assert await echoes(reader, writer, piece)
+
+    async def call() -> None:
+        while not stop.is_set():
+            names.append(await who(stage.client, VIPS[0]))
+            names.append(await who(stage.node, VIPS[0]))
+            moved.put_nowait(None)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(call())
+        for number in range(4):
+            tasks.create_task(stream(number))
+        for _ in range(3):
+            for carried in (True, False):
+                for number in range(4):
+                    tasks.create_task(stream(number))
+                await (handoff.put(ports) if carried else handoff.take([port.name for port in ports]))
+                asked = len(names)
+                for _ in range(moved.qsize() + 3):
+                    await moved.get()
+                await handoff.tend()
+                late = names[asked + 6 :]
+                assert ("relay" in late) is not carried or not late
+        stop.set()
+    assert {"relay", *even(stage, 0)} == set(names)
+
+
+async def test_an_endpoint_that_goes_keeps_its_connections_and_comes_back(
+    stage: Stage, handoff: IpvsHandoff
+) -> None:
+    vip = VIPS[0], 80
+    await handoff.put([stage.port(VIPS[0])])
+    async with connected(stage.client, vip) as (reader, writer):
+        name = (await name_from(reader)).split()[0]
+        gone = next(pod for pod in stage.pods if pod.name == name)
+        left = [pod for pod in stage.pods if pod is not gone]
+        await handoff.put([stage.port(VIPS[0], left)])
+        assert await spread(stage.client, VIPS[0], 6) == {pod.name: 3 for pod in left}
+        await handoff.tend()
+        assert await echoes(reader, writer)
+        await handoff.put([stage.port(VIPS[0])])
+        assert await spread(stage.client, VIPS[0], 6) == even(stage, 2)
+        assert await echoes(reader, writer)
+        await handoff.put([stage.port(VIPS[0], left)])
+    counts = await handoff.counts()
+    forgotten: list[Backend] = []
+
+    async def is_removed() -> bool:
+        now = await handoff.counts()
+        assert all(now[key] >= counts[key] for key in counts.keys() & now.keys())
+        forgotten.extend(backend for _, backend in await handoff.tend())
+        return str(stage.backend(gone)) not in run("ipvsadm -S -n")
+
+    # What other connections left of it in TIME_WAIT takes two minutes.
+    assert stage.backend(gone) in {backend for _, backend in counts}
+    assert str(stage.backend(gone)) in run("ipvsadm -S -n")
+    assert not await is_removed()
+    assert forgotten == []
+
+
+async def test_what_has_drained_is_removed_with_its_counts(stage: Stage, handoff: IpvsHandoff) -> None:
+    left, gone = stage.pods[1:], stage.backend(stage.pods[0])
+    await handoff.put([stage.port(EXTERNAL, stage.pods[:1])])
+    async with connected(stage.client, (EXTERNAL, 80)) as (reader, writer):
+        await name_from(reader)
+        await handoff.put([stage.port(EXTERNAL, left)])
+        await handoff.take([stage.port(EXTERNAL).name])
+        assert await who(stage.client, EXTERNAL) == "relay"
+        assert await echoes(reader, writer, bytes(5000))
+        # A reset: the kernel remembers it for 10 s, other ends for two minutes.
+        linger = struct.pack("=II", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    assert await handoff.open_connections() != {}
+    forgotten: list[Backend] = []
+    last = {}
+
+    async def is_removed() -> bool:
+        last.update({backend: its for (_, backend), its in (await handoff.counts()).items()})
+        forgotten.extend(backend for _, backend in await handoff.tend())
+        return run("ipvsadm -S -n") == ""
+
+    await eventually(is_removed, "nothing left of it")
+    await is_removed()
+    await is_removed()
+    assert last[gone].connections == 1
+    assert last[gone].bytes_to_backend == 5000
+    assert gone in forgotten
+    assert await handoff.counts() == {}
+    assert "118" not in run("ip route show table local protocol 118")
+
+
+async def test_after_a_kill_connections_go_on_and_new_ones_are_the_relays(stage: Stage) -> None:
+    script = f"""
+import asyncio, os, signal
+from ipaddress import ip_address
+from uproxy.handoff.ipvs import *
+async def main():
+    handoff = IpvsHandoff()
+    await handoff.begin(())
+    for protocol, port, target in ((Protocol.TCP, 80, {TCP_PORT}), (Protocol.UDP, 53, {UDP_PORT})):
+        vip = Vip(ip_address("{VIPS[0]}"), port, protocol)
+        backends = Backend(ip_address("{stage.pods[0].host.ip4}"), target),
+        name = ServicePortName("default", "web4", "", protocol)
+        await handoff.put([KernelPort(name, (KernelVip(vip, backends, backends),))])
+    os.kill(os.getpid(), signal.SIGKILL)
+from uproxy.handoff.plan import KernelVip
+asyncio.run(main())
+"""
+    before = state()
+    killed = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
+    assert await killed.wait() == -9
+    assert await who(stage.client, VIPS[0]) == "pod1"
+    async with connected(stage.client, (VIPS[0], 80)) as (reader, writer):
+        await name_from(reader)
+        handoff = IpvsHandoff()
+        await handoff.begin(())
+        assert await echoes(reader, writer)
+        assert await who(stage.client, VIPS[0]) == "relay"
+        assert await who_answers(stage.client, (VIPS[0], 53), "UDP") == "relay"
+        await handoff.put([stage.port(VIPS[0], stage.pods[1:])])
+        assert await echoes(reader, writer)
+        assert await spread(stage.client, VIPS[0], 4) == {"pod2": 2, "pod3": 2}
+        pod1, pod2, pod3 = (stage.backend(pod) for pod in stage.pods)
+
+        async def are_counted_anew() -> bool:
+            found = {backend: its.connections for (_, backend), its in (await handoff.counts()).items()}
+            # What the kernel had not added up when it began is told once more.
+            return found[pod1] <= 2 and found[pod2] == found[pod3] == 2
+
+        await eventually(are_counted_anew, "connections")
+    assert await ipvs.remove() != []
+    assert state() == before
+    assert await ipvs.remove() == []
+    await handoff.close()
+    assert await who(stage.client, VIPS[0]) == "relay"
+
+
+async def test_what_is_not_ours_is_left_alone(stage: Stage, handoff: IpvsHandoff) -> None:
+    pod = stage.pods[0].host.ip4
+    run("ipvsadm -A -t 10.96.0.1:80 -s wlc")
+    run(f"ipvsadm -a -t 10.96.0.1:80 -r {pod}:9 -m")
+    before = run("ipvsadm -S -n")
+    await handoff.put([stage.port(EXTERNAL)])
+    name = stage.port(EXTERNAL).name._replace(name="other")
+    clash = KernelPort(name, stage.port(VIPS[0]).vips)
+    with pytest.raises(CommandFailed, match=r"10\.96\.0\.1:80/TCP: File exists"):
+        await handoff.put([stage.port(EXTERNAL, stage.pods[:1]), clash])
+    assert await spread(stage.client, EXTERNAL, 6) == even(stage, 2)  # nothing of it was taken
+    assert "10.96.0.1" not in run("ipset save UPROXY_IPVS4") + run("ip route show table local protocol 118")
+    await handoff.begin(())
+    await handoff.close()
+    assert run("ipvsadm -S -n") == before
+
+
+async def test_a_flush_is_noticed(stage: Stage, handoff: IpvsHandoff) -> None:
+    run("ipvsadm -C")  # what the test before has left
+    await handoff.put([stage.port(VIPS[0])])
+    run("ipvsadm -C")
+    with pytest.raises(CommandFailed):
+        await handoff.counts()
+    await handoff.begin(())
+    await handoff.put([stage.port(VIPS[0])])
+    assert await spread(stage.client, VIPS[0], 3) == even(stage, 1)
+
+
+async def test_it_works_here(stage: Stage) -> None:
+    before = state()
+    assert await ipvs.refusal_here() is None
+    assert state() == before
+    assert f"{OURS:#x}" == "0x75700000"
+    run("sysctl -w net.ipv4.ip_forward=0")
+    try:
+        assert "ip_forward" in (await ipvs.refusal_here() or "")
+    finally:
+        run("sysctl -w net.ipv4.ip_forward=1")
