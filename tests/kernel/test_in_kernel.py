@@ -18,7 +18,7 @@ def test_in_a_kernel_with_ipvs(
     name: str, tmp_path: Path, request: pytest.FixtureRequest, record_property
 ) -> None:
     words = [sys.executable, "-B", "-m", "pytest", str(HERE / "inside" / name)]
-    words += ["-p", "no:cacheprovider", "-p", "no:xdist", "-q", "--color=no", "-rA", "--show-capture=log"]
+    words += ["-p", "no:cacheprovider", "-p", "no:xdist", "-q", "--color=no", "-rA", "--durations=8"]
     # What pytest is told here, as `-k "ipvs and flows"`, is about this test; the rest is for those inside.
     if chosen := request.config.getoption("--inside"):
         words += ["-k", chosen]

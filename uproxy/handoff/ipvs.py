@@ -7,7 +7,7 @@ have our mark.
 There: the virtual server is made, then its address enters the set of what IPVS gets. Back: the address leaves
 the set, so that new connections are captured for the relay again, and the virtual server goes when its last
 connection has. An endpoint that goes has weight 0 until then. UDP has no end: there both go at once, and each
-flow loses one datagram, by which IPVS finds out.
+flow loses one datagram, by which IPVS finds out; a program on the node gets EPERM for it.
 
 Between a virtual server and its first destination are a few microseconds, in which a datagram is refused; a
 TCP connection is not, since it is still captured. Works with the captures that redirect: with `bind` the
@@ -171,6 +171,7 @@ class IpvsHandoff:
         """Virtual servers first, then who comes to them. If it raises, it is as before."""
         change = self._planned(ports)
         commands = self._commands(change)
+        await self._call(lambda: self._refuse_foreign(change))
         before = {vip: self._shape(vip) for vip in change.shapes}
         try:
             await self._fold(change)
@@ -191,6 +192,12 @@ class IpvsHandoff:
             if any(its.vip.is_node_port for its in port.vips):
                 self._node_ports[port.name] = port
         await self._unroute([vip for vip, shape in change.shapes.items() if shape is None])
+
+    def _refuse_foreign(self, change: _Change) -> None:
+        """Blocks. Asked for before, since destinations would be added to a virtual server that is not ours."""
+        new = [vip for vip, shape in change.shapes.items() if shape is not None and vip not in self._servers]
+        for vip in self._ipvs.existing(new):
+            raise CommandFailed(f"ipvs: the virtual server {vip} is somebody else's")
 
     def _planned(self, ports: Sequence[KernelPort]) -> _Change:
         change, names = _Change(), {port.name for port in ports}
@@ -399,18 +406,14 @@ class IpvsHandoff:
     async def _look_back(self, change: _Change) -> None:
         """The kernel keeps a removed destination for minutes, and its counters should it come back."""
         new = {
-            vip: shape.weights.keys() - (before.weights.keys() if (before := self._shape(vip)) else ())
+            vip: set(shape.weights).difference(before.weights if (before := self._shape(vip)) else ())
             for vip, shape in change.shapes.items()
             if shape is not None
         }
-        now = await self._call(
-            lambda: {vip: self._ipvs.destinations(vip) for vip, some in new.items() if some}
-        )
-        change.traffic = {
-            vip: {one: now[vip][one].traffic for one in some if one in now[vip]}
-            for vip, some in new.items()
-            if some
-        }
+        new = {vip: some for vip, some in new.items() if some}
+        now = await self._call(lambda: {vip: self._ipvs.destinations(vip) for vip in new})
+        for vip, some in new.items():
+            change.traffic[vip] = {one: now[vip][one].traffic for one in some if one in now[vip]}
 
     async def _call(self, function: Callable[[], T]) -> T:
         """Have netlink at work in a thread. Raises CommandFailed."""

@@ -186,6 +186,19 @@ class Ipvs:
             found[backend] = Destination(weight, active, inactive, traffic)
         return found
 
+    def existing(self, vips: Sequence[Vip]) -> list[Vip]:
+        """Those that have a virtual server, whoever made it."""
+        found: list[Vip] = []
+        with self._lock:
+            link = self._open()
+            for first in range(0, len(vips), _AT_ONCE):
+                some = vips[first : first + _AT_ONCE]
+                failed = link.ask(
+                    self._family, [struct.pack("=BBH", _GET_SERVICE, 1, 0) + _service(vip) for vip in some]
+                )
+                found += [vip for index, vip in enumerate(some) if index not in failed]
+        return found
+
     def change(self, commands: Sequence[Command]) -> None:
         """Program them in this order. Raises Refused for the first that failed; the others are programmed."""
         with self._lock:

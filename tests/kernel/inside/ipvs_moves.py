@@ -28,6 +28,52 @@ from uproxy.handoff.plan import KernelPort
 from uproxy.model.frontend import Backend
 
 
+async def test_after_a_kill_connections_go_on_and_new_ones_are_the_relays(stage: Stage) -> None:
+    script = f"""
+import asyncio, os, signal
+from ipaddress import ip_address
+from uproxy.handoff.ipvs import *
+async def main():
+    handoff = IpvsHandoff()
+    await handoff.begin(())
+    for protocol, port, target in ((Protocol.TCP, 80, {TCP_PORT}), (Protocol.UDP, 53, {UDP_PORT})):
+        vip = Vip(ip_address("{VIPS[0]}"), port, protocol)
+        backends = Backend(ip_address("{stage.pods[0].host.ip4}"), target),
+        name = ServicePortName("default", "web4", "", protocol)
+        await handoff.put([KernelPort(name, (KernelVip(vip, backends, backends),))])
+    os.kill(os.getpid(), signal.SIGKILL)
+from uproxy.handoff.plan import KernelVip
+asyncio.run(main())
+"""
+    before = state()
+    killed = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
+    assert await killed.wait() == -9
+    assert await who(stage.client, VIPS[0]) == "pod1"
+    async with connected(stage.client, (VIPS[0], 80)) as (reader, writer):
+        await name_from(reader)
+        handoff = IpvsHandoff()
+        await handoff.begin(())
+        assert await echoes(reader, writer)
+        assert await who(stage.client, VIPS[0]) == "relay"
+        assert await who_answers(stage.client, (VIPS[0], 53), "UDP") == "relay"
+        await handoff.put([stage.port(VIPS[0], stage.pods[1:])])
+        assert await echoes(reader, writer)
+        assert await spread(stage.client, VIPS[0], 4) == {"pod2": 2, "pod3": 2}
+        pod1, pod2, pod3 = (stage.backend(pod) for pod in stage.pods)
+
+        async def are_counted_anew() -> bool:
+            found = {backend: its.connections for (_, backend), its in (await handoff.counts()).items()}
+            # What the kernel had not added up when it began is told once more.
+            return found[pod1] <= 2 and found[pod2] == found[pod3] == 2
+
+        await eventually(are_counted_anew, "connections")
+    assert await ipvs.remove() != []
+    assert state() == before
+    assert await ipvs.remove() == []
+    await handoff.close()
+    assert await who(stage.client, VIPS[0]) == "relay"
+
+
 async def test_nothing_is_lost_while_a_service_moves_there_and_back(
     stage: Stage, handoff: IpvsHandoff
 ) -> None:
@@ -131,52 +177,6 @@ async def test_what_has_drained_is_removed_with_its_counts(stage: Stage, handoff
     assert "118" not in run("ip route show table local protocol 118")
 
 
-async def test_after_a_kill_connections_go_on_and_new_ones_are_the_relays(stage: Stage) -> None:
-    script = f"""
-import asyncio, os, signal
-from ipaddress import ip_address
-from uproxy.handoff.ipvs import *
-async def main():
-    handoff = IpvsHandoff()
-    await handoff.begin(())
-    for protocol, port, target in ((Protocol.TCP, 80, {TCP_PORT}), (Protocol.UDP, 53, {UDP_PORT})):
-        vip = Vip(ip_address("{VIPS[0]}"), port, protocol)
-        backends = Backend(ip_address("{stage.pods[0].host.ip4}"), target),
-        name = ServicePortName("default", "web4", "", protocol)
-        await handoff.put([KernelPort(name, (KernelVip(vip, backends, backends),))])
-    os.kill(os.getpid(), signal.SIGKILL)
-from uproxy.handoff.plan import KernelVip
-asyncio.run(main())
-"""
-    before = state()
-    killed = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
-    assert await killed.wait() == -9
-    assert await who(stage.client, VIPS[0]) == "pod1"
-    async with connected(stage.client, (VIPS[0], 80)) as (reader, writer):
-        await name_from(reader)
-        handoff = IpvsHandoff()
-        await handoff.begin(())
-        assert await echoes(reader, writer)
-        assert await who(stage.client, VIPS[0]) == "relay"
-        assert await who_answers(stage.client, (VIPS[0], 53), "UDP") == "relay"
-        await handoff.put([stage.port(VIPS[0], stage.pods[1:])])
-        assert await echoes(reader, writer)
-        assert await spread(stage.client, VIPS[0], 4) == {"pod2": 2, "pod3": 2}
-        pod1, pod2, pod3 = (stage.backend(pod) for pod in stage.pods)
-
-        async def are_counted_anew() -> bool:
-            found = {backend: its.connections for (_, backend), its in (await handoff.counts()).items()}
-            # What the kernel had not added up when it began is told once more.
-            return found[pod1] <= 2 and found[pod2] == found[pod3] == 2
-
-        await eventually(are_counted_anew, "connections")
-    assert await ipvs.remove() != []
-    assert state() == before
-    assert await ipvs.remove() == []
-    await handoff.close()
-    assert await who(stage.client, VIPS[0]) == "relay"
-
-
 async def test_what_is_not_ours_is_left_alone(stage: Stage, handoff: IpvsHandoff) -> None:
     pod = stage.pods[0].host.ip4
     run("ipvsadm -A -t 10.96.0.1:80 -s wlc")
@@ -185,7 +185,7 @@ async def test_what_is_not_ours_is_left_alone(stage: Stage, handoff: IpvsHandoff
     await handoff.put([stage.port(EXTERNAL)])
     name = stage.port(EXTERNAL).name._replace(name="other")
     clash = KernelPort(name, stage.port(VIPS[0]).vips)
-    with pytest.raises(CommandFailed, match=r"10\.96\.0\.1:80/TCP: File exists"):
+    with pytest.raises(CommandFailed, match=r"10\.96\.0\.1:80/TCP is somebody else's"):
         await handoff.put([stage.port(EXTERNAL, stage.pods[:1]), clash])
     assert await spread(stage.client, EXTERNAL, 6) == even(stage, 2)  # nothing of it was taken
     assert "10.96.0.1" not in run("ipset save UPROXY_IPVS4") + run("ip route show table local protocol 118")

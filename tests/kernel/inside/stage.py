@@ -34,7 +34,8 @@ _STATE = (
     "ip -4 route show table local",
     "ip -6 route show table local",
     "ip address",
-    "sysctl -a --pattern ^net.ipv[46].(vs.(conntrack|expire|conn_reuse)|ip_forward|conf.all.forwarding)",
+    "sysctl net.ipv4.vs.conntrack net.ipv4.vs.expire_nodest_conn net.ipv4.vs.expire_quiescent_template",
+    "sysctl net.ipv4.vs.conn_reuse_mode net.ipv4.ip_forward net.ipv6.conf.all.forwarding",
 )
 _TIMES_AND_COUNTERS = re.compile(r"^#.*\n|\[\d+:\d+\]", re.MULTILINE)
 
