@@ -194,7 +194,7 @@ class IpvsHandoff:
         await self._unroute([vip for vip, shape in change.shapes.items() if shape is None])
 
     def _refuse_foreign(self, change: _Change) -> None:
-        """Blocks. Asked for before, since destinations would be added to a virtual server that is not ours."""
+        """Blocks. Asked before, since our destinations would be added to the virtual server of others."""
         new = [vip for vip, shape in change.shapes.items() if shape is not None and vip not in self._servers]
         for vip in self._ipvs.existing(new):
             raise CommandFailed(f"ipvs: the virtual server {vip} is somebody else's")
