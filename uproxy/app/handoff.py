@@ -22,6 +22,7 @@ async def handoff(settings: Settings, choice: Choice) -> Possible:
         settings.handoff,
         keeps_address=choice.capture is Capture.TPROXY,
         programs=choice.mechanism is not Mechanism.LOOPBACK,
+        redirects=choice.capture is Capture.REDIRECT,
     )
 
 

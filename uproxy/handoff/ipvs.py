@@ -40,6 +40,7 @@ from uproxy.handoff.ipvs_netlink import (
     set_dest,
     set_server,
 )
+from uproxy.handoff.ipvs_rules import Kind
 from uproxy.handoff.mechanism import Counts
 from uproxy.handoff.plan import KernelPort
 from uproxy.kit.commands import run
@@ -143,6 +144,7 @@ class IpvsHandoff:
             its.clear()
         self._addresses = await asyncio.to_thread(node_addresses)
         self._servers = await self._call(self._adopted)
+        await ipvs_rules.move(("add", Kind.ENDS, self._servers))
         await ipvs_rules.route("del", await ipvs_rules.routes() - {vip.ip for vip in self._servers})
 
     def _adopted(self) -> dict[Vip, _Programmed]:
@@ -181,8 +183,8 @@ class IpvsHandoff:
             flows = [vip for vip in change.enter if vip.protocol is Protocol.UDP]
             if flows:
                 await asyncio.to_thread(forget_flows, flows)
-            await ipvs_rules.lead("add", change.enter)
-            await ipvs_rules.lead("del", change.leave)
+            await ipvs_rules.move(("add", Kind.LEADS, change.enter), ("del", Kind.ENDS, change.enter))
+            await self._leave(change.leave)
         except CommandFailed:
             await self._undo(change, before)
             raise
@@ -268,8 +270,8 @@ class IpvsHandoff:
                 self._ipvs.change(changes(vip, now, shape))
 
         for step in (
-            ipvs_rules.lead("del", change.enter),
-            ipvs_rules.lead("add", change.leave),
+            self._leave([vip for vip in change.enter if before[vip] is not None]),
+            ipvs_rules.move(("del", Kind.LEADS, change.enter), ("add", Kind.LEADS, change.leave)),
             self._call(undo),
             self._unroute(change.enter),
         ):
@@ -284,13 +286,17 @@ class IpvsHandoff:
         for vip, its in self._servers.items():
             if its.owner in names:
                 self._plan_to_leave(change, vip, its)
-        await ipvs_rules.lead("del", change.leave)
+        await self._leave(change.leave)
         await self._fold(change)
         await self._call(lambda: self._ipvs.change(self._commands(change)))
         self._settle(change)
         for name in names:
             self._node_ports.pop(name, None)
         await self._unroute([vip for vip, shape in change.shapes.items() if shape is None])
+
+    async def _leave(self, vips: Sequence[Vip]) -> None:
+        ends = [vip for vip in vips if vip.protocol is Protocol.TCP]
+        await ipvs_rules.move(("add", Kind.ENDS, ends), ("del", Kind.LEADS, vips))
 
     async def drop_flows(self, usable: Mapping[ServicePortName, Collection[Backend]]) -> None:
         """They have lost their way with their destination, or with the virtual server."""
@@ -309,7 +315,9 @@ class IpvsHandoff:
         await self._fold(change)
         await self._call(lambda: self._ipvs.change(self._commands(change)))
         self._settle(change)
-        await self._unroute([vip for vip, shape in change.shapes.items() if shape is None])
+        gone = [vip for vip, shape in change.shapes.items() if shape is None]
+        await ipvs_rules.move(("del", Kind.ENDS, gone))
+        await self._unroute(gone)
         return self._forgotten()
 
     async def _follow_addresses(self) -> None:

@@ -1,21 +1,24 @@
 """What IPVS needs beside virtual servers: who comes to it, masquerade, local routes, sysctls.
 
-Owns the sets UPROXY_IPVS4 and 6, the chains UPROXY_IPVS in `mangle` and `nat`, routes in the table `local`
-with protocol 118, and the sysctls below net.ipv4.vs while we are here. Refuses to touch anything else. The
-names begin with `UPROXY_`: those of capture, which removes whatever begins with `UPROXY-`, are others.
+Owns the sets UPROXY_IPVS4 and 6, UPROXY_IPVS_ENDS4 and 6, the chains UPROXY_IPVS in `mangle` and `nat`,
+routes in the table `local` with protocol 118, and the sysctls below net.ipv4.vs while we are here. Refuses to
+touch anything else. The names begin with `UPROXY_`: capture removes whatever begins with `UPROXY-`.
 
-A VIP in the set is marked like the proxy's own dials, which capture leaves alone, so that it comes to IPVS;
-out of the set it is captured as ever, and what IPVS has in hand goes on. The number of rules is constant.
+A VIP in the first set is marked like the proxy's own dials, which capture leaves alone, so that it comes to
+IPVS; out of the set it is captured as ever, and what IPVS has in hand goes on. The second set is of those:
+capture refuses them when their last endpoint goes, but not what is marked. The number of rules is constant.
 
 What the sysctls were is the comment of a rule. So it is there after `kill -9`, goes with the network
 namespace that it is about, and needs no file. Sources: ipset(8), iptables-extensions(8), ip-route(8), the
 kernel's ipvs-sysctl.rst; kube-proxy's ipvs/proxier.go for the values.
 """
 
+import asyncio
 import json
 import platform
 import re
 from collections.abc import Collection, Iterable, Mapping
+from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -34,41 +37,48 @@ FAMILIES: tuple[Family, ...] = (4, 6)
 _NAME = "UPROXY_IPVS"
 _PROGRAM = {4: "iptables", 6: "ip6tables"}
 _RESTORE_FLAGS = ("--noflush", "--wait", "5")
+_DESTROY_TRIES, _DESTROY_PAUSE_S = 10, 0.05
 _SYSCTLS = Path("/proc/sys/net/ipv4/vs")
 _BEFORE = re.compile(r'-m comment --comment "?sysctls before: ([a-z_0-9=, ]*)"?')
 
 # - In `mangle` output capture's guard comes first: what is marked it lets through. So this jump is the last.
-# - The mark tells our connections from those of others who use IPVS; only the first packet of a connection
-#   has it, and only that meets `nat`.
+# - There only the first packet is marked, since a mark has it routed anew; nobody would refuse the others.
+# - The mark tells our connections from those of others who use IPVS. Only the first packet of a connection
+#   meets `nat`.
 # - Masquerade, always: endpoints see the node's address, as they do with the relay.
 _JUMPS = {
     "mangle": (
-        ("-A", "PREROUTING", f"-m conntrack --ctstate NEW -j {_NAME}"),
+        ("-A", "PREROUTING", f"-j {_NAME}"),
         ("-A", "OUTPUT", f"-m conntrack --ctstate NEW -j {_NAME}"),
     ),
     "nat": (("-I", "POSTROUTING", f"-m mark --mark {MARK:#x} -m ipvs --ipvs -j {_NAME}"),),
 }
 
 
-def set_name(family: Family) -> str:
-    """The set of what IPVS gets."""
-    return f"{_NAME}{family}"
+class Kind(StrEnum):
+    """Sets, one a family."""
+
+    LEADS = _NAME
+    """New connections go to IPVS."""
+    ENDS = f"{_NAME}_ENDS"
+    """New ones do not, and IPVS has some in hand. TCP only."""
 
 
 def render_sets(families: Iterable[Family]) -> str:
     """Input for `ipset restore`: the sets, empty."""
     # 65,536 elements are ipset's default limit, fewer than a large cluster has addresses.
     return "".join(
-        f"create -exist {set_name(family)} hash:ip,port family {'inet' if family == 4 else 'inet6'} "
-        f"maxelem 1048576\nflush {set_name(family)}\n"
+        f"create -exist {kind}{family} hash:ip,port family {'inet' if family == 4 else 'inet6'} "
+        f"maxelem 1048576\nflush {kind}{family}\n"
         for family in families
+        for kind in Kind
     )
 
 
-def render_elements(verb: str, vips: Iterable[Vip]) -> str:
+def render_elements(verb: str, kind: Kind, vips: Iterable[Vip]) -> str:
     """Input for `ipset restore`: `add` or `del`."""
     return "".join(
-        f"{verb} -exist {set_name(vip.family)} {vip.ip},{vip.protocol.lower()}:{vip.port}\n" for vip in vips
+        f"{verb} -exist {kind}{vip.family} {vip.ip},{vip.protocol.lower()}:{vip.port}\n" for vip in vips
     )
 
 
@@ -78,8 +88,12 @@ def render_rules(family: Family, saved: str, before: Mapping[str, int]) -> str:
     `saved` is what `iptables-save` prints now, `before` what the sysctls were.
     """
     words = ", ".join(f"{name}={value}" for name, value in sorted(before.items()))
+    mark = f"-j MARK --set-xmark {MARK:#x}/0xffffffff"
     rules = {
-        "mangle": [f"-m set --match-set {set_name(family)} dst,dst -j MARK --set-xmark {MARK:#x}/0xffffffff"],
+        "mangle": [
+            f"-m set --match-set {Kind.LEADS}{family} dst,dst {mark}",
+            f"-m conntrack --ctstate ESTABLISHED -m set --match-set {Kind.ENDS}{family} dst,dst {mark}",
+        ],
         "nat": [f'-m comment --comment "sysctls before: {words}"', "-j MASQUERADE"],
     }
     lines = []
@@ -166,17 +180,30 @@ async def unprogram() -> list[str]:
         if removal:
             await execute(f"{_PROGRAM[family]}-restore", *_RESTORE_FLAGS, stdin=removal)
             removed += [f"{_PROGRAM[family]} {table} chain {_NAME}" for table in _chains(saved)]
-    for name in (await peek("ipset", "list", "-name")).split():
-        if name.startswith(_NAME):
-            await execute("ipset", "destroy", name)
-            removed.append(f"ipset {name}")
+    sets = [name for name in (await peek("ipset", "list", "-name")).split() if name.startswith(_NAME)]
+    if sets:
+        await _destroy(sets)
+        removed += [f"ipset {name}" for name in sets]
     return removed
 
 
-async def lead(verb: str, vips: Collection[Vip]) -> None:
-    """`add` to what IPVS gets, or `del` from it. Raises CommandFailed; part of it may be done then."""
-    if vips:
-        await execute("ipset", "restore", stdin=render_elements(verb, vips))
+async def _destroy(sets: Collection[str]) -> None:
+    """Where iptables is nf_tables, a removed rule holds its sets for a moment longer."""
+    text = "".join(f"destroy -exist {name}\n" for name in sets)
+    for _ in range(_DESTROY_TRIES):
+        try:
+            await execute("ipset", "restore", stdin=text)
+            return
+        except CommandFailed:
+            await asyncio.sleep(_DESTROY_PAUSE_S)
+    await execute("ipset", "restore", stdin=text)
+
+
+async def move(*steps: tuple[str, Kind, Collection[Vip]]) -> None:
+    """`add` to a set or `del` from it, in this order. Raises CommandFailed; part of it may be done then."""
+    text = "".join(render_elements(*step) for step in steps)
+    if text:
+        await execute("ipset", "restore", stdin=text)
 
 
 async def trial() -> str | None:

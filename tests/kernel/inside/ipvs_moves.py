@@ -17,7 +17,7 @@ from tests.kernel.inside.stage import (
     state,
     who,
 )
-from tests.netns.e2e.callers import echoes, name_from, who_answers
+from tests.netns.e2e.callers import echoes, is_refused, name_from, who_answers
 from tests.netns.e2e.servers import TCP_PORT, UDP_PORT
 from tests.proxy_process import connected, eventually
 from uproxy.errors import CommandFailed
@@ -144,6 +144,23 @@ async def test_an_endpoint_that_goes_keeps_its_connections_and_comes_back(
     assert str(stage.backend(gone)) in run("ipvsadm -S -n")
     assert not await is_removed()
     assert forgotten == []
+
+
+async def test_the_last_endpoint_goes_and_its_connections_go_on(stage: Stage, handoff: IpvsHandoff) -> None:
+    for vip in VIPS:
+        family = 4 if vip == VIPS[0] else 6
+        await handoff.put([stage.port(vip)])
+        async with connected(stage.client, (vip, 80)) as (reader, writer):
+            await name_from(reader)
+            # As capture does it.
+            run(f"ipset add UPROXY-REJECT{family} {vip},tcp:80")
+            assert await echoes(reader, writer)
+            await handoff.take([stage.port(vip).name])
+            run(f"ipset del UPROXY-VIP{family} {vip},tcp:80")
+            assert await is_refused(stage.client, (vip, 80))
+            assert await echoes(reader, writer)
+            run(f"ipset add UPROXY-VIP{family} {vip},tcp:80")
+            run(f"ipset del UPROXY-REJECT{family} {vip},tcp:80")
 
 
 async def test_what_has_drained_is_removed_with_its_counts(stage: Stage, handoff: IpvsHandoff) -> None:
