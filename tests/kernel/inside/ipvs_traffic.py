@@ -1,6 +1,8 @@
-"""What clients of a Service that IPVS carries see."""
+"""What clients of a Service that IPVS carries see, also when endpoints come and go."""
 
 import asyncio
+import socket
+import struct
 from itertools import product
 
 import pytest
@@ -21,6 +23,38 @@ from tests.kernel.inside.stage import (
 from tests.netns.e2e.callers import answer, ask, datagrams, echoes, name_from, who_answers
 from tests.proxy_process import connected, eventually
 from uproxy.handoff.ipvs import SCHEDULERS, IpvsHandoff
+from uproxy.model.frontend import Backend
+
+
+async def test_what_has_drained_is_removed_with_its_counts(stage: Stage, handoff: IpvsHandoff) -> None:
+    left, gone = stage.pods[1:], stage.backend(stage.pods[0])
+    await handoff.put([stage.port(EXTERNAL, stage.pods[:1])])
+    async with connected(stage.client, (EXTERNAL, 80)) as (reader, writer):
+        await name_from(reader)
+        await handoff.put([stage.port(EXTERNAL, left)])
+        await handoff.take([stage.port(EXTERNAL).name])
+        assert await who(stage.client, EXTERNAL) == "relay"
+        assert await echoes(reader, writer, bytes(5000))
+        # A reset: the kernel remembers it for 10 s, other ends for two minutes.
+        linger = struct.pack("=II", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    assert await handoff.open_connections() != {}
+    forgotten: list[Backend] = []
+    last = {}
+
+    async def is_removed() -> bool:
+        last.update({backend: its for (_, backend), its in (await handoff.counts()).items()})
+        forgotten.extend(backend for _, backend in await handoff.tend())
+        return run("ipvsadm -S -n") == ""
+
+    await eventually(is_removed, "nothing left of it")
+    await is_removed()
+    await is_removed()
+    assert last[gone].connections == 1
+    assert last[gone].bytes_to_backend == 5000
+    assert gone in forgotten
+    assert await handoff.counts() == {}
+    assert "118" not in run("ip route show table local protocol 118")
 
 
 @pytest.mark.parametrize("vip", VIPS)
@@ -67,7 +101,7 @@ async def test_external_addresses_and_node_ports(stage: Stage, handoff: IpvsHand
     assert await spread(stage.client, "10.200.0.77", 3, NODE_PORT) == even(stage, 1)
     run("ip address del 10.200.0.77/24 dev client")
     await handoff.tend()
-    assert "10.200.0.77" not in run("ipset save")
+    assert "10.200.0.77" not in run("ipset save UPROXY_IPVS4")
 
 
 async def test_affinity_and_schedulers(stage: Stage, handoff: IpvsHandoff) -> None:
@@ -119,3 +153,36 @@ async def test_flows_come_and_go(stage: Stage, handoff: IpvsHandoff) -> None:
                     return False
 
             await eventually(came_back, "the relay")
+
+
+async def test_an_endpoint_that_goes_keeps_its_connections_and_comes_back(
+    stage: Stage, handoff: IpvsHandoff
+) -> None:
+    vip = VIPS[0], 80
+    await handoff.put([stage.port(VIPS[0])])
+    async with connected(stage.client, vip) as (reader, writer):
+        name = (await name_from(reader)).split()[0]
+        gone = next(pod for pod in stage.pods if pod.name == name)
+        left = [pod for pod in stage.pods if pod is not gone]
+        await handoff.put([stage.port(VIPS[0], left)])
+        assert await spread(stage.client, VIPS[0], 6) == {pod.name: 3 for pod in left}
+        await handoff.tend()
+        assert await echoes(reader, writer)
+        await handoff.put([stage.port(VIPS[0])])
+        assert await spread(stage.client, VIPS[0], 6) == even(stage, 2)
+        assert await echoes(reader, writer)
+        await handoff.put([stage.port(VIPS[0], left)])
+    counts = await handoff.counts()
+    forgotten: list[Backend] = []
+
+    async def is_removed() -> bool:
+        now = await handoff.counts()
+        assert all(now[key] >= counts[key] for key in counts.keys() & now.keys())
+        forgotten.extend(backend for _, backend in await handoff.tend())
+        return str(stage.backend(gone)) not in run("ipvsadm -S -n")
+
+    # What other connections left of it in TIME_WAIT takes two minutes.
+    assert stage.backend(gone) in {backend for _, backend in counts}
+    assert str(stage.backend(gone)) in run("ipvsadm -S -n")
+    assert not await is_removed()
+    assert forgotten == []
