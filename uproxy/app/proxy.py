@@ -198,7 +198,7 @@ class Proxy:
     async def _turn_comes(self, turn: Turn) -> bool:
         """Get to know all objects, and wait for whoever serves now to be told to stop; returns False when
         this process is told first."""
-        log.info("another uproxy serves this machine: waiting to go on in its place")
+        log.info("another uproxy serves this machine, and is to be followed")
         self._follow()
         self.reconcile.hold()
         coming = asyncio.ensure_future(turn.comes(self.reconcile.prepared))

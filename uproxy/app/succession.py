@@ -9,11 +9,14 @@ Refuses to know what is programmed, and who begins: a process is never replaced 
 """
 
 import asyncio
+import logging
 import socket
 from contextlib import suppress
 
 from uproxy.errors import UproxyError
 from uproxy.steering.lock import SteeringLock, knock
+
+log = logging.getLogger("uproxy")
 
 _READY, _GO, _SERVING = b"r", b"g", b"s"
 _READY_WITHIN_S = 5.0
@@ -28,6 +31,10 @@ class Successor:
     def __init__(self, turn: "Turn", stream: socket.socket) -> None:
         self._turn = turn
         self._stream = stream
+
+    def close(self) -> None:
+        """Leave it to itself: it waits for its turn all the same."""
+        self._stream.close()
 
     async def takes_over(self) -> bool:
         """Give everything up to it; returns whether it serves. If not, this process has the lock again,
@@ -141,6 +148,7 @@ async def _told_to_go(stream: socket.socket, prepared: asyncio.Event) -> socket.
 async def _tell_ready(stream: socket.socket, prepared: asyncio.Event) -> None:
     await prepared.wait()
     await asyncio.get_running_loop().sock_sendall(stream, _READY)
+    log.info("all objects are known: serving as soon as the other uproxy is told to stop")
 
 
 async def _hears(stream: socket.socket, word: bytes, within_s: float | None) -> bool:

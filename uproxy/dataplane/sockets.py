@@ -77,7 +77,8 @@ def listen_tcp(ip: IPAddress, port: int, *, beside_another: bool = False) -> soc
 
 def share(server: socket.socket, *, on: bool) -> None:
     """Let another process of this user listen where this one does, or no longer (SO_REUSEPORT, which
-    Linux asks of both when the second one binds: the first may be bound already)."""
+    Linux asks of both when the second one binds: the first may be bound already). Nobody else can, who
+    does not ask for the same; for TCP, Linux goes on to let in who does."""
     with suppress(OSError):  # then the second one finds the address in use, and tries again
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, on)
 

@@ -10,7 +10,7 @@ from tests.netns.e2e.callers import Load, answer, ask, connected, datagrams, ech
 from tests.netns.e2e.stage import DNS, WEB, Stage, way, web
 from tests.proxy_process import ProxyProcess, eventually
 
-WAITING = "waiting to go on in its place"
+WAITING = "serving as soon as the other uproxy is told to stop"
 SUCCEEDED = "another uproxy goes on here"
 
 
