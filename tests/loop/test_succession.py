@@ -28,6 +28,13 @@ def known() -> asyncio.Event:
 
 
 @pytest.fixture
+def unknown(known) -> asyncio.Event:
+    """The same, while it does not."""
+    known.clear()
+    return known
+
+
+@pytest.fixture
 def earlier():
     turn = Turn(None)
     assert turn.try_lock()
@@ -63,17 +70,15 @@ async def test_nobody_waits(earlier):
     assert await earlier.successor() is None
 
 
-async def test_one_that_does_not_know_all_objects_is_waited_for(earlier, known, later):
-    known.clear()
-    asyncio.get_running_loop().call_later(0.1, known.set)
+async def test_one_that_does_not_know_all_objects_is_waited_for(earlier, unknown, later):
+    asyncio.get_running_loop().call_later(0.1, unknown.set)
     successor = await earlier.successor()
     assert successor is not None
     successor.close()
 
 
-async def test_but_not_for_ever(earlier, known, later, monkeypatch):
+async def test_but_not_for_ever(earlier, unknown, later, monkeypatch):
     monkeypatch.setattr(succession, "_READY_WITHIN_S", 0.1)
-    known.clear()
     assert await earlier.successor() is None
     earlier.release()
     await until(lambda: later.is_ours)
