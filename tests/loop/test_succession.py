@@ -35,7 +35,7 @@ def unknown(known) -> asyncio.Event:
 
 
 @pytest.fixture
-def earlier():
+async def earlier():
     turn = Turn(None)
     assert turn.try_lock()
     yield turn
@@ -86,9 +86,7 @@ async def test_but_not_for_ever(earlier, unknown, later, monkeypatch):
 
 
 async def test_one_that_ends_unasked_is_followed_too(earlier, later):
-    for visitor in earlier._lock.visitors():
-        visitor.close()  # as the kernel does
-    earlier.release()
+    earlier.release()  # and the kernel closes what it had
     await until(lambda: later.is_ours)
     assert not later.follows
 
@@ -127,11 +125,24 @@ async def test_of_two_that_wait_one_goes_on_and_the_other_waits_for_that(earlier
     third.release()
 
 
-async def test_a_version_that_opens_to_nobody_is_waited_for(earlier, later):
-    earlier._lock._socket.close()  # bound, and not listening
+async def test_a_version_that_opens_to_nobody_is_waited_for(known):
     old = socket.socket(socket.AF_UNIX)
     old.bind(lock_module._NAME)
+    turn = Turn(None)
+    coming = asyncio.ensure_future(turn.comes(known))
     await asyncio.sleep(0.3)
-    assert not later.is_ours
+    assert not turn.is_ours
     old.close()
-    await until(lambda: later.is_ours)
+    await coming
+    assert not turn.follows
+    turn.release()
+
+
+async def test_any_number_may_come_and_go(earlier):
+    for _ in range(50):
+        visitor = knock()
+        await asyncio.get_running_loop().sock_sendall(visitor, b"r")
+        visitor.close()
+        await asyncio.sleep(0.001)
+    assert len(earlier._visitors) <= 1
+    assert await earlier.successor() is None

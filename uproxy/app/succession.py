@@ -14,7 +14,7 @@ import socket
 from contextlib import suppress
 
 from uproxy.errors import UproxyError
-from uproxy.steering.lock import SteeringLock, knock
+from uproxy.steering.lock import SteeringLock, is_gone, knock
 
 log = logging.getLogger("uproxy")
 
@@ -56,6 +56,9 @@ class Turn:
         self._lock = lock
         self._before: socket.socket | None = None
         """To a predecessor that still takes connections."""
+        self._visitors: list[socket.socket] = []
+        if lock is not None:
+            self._open(lock)
 
     @property
     def is_ours(self) -> bool:
@@ -69,15 +72,33 @@ class Turn:
 
     def try_lock(self) -> bool:
         """Take the lock if nobody else has it."""
-        with suppress(UproxyError):
-            self._lock = self._lock or SteeringLock()
+        if self._lock is None:
+            with suppress(UproxyError):
+                self._lock = SteeringLock()
+                self._open(self._lock)
         return self._lock is not None
+
+    def _open(self, lock: SteeringLock) -> None:
+        """Admit whoever comes to wait, and forget those that went: the kernel's queue is a short one."""
+
+        def admit() -> None:
+            gone = [visitor for visitor in self._visitors if is_gone(visitor)]
+            for visitor in gone:
+                visitor.close()
+                self._visitors.remove(visitor)
+            self._visitors += lock.visitors()
+
+        asyncio.get_running_loop().add_reader(lock.fileno(), admit)
 
     def release(self) -> None:
         """Let others have it."""
         if self._lock is not None:
+            asyncio.get_running_loop().remove_reader(self._lock.fileno())
             self._lock.release()
             self._lock = None
+        for visitor in self._visitors:
+            visitor.close()  # who finds out, and comes again
+        self._visitors.clear()
 
     # ---- the later process ----
 
@@ -105,19 +126,19 @@ class Turn:
 
     async def successor(self) -> Successor | None:
         """Who waits to go on here, and knows all objects, or will in a moment; None if nobody does."""
-        visitors = self._lock.visitors() if self._lock is not None else []
-        if not visitors:
+        if self._lock is not None:
+            self._visitors += self._lock.visitors()
+        chosen = await _first_ready([visitor for visitor in self._visitors if not is_gone(visitor)])
+        if chosen is None:
             return None
-        chosen = await _first_ready(visitors)
-        for visitor in visitors:
-            if visitor is not chosen:
-                visitor.close()
-        return Successor(self, chosen) if chosen is not None else None
+        self._visitors.remove(chosen)
+        return Successor(self, chosen)
 
 
 async def _first_ready(visitors: list[socket.socket]) -> socket.socket | None:
     async def hear(one: socket.socket) -> socket.socket | None:
-        return one if await _hears(one, _READY, _READY_WITHIN_S) else None
+        is_ready = await _hears(one, _READY, _READY_WITHIN_S)
+        return one if is_ready and not is_gone(one) else None
 
     hearing = [asyncio.ensure_future(hear(one)) for one in visitors]
     try:

@@ -6,6 +6,7 @@ is to hold it next can wait at it (`knock`); what the two say to each other is `
 """
 
 import os
+import select
 import socket
 import struct
 
@@ -31,8 +32,12 @@ class SteeringLock:
             self._socket.close()
             raise UproxyError("another uproxy programs this machine's network: stop it first") from error
 
+    def fileno(self) -> int:
+        """Readable when somebody has come."""
+        return self._socket.fileno()
+
     def visitors(self) -> list[socket.socket]:
-        """Those that wait at the lock, and are the same user or root."""
+        """Those that have come to wait at the lock, and are the same user or root."""
         found: list[socket.socket] = []
         while True:
             try:
@@ -64,6 +69,13 @@ def knock() -> socket.socket:
         visitor.close()
         raise
     return visitor
+
+
+def is_gone(peer: socket.socket) -> bool:
+    """Whether the other side has ended, whatever it said before."""
+    poll = select.poll()
+    poll.register(peer, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _user(peer: socket.socket) -> int:

@@ -76,6 +76,47 @@ async def test_no_connection_and_no_datagram_is_lost(stage: Stage) -> None:
     assert stage.cleanup() == "nothing to remove\n"
 
 
+async def test_one_that_is_told_to_stop_while_it_waits_leaves_the_other_alone(stage: Stage) -> None:
+    async with stage.proxy(web(stage.pods)) as first:
+        before = stage.kernel_state()
+        async with successor(stage) as later, Load(stage.client, WEB[0]) as load:
+            later.terminate()
+            assert await later.status() == 0
+            assert stage.kernel_state() == before
+            await load.answered_since(monotonic(), 20)
+            assert load.errors_since() == []
+        first.terminate()
+        assert await first.status() == 0
+    assert stage.cleanup() == "nothing to remove\n"
+
+
+async def test_one_that_is_killed_while_it_waits_is_not_waited_for(stage: Stage) -> None:
+    async with stage.proxy(web(stage.pods)) as first:
+        async with successor(stage) as later:
+            later.kill9()
+        first.terminate()
+        assert await first.status() == 0
+        assert SUCCEEDED not in first.log
+    assert stage.cleanup() == "nothing to remove\n"
+
+
+async def test_one_that_is_killed_is_followed_at_once(stage: Stage) -> None:
+    async with stage.proxy(web(stage.pods)) as first, successor(stage) as later:
+        first.kill9()
+        await later_serves(later)
+        assert await later.health() == 200
+        assert await ask(stage.client, WEB[0]) in {pod.name for pod in stage.pods}
+        later.terminate()
+        assert await later.status() == 0
+    assert stage.cleanup() == "nothing to remove\n"
+
+
+async def test_alone_it_just_serves(stage: Stage) -> None:
+    async with stage.proxy(web(stage.pods), "--take-over") as only:
+        assert await ask(stage.client, WEB[0]) in {pod.name for pod in stage.pods}
+        assert WAITING not in only.log
+
+
 async def says(proxy: ProxyProcess, words: str) -> bool:
     return words in proxy.log
 
