@@ -174,10 +174,10 @@ async def _serve(settings: Settings, choice: "Choice", first_port: int, config: 
         sources = cluster_sources(settings, emit)
     else:
         sources = load_manifests(settings, emit).sources()
-    with steering(choice) as granted:
+    with steering(choice, take_over=settings.take_over) as (granted, turn):
         plan = address_plan(settings.service_cidr, granted, first_port)
         possible = await handoff(settings, granted)
-        await Proxy(settings, granted, plan, sources, emit, possible=possible).run(config)
+        await Proxy(settings, granted, plan, sources, emit, possible=possible, turn=turn).run(config)
     return 0
 
 

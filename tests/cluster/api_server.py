@@ -68,6 +68,11 @@ class ApiServer:
         self.bookmarks_go_back = False
         """Whether those who watch from the future are told a present bookmark; real ones hear nothing."""
         self.bookmark_interval_s = 60.0
+        self.watch_error: Refusal | None = None
+        """Told, as an event, to all who watch from a version on."""
+        self.lists_have_versions = True
+        self.compresses = False
+        """Whether lists are compressed, whatever was asked for: some proxies do that."""
         self.forbidden: set[str] = set()
         """Resources that nobody may have."""
         self.refusals: list[Refusal] = []
@@ -194,7 +199,7 @@ class ApiServer:
             else:
                 page = {"kind": f"{kind}List", "apiVersion": version} | self._page(request.query, resource)
                 connection.cut_after = self.cuts.pop(0) if self.cuts else None
-                await connection.answer(200, page)
+                await connection.answer(200, page, compress=self.compresses)
         except Refusal as refusal:
             more = {"Retry_After": str(refusal.retry_after_s)} if refusal.retry_after_s else {}
             await connection.answer(refusal.code, refusal.status, **more)
@@ -248,7 +253,7 @@ class ApiServer:
         # From its cache (version 0) a server gives everything, whatever the limit.
         limit = 0 if query.get("resourceVersion") == "0" else int(query.get("limit", 0))
         end = start + limit if limit else len(things)
-        metadata = {"resourceVersion": str(version)}
+        metadata = {"resourceVersion": str(version) if self.lists_have_versions else ""}
         if end < len(things):
             token = {"v": version, "start": end}
             metadata["continue"] = base64.urlsafe_b64encode(json.dumps(token).encode()).decode()
@@ -284,6 +289,9 @@ class ApiServer:
             if self.gone_as_status:
                 raise gone
             watch.say({"type": "ERROR", "object": gone.status})
+            watch.finish()
+        elif position and self.watch_error is not None:
+            watch.say({"type": "ERROR", "object": self.watch_error.status})
             watch.finish()
         elif position:
             for change in self.storage.since(position, resource):

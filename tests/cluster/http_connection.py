@@ -1,6 +1,7 @@
 """HTTP/1.1 of a stand-in API server, by hand: so that a test can cut it off or freeze it at any point."""
 
 import asyncio
+import gzip
 import ssl
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -77,9 +78,12 @@ class Connection:
             await self._reader.readexactly(int(headers.get("content-length", "0"))),
         )
 
-    async def answer(self, code: int, body: Any, **headers: str) -> None:
+    async def answer(self, code: int, body: Any, *, compress: bool = False, **headers: str) -> None:
         """A whole answer."""
         content = msgspec.json.encode(body)
+        if compress:
+            content = gzip.compress(content)
+            headers["Content_Encoding"] = "gzip"
         await self._head(code, {"Content-Length": str(len(content))} | headers)
         if self.cut_after is not None:
             await self._cut_within(content)

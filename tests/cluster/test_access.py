@@ -313,3 +313,41 @@ async def test_a_kubeconfig_that_cannot_be_used_is_told_in_one_line(path, conten
     assert str(caught.value).startswith(f"kubeconfig {path}: ")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class TestOtherFields:
+    async def test_the_authority_in_the_kubeconfig_itself(self, server, path):
+        config = json.loads(server.kubeconfig(path, {"token": "first-token"}).read_text())
+        cluster = config["clusters"][0]["cluster"]
+        authority = server.authority.certificate.read_bytes()
+        del cluster["certificate-authority"]
+        cluster["certificate-authority-data"] = b64encode(authority).decode()
+        config["contexts"][0]["context"]["namespace"] = "of-no-meaning-here"
+        path.write_text(json.dumps(config))
+        await reaches(server, Access(str(path)))
+
+    async def test_a_proxy_on_the_way(self, server, path):
+        asked = []
+
+        async def tunnel(reader, writer):
+            head = await reader.readuntil(b"\r\n\r\n")
+            asked.append(head.split(b"\r\n", 1)[0].decode())
+            there, back = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await asyncio.gather(pass_on(reader, back), pass_on(there, writer), return_exceptions=True)
+
+        async def pass_on(source, sink):
+            try:
+                while data := await source.read(65536):
+                    sink.write(data)
+            finally:
+                sink.close()
+
+        proxy = await asyncio.start_server(tunnel, "127.0.0.1", 0)
+        config = json.loads(server.kubeconfig(path, {"token": "first-token"}).read_text())
+        where = proxy.sockets[0].getsockname()[1]
+        config["clusters"][0]["cluster"]["proxy-url"] = f"http://127.0.0.1:{where}"
+        path.write_text(json.dumps(config))
+        await reaches(server, Access(str(path)))
+        proxy.close()
+        assert set(asked) == {f"CONNECT 127.0.0.1:{server.port} HTTP/1.1"}

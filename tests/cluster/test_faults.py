@@ -246,3 +246,42 @@ async def test_an_answer_that_is_no_status_is_told_in_its_own_words(server, foll
     server.refusals = [refusal]
     follower = await ready(follow(), server)
     assert '503 Other: "upstream is down"' in {status.last_error for status in follower.source.status}
+
+
+@pytest.mark.parametrize("code", [400, 500])
+async def test_a_place_that_the_server_cannot_go_on_from_is_left_with_a_new_list(server, follow, code):
+    follower = await ready(follow(), server)
+    server.watch_error = Refusal(code, "InternalError", "unable to decode an object in the cache")
+    server.drop_all()
+    server.storage.put(objects.service("a"))
+    await follower.until(lambda: names(follower) == {"a"})
+    assert follower.status("services").lists == 2
+
+
+async def test_a_server_that_is_overloaded_is_not_asked_for_lists(server, follow):
+    follower = await ready(follow(), server)
+    server.refusals_of["services"] = [Refusal(503, "ServiceUnavailable", "busy") for _ in range(6)]
+    server.drop_all()
+    server.storage.put(objects.service("a"))
+    await follower.until(lambda: names(follower) == {"a"})
+    assert follower.status("services").lists == 1
+
+
+async def test_a_list_without_a_version_is_not_asked_for_again_in_a_hurry(server, follow):
+    server.watch_list = "refuses"
+    server.lists_have_versions = False
+    server.storage.put(objects.service("a"))
+    follower = follow()
+    await follower.until(lambda: follower.status("services").failures >= 4)
+    assert not follower.synced
+    assert "no resourceVersion" in follower.status("services").last_error
+    assert follower.waits_s[-1] > follower.waits_s[0]
+    server.lists_have_versions = True
+    await ready(follower, server)
+
+
+async def test_lists_may_come_compressed(server, follow):
+    server.watch_list = "refuses"
+    server.compresses = True
+    server.storage.put(objects.service("a"))
+    assert names(await ready(follow(), server)) == {"a"}

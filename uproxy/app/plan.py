@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_network
 from time import monotonic
 
+from uproxy.app.succession import Turn
 from uproxy.dns.cluster_dns import ClusterDns, DnsSettings
 from uproxy.dns.pods import PodMode
 from uproxy.errors import UproxyError
@@ -16,7 +17,6 @@ from uproxy.settings import LOOPBACK_SERVICE_CIDR, SERVICE_CIDR, LocalMode, Sett
 from uproxy.state.addresses import AddressPlan
 from uproxy.state.node_ports import NodePortPlan
 from uproxy.state.store import Store
-from uproxy.steering.lock import SteeringLock
 from uproxy.steering.probe import Capture, Choice, Mechanism
 
 
@@ -56,26 +56,27 @@ def cluster_dns(settings: Settings, plan: AddressPlan) -> ClusterDns | None:
 
 
 @contextmanager
-def steering(choice: Choice) -> Iterator[Choice]:
+def steering(choice: Choice, *, take_over: bool = False) -> Iterator[tuple[Choice, Turn | None]]:
     """Hold the machine's network for as long as it is programmed; yields what can be done.
 
-    While another uproxy holds it, binding is left with loopback addresses, which need no
-    programming. Raises UproxyError where that is no way out.
+    While another uproxy holds it, that one is waited for if we are to `take_over`. Else binding is left
+    with loopback addresses, which need no programming; the turn is None then. Raises UproxyError where
+    that is no way out.
     """
     if choice.mechanism is Mechanism.LOOPBACK:
-        yield choice
+        yield choice, None
         return
-    try:
-        lock = SteeringLock()
-    except UproxyError as error:
+    turn = Turn(None)
+    if not turn.try_lock() and not take_over:
+        held = "another uproxy programs this machine's network: stop it first"
         if choice.capture is not Capture.BIND:
-            raise
-        yield Choice(Capture.BIND, Mechanism.LOOPBACK, f"on loopback only, {error}")
+            raise UproxyError(held)
+        yield Choice(Capture.BIND, Mechanism.LOOPBACK, f"on loopback only, {held}"), None
         return
     try:
-        yield choice
+        yield choice, turn
     finally:
-        lock.release()
+        turn.release()
 
 
 def wall() -> datetime:

@@ -17,6 +17,8 @@ from uproxy.app.carriers import is_no_node_port, needs_route_beside_redirect, ne
 from uproxy.app.node_news import NodeNews
 from uproxy.app.plan import cluster_dns, new_store, wall, wall_s
 from uproxy.app.sources import Emit, HostLookups, Sources
+from uproxy.app.succession import Turn
+from uproxy.dataplane.proxy import Dataplane
 from uproxy.errors import UproxyError
 from uproxy.handoff.choice import NO_HANDOFF, Possible
 from uproxy.kit.tasks import Tasks
@@ -34,7 +36,12 @@ from uproxy.steering.cleanup import remove_rules, remove_tproxy
 from uproxy.steering.policy_routes import PolicyRoutes
 from uproxy.steering.probe import Capture, Choice, Mechanism
 from uproxy.steering.routes import LocalRoutes
-from uproxy.steering.target import steering_rules, tproxy_rules
+from uproxy.steering.target import SteeringRules, steering_rules, tproxy_rules
+
+_OF_THE_KERNEL = (SteeringRules, LocalRoutes, PolicyRoutes, BridgeAnswers)
+"""Targets whose work outlives a process, and is adopted by the next."""
+_HANDSHAKE_S = 1.0
+"""How long a connection may still be on its way to the process that was there before."""
 
 log = logging.getLogger("uproxy")
 
@@ -51,7 +58,9 @@ class Proxy:
         emit: Emit,
         *,
         possible: Possible = NO_HANDOFF,
+        turn: Turn | None = None,
     ) -> None:
+        """`turn` is None where no network is programmed."""
         loop = asyncio.get_running_loop()
         self.settings = settings
         self.choice = choice
@@ -60,8 +69,12 @@ class Proxy:
         self.stop = asyncio.Event()
         """Set it to end `run` in good order."""
         self._sources = sources
+        self._turn = turn
+        self._is_others = turn is not None and not turn.is_ours
+        """Whether what the kernel has is another process's to remove."""
         self._servers: HttpServers | None = None
         self._why_stopped = ""
+        self._follows = False
         self._tasks = Tasks()
         loop.set_exception_handler(self._crashed)
         self._bridges = BridgeAnswers()
@@ -143,28 +156,95 @@ class Proxy:
             await self._sources.ready()
         if self._events is not None:
             self._tasks.start("events", self._events.run())
+        self._catch_signals()
+        if self._turn is not None and not self._turn.is_ours and not await self._turn_comes(self._turn):
+            await self._take_down()
+            return
         self._servers = await self._start_http()
         self._tell(events.started(self.settings.node_name))
         try:
             await self._remove_rivals()
-            self._tasks.start("reconcile", self.reconcile.run())
             if self.dns is not None:
                 await self.dns.start(self._tasks)
-            for name, run in self._sources.tasks.items():
-                self._tasks.start(name, run())
-            if self.settings.node_port_addresses:
-                self._tasks.start(local_addresses.NAME, local_addresses.follow(self.reconcile.emit))
+            self._follow()
             if self.paths is not None:
                 self._tasks.start("handoff", self.paths.run())
             self._tasks.start("announce", self._announce())
             if config is not None:
                 self._tasks.start("config", self._watch(config))
             await self._until_stopped()
+            if await self._is_succeeded():
+                self._is_others = True
             await self._drain()
         finally:
             await self._take_down()
         if self._why_stopped:
             raise UproxyError(self._why_stopped)
+
+    def _follow(self) -> None:
+        """Begin with the sources and with programming, or go on with it."""
+        self.reconcile.resume()
+        if self._follows:
+            return
+        self._follows = True
+        self._tasks.start("reconcile", self.reconcile.run())
+        for name, run in self._sources.tasks.items():
+            self._tasks.start(name, run())
+        if self.settings.node_port_addresses:
+            self._tasks.start(local_addresses.NAME, local_addresses.follow(self.reconcile.emit))
+
+    # ---- one process after another ----
+
+    async def _turn_comes(self, turn: Turn) -> bool:
+        """Get to know all objects, and wait for whoever serves now to be told to stop; returns False when
+        this process is told first."""
+        log.info("another uproxy serves this machine, and is to be followed")
+        self._follow()
+        self.reconcile.hold()
+        coming = asyncio.ensure_future(turn.comes(self.reconcile.prepared))
+        try:
+            await self._until_stopped(coming)
+        finally:
+            coming.cancel()
+        if not turn.is_ours:
+            return False
+        self._is_others = False
+        if turn.follows:
+            self.dataplane.begin_overlap()
+        return True
+
+    async def _is_succeeded(self) -> bool:
+        """Let another process go on here, if one waits to; returns whether it does.
+
+        It finds rules and routes as they are, and nobody that changes them. Until it serves, and for as
+        long as a handshake may take, this process takes connections as before.
+        """
+        if self._turn is None or self.paths is not None:
+            return False  # what the kernel carries would be cut by a successor, which does not know of it
+        successor = await self._turn.successor()
+        if successor is None:
+            return False
+        log.info("another uproxy goes on here")
+        await self.reconcile.at_rest()
+        await self._tasks.stop()
+        await self._give_up_addresses()
+        if not await successor.takes_over():
+            log.warning("the other uproxy does not serve: ending as if there were none")
+            return not self._turn.try_lock()
+        await asyncio.sleep(_HANDSHAKE_S)
+        return True
+
+    async def _give_up_addresses(self) -> None:
+        """Of everything that listens, but for the data plane, whose addresses are shared meanwhile."""
+        self.dataplane.share_addresses(on=True)
+        stay = (*_OF_THE_KERNEL, Dataplane)
+        gone = [target for target in self.targets if not isinstance(target, stay)]
+        self.targets = [target for target in self.targets if isinstance(target, stay)]
+        for target in reversed(gone):
+            await target.close()
+        if self._servers is not None:
+            await self._servers.close()
+            self._servers = None
 
     async def _start_http(self) -> HttpServers:
         try:
@@ -188,18 +268,25 @@ class Proxy:
         if self.choice.mechanism is not Mechanism.LOOPBACK and self.choice.capture is not Capture.TPROXY:
             await remove_tproxy()
 
-    async def _until_stopped(self) -> None:
+    def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop.set)
-        stopped = loop.create_task(self.stop.wait())
-        await asyncio.wait((stopped, self._tasks.failed), return_when=asyncio.FIRST_COMPLETED)
+
+    async def _until_stopped(self, *others: asyncio.Future[None]) -> None:
+        """Or until one of `others` is done. Raises what escaped from a task as a bug."""
+        stopped = asyncio.ensure_future(self.stop.wait())
+        awaited: set[asyncio.Future[Any]] = {stopped, self._tasks.failed, *others}
+        await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if self._tasks.failed.done():
             raise self._tasks.failed.result()
 
     async def _announce(self) -> None:
         await self.reconcile.programmed.wait()
+        if self._turn is not None and self._turn.follows:
+            await self._turn.serves()
+            self.dataplane.share_addresses(on=False)
         ports = self.store.desired.values()
         skipped = self._sources.skipped()
         log.info(
@@ -246,6 +333,8 @@ class Proxy:
         await self._tasks.stop()
         self.dataplane.cut_connections()
         for target in reversed(self.targets):
+            if self._is_others and isinstance(target, _OF_THE_KERNEL):
+                continue
             try:
                 await target.close()
             except UproxyError as error:

@@ -24,6 +24,13 @@ class Timeouts:
     """The same, after one side has finished sending."""
 
 
+@dataclass(slots=True)
+class Overlap:
+    """While one process takes over from another, both listen on the same addresses."""
+
+    lasts: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """Loop, clock, limits, and the options that sockets are made with."""
@@ -38,6 +45,7 @@ class Context:
     """Whether UDP NodePorts answer on loopback addresses too. TCP ones are the kernel's to steer."""
     now: Callable[[], float]
     insiders: Insiders = field(default_factory=Insiders)
+    overlap: Overlap = field(default_factory=Overlap)
     ways_back: WaysBack | None = None
     """Tells where endpoints may be dialled from the client's own address. None: nowhere, and sockets
     are not transparent."""

@@ -10,7 +10,7 @@ from uproxy.dataplane.context import Context
 from uproxy.dataplane.guard import Guard, set_guard
 from uproxy.dataplane.relay import Arrival, Relay
 from uproxy.dataplane.routes import Route, RoutingTable
-from uproxy.dataplane.sockets import listen_tcp, out_of_descriptors
+from uproxy.dataplane.sockets import listen_tcp, out_of_descriptors, share
 from uproxy.model.names import Family, IPAddress
 
 _BATCH = 64
@@ -38,7 +38,7 @@ class TcpListener:
     def __init__(self, context: Context, relay: Relay, ip: IPAddress, port: int) -> None:
         self._context = context
         self._relay = relay
-        self._socket = listen_tcp(ip, port)
+        self._socket = listen_tcp(ip, port, beside_another=context.overlap.lasts)
         self.family: Family = ip.version
         self.port = int(self._socket.getsockname()[1])
         context.descriptors.used += 1
@@ -83,6 +83,10 @@ class TcpListener:
         if route.inside is not None and self._context.insiders.has(arrival.address):
             route = route.inside
         arrival.begin(route)
+
+    def share(self, *, on: bool) -> None:
+        """Let a process that takes over listen here too, or no longer."""
+        share(self._socket, on=on)
 
     def close(self) -> None:
         """Stop listening; who waits in the backlog is refused."""

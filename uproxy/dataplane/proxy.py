@@ -103,6 +103,18 @@ class Dataplane:
         self.relay.close()
         self._sweep.cancel()
 
+    # ---- one process after another ----
+
+    def begin_overlap(self) -> None:
+        """From now on, addresses are listened on beside a process that still does."""
+        self.context.overlap.lasts = True
+
+    def share_addresses(self, *, on: bool) -> None:
+        """Let a process that takes over listen where this one does, or no longer."""
+        self.context.overlap.lasts = False
+        for listener in self._listeners.values():
+            listener.share(on=on)
+
     # ---- the end ----
 
     def stop_accepting(self) -> None:

@@ -4,6 +4,7 @@ Options set on a listening socket are inherited by what it accepts (Linux), so a
 connection costs no system call for them.
 """
 
+import ctypes
 import errno
 import os
 import socket
@@ -37,6 +38,9 @@ _SO_RCVBUFFORCE = 33
 _IPV6_FREEBIND = 78
 _IP_TRANSPARENT = 19
 _IPV6_TRANSPARENT = 75
+_SO_ATTACH_REUSEPORT_CBPF = 51
+_RETURN_1 = struct.pack("HBBI", 0x06, 0, 0, 1)
+"""BPF_RET | BPF_K: the second of a group."""
 
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
 _UNREACHABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETDOWN))
@@ -48,9 +52,10 @@ def family_of(family: Family) -> socket.AddressFamily:
     return socket.AF_INET if family == 4 else socket.AF_INET6
 
 
-def listen_tcp(ip: IPAddress, port: int) -> socket.socket:
+def listen_tcp(ip: IPAddress, port: int, *, beside_another: bool = False) -> socket.socket:
     """A non-blocking listener on exactly `ip`; an IPv6 one takes no IPv4 connections.
 
+    `beside_another` is one that has been shared with us (`share`): this one takes what comes from now on.
     Raises OSError, EADDRINUSE and EADDRNOTAVAIL above all.
     """
     listener = socket.socket(family_of(ip.version), _STREAM)
@@ -59,12 +64,33 @@ def listen_tcp(ip: IPAddress, port: int) -> socket.socket:
         if ip.version == 6:
             _set_ipv6_options(listener)
         _set_stream_options(listener)
+        share(listener, on=beside_another)
         listener.bind((str(ip), port))
         listener.listen(BACKLOG)
+        if beside_another:
+            _prefer_the_second(listener)
     except OSError:
         listener.close()
         raise
     return listener
+
+
+def share(server: socket.socket, *, on: bool) -> None:
+    """Let another process of this user listen where this one does, or no longer (SO_REUSEPORT, which
+    Linux asks of both when the second one binds: the first may be bound already). Nobody else can, who
+    does not ask for the same; for TCP, Linux goes on to let in who does."""
+    with suppress(OSError):  # then the second one finds the address in use, and tries again
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, on)
+
+
+def _prefer_the_second(server: socket.socket) -> None:
+    """Of two that share an address, have the one that came later take all that is new: what the first
+    is handed no more it cannot lose when it closes. Once it is gone this has no effect: an index that
+    is none leaves the choice to the kernel (socket(7), SO_ATTACH_REUSEPORT_CBPF)."""
+    program = ctypes.create_string_buffer(_RETURN_1)
+    with suppress(OSError):
+        filter_ = struct.pack("HL", 1, ctypes.addressof(program))
+        server.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, filter_)
 
 
 def stream_to(family: int, mark: int) -> socket.socket:
@@ -141,10 +167,13 @@ def _set_ipv6_options(server: socket.socket) -> None:
         server.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
 
 
-def bind_udp(ip: IPAddress, port: int, transparent_mark: int = 0) -> socket.socket:
+def bind_udp(
+    ip: IPAddress, port: int, transparent_mark: int = 0, *, beside_another: bool = False
+) -> socket.socket:
     """A non-blocking datagram socket on `ip`, which reports the address each datagram came to.
 
-    With a `transparent_mark`, `ip` need not be this machine's. Raises OSError as `listen_tcp` does.
+    With a `transparent_mark`, `ip` need not be this machine's. `beside_another`, and OSError, are as in
+    `listen_tcp`.
     """
     server = socket.socket(family_of(ip.version), _DATAGRAM)
     try:
@@ -156,7 +185,10 @@ def bind_udp(ip: IPAddress, port: int, transparent_mark: int = 0) -> socket.sock
         _ask_for_room(server)
         if transparent_mark:
             make_transparent(server, transparent_mark)
+        share(server, on=beside_another)
         server.bind((str(ip), port))
+        if beside_another:
+            _prefer_the_second(server)
     except OSError:
         server.close()
         raise

@@ -16,7 +16,7 @@ from uproxy.dataplane.flows import FlowTable
 from uproxy.dataplane.guard import Guard, set_guard
 from uproxy.dataplane.reactor import FAILED, READABLE
 from uproxy.dataplane.routes import Route
-from uproxy.dataplane.sockets import bind_udp, datagrams_as, datagrams_to, dial_failure
+from uproxy.dataplane.sockets import bind_udp, datagrams_as, datagrams_to, dial_failure, share
 from uproxy.model.closing import DialFailure
 from uproxy.model.names import IPAddress
 
@@ -176,7 +176,8 @@ class UdpListener:
         self._many_addresses = ip.is_unspecified
         # A wildcard socket would take what goes to anybody's port of this number.
         transparent = flows.context.ways_back is not None and not self._many_addresses
-        self._socket = bind_udp(ip, port, flows.context.mark if transparent else 0)
+        mark = flows.context.mark if transparent else 0
+        self._socket = bind_udp(ip, port, mark, beside_another=flows.context.overlap.lasts)
         self._family = ip.version
         self.guard = Guard()
         flows.context.descriptors.used += 1
@@ -291,6 +292,10 @@ class UdpListener:
         if self._family == 6:
             return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, local + struct.pack("i", 0)
         return socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("i4s4x", 0, local)
+
+    def share(self, *, on: bool) -> None:
+        """Let a process that takes over have this address too, or no longer."""
+        share(self._socket, on=on)
 
     def close(self) -> None:
         """Stop; the kernel answers "port unreachable" from now on."""

@@ -1,7 +1,8 @@
 """Events in, targets brought in line: the one place where a change becomes programming.
 
 Owns the order of targets, the retry of what failed, and that nothing is programmed before
-every source has delivered its first complete list. Refuses to know what targets program.
+every source has delivered its first complete list, nor while it is held. Refuses to know what
+targets program.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from uproxy.kit.histogram import Histogram
 from uproxy.kit.turns import Turns
 from uproxy.model.events import Event, Synced
 from uproxy.model.frontend import Changes, DesiredServicePort
-from uproxy.model.names import ServicePortName, Vip
+from uproxy.model.names import IPNetwork, ServicePortName, Vip
 from uproxy.reconcile.news import News
 from uproxy.reconcile.record import Record
 from uproxy.reconcile.target import Target
@@ -39,6 +40,8 @@ class ReconcileLoop:
         self.record = Record(wall)
         self.programmed = asyncio.Event()
         """Set after the first complete programming: from then on this proxy is ready."""
+        self.prepared = asyncio.Event()
+        """Set once everything is known, and only programming is left to do, while that is held."""
         self.problems: dict[ServicePortName, dict[Vip, str]] = {}
         """Addresses that could not be programmed, with the reason; asked for again later."""
         self.duration = Histogram(PROGRAMMING_BUCKETS_S)
@@ -51,6 +54,11 @@ class ReconcileLoop:
         self._wake = asyncio.Event()
         self._retry_s = RETRY_FIRST_S
         self._news = News()
+        self._held = False
+        self._behind = False
+        """Whether targets do not know what came while it was held."""
+        self._inside: tuple[IPNetwork, ...] | None = None
+        self._round = asyncio.Lock()
 
     @property
     def queued_since_s(self) -> float | None:
@@ -68,27 +76,66 @@ class ReconcileLoop:
         if not self._awaited:
             self._wake.set()
 
+    def hold(self) -> None:
+        """From the next round on, only take note of what comes, until `resume`."""
+        self._held = True
+
+    async def at_rest(self) -> None:
+        """Hold, and wait until what is being programmed is: no target does anything afterwards."""
+        self.hold()
+        async with self._round:
+            pass
+
+    def resume(self) -> None:
+        """Program everything that is known by now, as soon as all of it is."""
+        self._held = False
+        if not self._awaited:
+            self._wake.set()
+
     async def run(self) -> None:
         """Reconcile for ever. Whatever escapes from here is a bug."""
         while True:
             await self._wait()
-            events, self._inbox = self._inbox, []
-            self._programming_since_s, self._inbox_since_s = self._inbox_since_s, None
-            self._wake.clear()
-            started_s = self._now()
-            self.record.begun(events, self.store.known_slice)
-            changes = self._with_retries(await self._apply(events))
-            self._news.of_faults(self.store.faults)
-            self._news.of_changes(changes)
-            await self._program(changes)
-            self.record.programmed({name.service for name in self.problems})
-            if events:
-                self.duration.record(self._now() - started_s)
-            self._programming_since_s = None
-            if not self.programmed.is_set():
-                for target in self._targets:
-                    await target.prune()
-                self.programmed.set()
+            async with self._round:
+                await (self._take_note() if self._held else self._reconcile())
+
+    def _take_inbox(self) -> list[Event]:
+        events, self._inbox = self._inbox, []
+        self._programming_since_s, self._inbox_since_s = self._inbox_since_s, None
+        self._wake.clear()
+        return events
+
+    async def _take_note(self) -> None:
+        changes = await self._apply(self._take_inbox())
+        self._inside = self._inside if changes.inside is None else changes.inside
+        self._behind = True
+        self._programming_since_s = None
+        self.prepared.set()
+
+    async def _reconcile(self) -> None:
+        events = self._take_inbox()
+        started_s = self._now()
+        self.record.begun(events, self.store.known_slice)
+        changes = self._with_retries(self._with_what_was_held(await self._apply(events)))
+        self._news.of_faults(self.store.faults)
+        self._news.of_changes(changes)
+        await self._program(changes)
+        self.record.programmed({name.service for name in self.problems})
+        if events:
+            self.duration.record(self._now() - started_s)
+        self._programming_since_s = None
+        if not self.programmed.is_set():
+            for target in self._targets:
+                await target.prune()
+            self.programmed.set()
+
+    def _with_what_was_held(self, changes: Changes) -> Changes:
+        """Everything, where targets know nothing yet; held once they knew something, it is not resumed."""
+        if not self._behind:
+            return changes
+        self._behind = False
+        inside = self._inside if changes.inside is None else changes.inside
+        return Changes(tuple(self.store.desired.values()), (), inside)
 
     async def _wait(self) -> None:
         """Until events have come, or it is time to try again what failed."""

@@ -71,6 +71,12 @@ def _add_network_flags(network: argparse._ArgumentGroup) -> None:
         "or the kernel, by the best that this machine has (auto); see docs/handoff.md (default: off)",
     )
     network.add_argument(
+        "--take-over",
+        action="store_true",
+        help="where another uproxy serves this machine, wait until it is told to stop, and go on in its "
+        "place without a gap (default: that is a mistake)",
+    )
+    network.add_argument(
         "--threads",
         metavar="N",
         help="threads of the native relay "

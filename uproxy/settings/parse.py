@@ -176,6 +176,7 @@ class _Parsing:
             endpoints=tuple(flags.endpoints),
             capture=flags.capture,
             redirect_mechanism=flags.redirect_mechanism,
+            take_over=flags.take_over,
             handoff=flags.handoff,
             relay=flags.relay,
             threads=self._own("threads", parse_threads, _default_threads()),

@@ -65,6 +65,8 @@ class Settings:
     """Servers for other names; empty takes those of resolv.conf."""
     dns_pods: str = "insecure"
     """insecure, verified or disabled."""
+    take_over: bool = False
+    """Wait for a uproxy that serves this machine to be told to stop, and go on in its place."""
     from_cluster: bool = False
     """Services come from an API server, and not from `files`."""
     kubeconfig: str = ""

@@ -140,3 +140,54 @@ async def test_others_have_their_turn_while_many_services_are_rebuilt(bench, mon
     assert turns > 50
     name, verb, changes = bench.calls[0]
     assert (name, verb, len(changes.updated)) == ("first", "make", 50)
+
+
+class TestHeld:
+    async def test_nothing_is_programmed_until_it_is_resumed_and_then_everything(self, bench):
+        bench.loop.hold()
+        bench.loop.emit(Upsert(service("a")))
+        bench.loop.emit(Upsert(service("gone")))
+        bench.sync()
+        await until(bench.loop.prepared.is_set)
+        bench.loop.emit(Delete(service("gone")))
+        bench.loop.emit(Upsert(service("b")))
+        await until(lambda: len(bench.loop.store.desired) == 2 and bench.loop.queued_since_s is None)
+        assert bench.calls == []
+        bench.loop.resume()
+        await until(bench.loop.programmed.is_set)
+        name, verb, changes = bench.calls[0]
+        assert (name, verb, changes.removed) == ("first", "make", ())
+        assert {desired.name.service.name for desired in changes.updated} == {"a", "b"}
+        assert len([call for call in bench.calls if call[1] == "make"]) == 2
+
+    async def test_resumed_too_early_it_waits_for_the_sources(self, bench):
+        bench.loop.hold()
+        bench.loop.emit(Upsert(service("a")))
+        bench.loop.resume()
+        await asyncio.sleep(0.05)
+        assert bench.calls == []
+        bench.sync()
+        await until(bench.loop.programmed.is_set)
+
+    async def test_at_rest_no_target_does_anything_any_more(self, bench):
+        begun, may_end = asyncio.Event(), asyncio.Event()
+
+        async def slow(_changes):
+            begun.set()
+            await may_end.wait()
+            return {}
+
+        bench.second.make = slow
+        bench.loop.emit(Upsert(service("a")))
+        bench.sync()
+        await begun.wait()
+        resting = asyncio.ensure_future(bench.loop.at_rest())
+        await asyncio.sleep(0.01)
+        assert not resting.done()
+        may_end.set()
+        await resting
+        calls = list(bench.calls)
+        bench.loop.emit(Delete(service("a")))
+        await asyncio.sleep(0.05)
+        assert bench.calls == calls
+        assert calls[-1][1] == "prune"

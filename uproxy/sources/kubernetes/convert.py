@@ -113,7 +113,9 @@ def endpoint_slice(given: wire.EndpointSlice) -> EndpointSlice | None:
         key=NamespacedName(metadata.namespace, metadata.name),
         service=NamespacedName(metadata.namespace, name),
         ports=tuple(_port(port) for port in given.ports or () if port.port),
-        endpoints=tuple([_endpoint(entry) for entry in given.endpoints or () if entry.addresses]),
+        endpoints=tuple(
+            [_endpoint(entry, entry.addresses[0]) for entry in given.endpoints or () if entry.addresses]
+        ),
         triggered_at_s=_triggered_at_s(metadata.annotations),
     )
 
@@ -122,12 +124,12 @@ def _port(given: wire.EndpointPort) -> SlicePort:
     return _slice_port(given.name or "", Protocol(given.protocol or Protocol.TCP), given.port or 0)
 
 
-def _endpoint(given: wire.Endpoint) -> Endpoint:
+def _endpoint(given: wire.Endpoint, address: str) -> Endpoint:
     """Only the first address counts: the API gives no meaning to further ones (KEP-752)."""
     conditions, hints, node = given.conditions or _UNKNOWN, given.hints, given.node_name
     ready = conditions.ready is not False
     return Endpoint(
-        parse_address(given.addresses[0]),
+        parse_address(address),
         ready,
         ready if conditions.serving is None else conditions.serving,
         conditions.terminating is True,

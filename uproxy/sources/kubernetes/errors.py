@@ -34,9 +34,19 @@ class Silent(Trouble):
 class Refused(Trouble):
     """The API server's own answer, when it is not what was asked for."""
 
-    def __init__(self, code: int, reason: str, message: str, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        code: int,
+        reason: str,
+        message: str,
+        retry_after_s: float | None = None,
+        *,
+        in_watch: bool = False,
+    ) -> None:
+        """`in_watch`: an ERROR event, and not the status of an answer."""
         super().__init__(f"{code} {reason}: {message}" if reason else f"{code}: {message}")
         self.code = code
+        self.in_watch = in_watch
         self.retry_after_s = retry_after_s
 
     @property

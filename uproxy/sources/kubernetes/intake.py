@@ -127,4 +127,4 @@ def _refusal(line: bytes) -> Refused:
     except msgspec.DecodeError:
         status = wire.Status(code=500, message="an ERROR event without a Status")
     seconds = status.details.retry_after_seconds if status.details is not None else 0
-    return Refused(status.code, status.reason, status.message, float(seconds) or None)
+    return Refused(status.code, status.reason, status.message, float(seconds) or None, in_watch=True)

@@ -32,6 +32,11 @@ _SILENCES_MAX = 2
 """Watches in a row that say nothing at all. Watching from a version that a restored database has yet to
 reach is such a silence, and ends only with a new list."""
 _END_OF_LIST = "k8s.io/initial-events-end"
+_STUCK_MAX = 2
+"""Watches in a row that the server itself ends with an error where nothing has moved: going on from
+there can fail for ever, as where an event cannot be decoded any more. client-go lists anew at once."""
+_PASSING = (401, 403, 408, 429)
+"""What a new list would meet as well."""
 _NO_STREAM = (400, 422)
 """Invalid: how servers answer to `sendInitialEvents` that do not know it."""
 
@@ -69,6 +74,7 @@ class Reflector:
         self._limit = _PAGE
         self._heard = False
         self._silences = 0
+        self._stuck = 0
 
     @property
     def status(self) -> ResourceStatus:
@@ -145,6 +151,7 @@ class Reflector:
             return self._bookmark(metadata)
         if not self._listing and metadata.resource_version:
             self._version = metadata.resource_version
+            self._stuck = 0
         return False
 
     def _bookmark(self, metadata: Metadata) -> bool:
@@ -155,6 +162,7 @@ class Reflector:
         elif _is_older(version, self._version):
             raise Refused(410, "Expired", f"resource versions went back from {self._version} to {version}")
         self._version = version
+        self._stuck = 0
         return self._listing
 
     # ---- listing ----
@@ -172,6 +180,8 @@ class Reflector:
             if not page.metadata.continue_:
                 break
             query = {"continue": page.metadata.continue_}
+        if not page.metadata.resource_version:
+            raise Dropped("what came is no list: it has no resourceVersion to watch from")
         self._version = page.metadata.resource_version
         await self._complete()
 
@@ -212,14 +222,21 @@ class Reflector:
         if self._health.connected_for_s > _LIVED_S:
             self._backoff.reset()
         self._silences = self._silences + 1 if isinstance(trouble, Silent) and not self._heard else 0
+        self._stuck += self._is_rejected(trouble)
         self._health.failed(trouble)
         is_gone = isinstance(trouble, Refused) and trouble.code == 410
-        if is_gone or self._silences >= _SILENCES_MAX:
+        if is_gone or self._silences >= _SILENCES_MAX or self._stuck >= _STUCK_MAX:
             self._forget_place()
             if self._backoff.fresh:
                 self._backoff.wait_s()
                 return 0.0
         return self._backoff.wait_s(trouble.retry_after_s if isinstance(trouble, Refused) else None)
+
+    def _is_rejected(self, trouble: Trouble) -> bool:
+        """Whether the server will not go on from where we are."""
+        if not self._version or not isinstance(trouble, Refused) or trouble.code in _PASSING:
+            return False
+        return trouble.in_watch or trouble.code < 500
 
     def _forget_place(self) -> None:
         """A list that expires between two pages is asked for in one piece the next time."""
@@ -227,7 +244,7 @@ class Reflector:
             self._limit = 0
         self._version = ""
         self._any_age = False
-        self._silences = 0
+        self._silences = self._stuck = 0
 
 
 async def _lines(body: StreamReader) -> AsyncIterator[list[bytes]]:

@@ -126,7 +126,7 @@ class Hints(Wire):
 class Endpoint(Wire):
     """An entry of `endpoints`."""
 
-    addresses: list[str]
+    addresses: list[str] | None = None
     conditions: Conditions | None = None
     hostname: str | None = None
     node_name: str | None = None
