@@ -26,6 +26,11 @@ async def handoff(settings: Settings, choice: Choice) -> Possible:
     )
 
 
+def under(granted: Choice, possible: Possible) -> Possible:
+    """What is left of it under the capture that was granted in the end."""
+    return Possible(None, granted.reason) if granted.mechanism is Mechanism.LOOPBACK else possible
+
+
 def kernel_paths(possible: Possible, dataplane: Dataplane, threads: int) -> KernelPaths | None:
     """The target that keeps the kernel's paths; None where nobody hands over."""
     if possible.mechanism is None:

@@ -19,6 +19,8 @@ class Possible:
 
     mechanism: Mechanism | None
     reason: str
+    matches_sets: bool = False
+    """Whether it has iptables match ipsets, which takes CAP_NET_RAW."""
 
 
 NO_HANDOFF = Possible(None, "not asked for")
@@ -40,8 +42,9 @@ async def choose(wanted: str, *, keeps_address: bool, programs: bool, redirects:
     for name in MECHANISMS if wanted == "auto" else (wanted,):
         refusal = await _refusal(name, redirects)
         if refusal is None:
-            made = nftables.NftablesHandoff(Conntrack()) if name == "nftables" else ipvs.IpvsHandoff()
-            return Possible(made, f"{name} works here")
+            if name == "nftables":
+                return Possible(nftables.NftablesHandoff(Conntrack()), f"{name} works here")
+            return Possible(ipvs.IpvsHandoff(), f"{name} works here", matches_sets=True)
         reasons.append(f"{name}: {refusal}")
     return Possible(None, "; ".join(reasons))
 

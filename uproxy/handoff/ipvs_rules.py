@@ -24,6 +24,7 @@ from pathlib import Path
 
 from uproxy.errors import CommandFailed
 from uproxy.kit.commands import run
+from uproxy.kit.privileges import Capability, has
 from uproxy.kit.programs import complaint, execute, peek
 from uproxy.model.names import Family, IPAddress, Vip
 
@@ -208,13 +209,28 @@ async def move(*steps: tuple[str, Kind, Collection[Vip]]) -> None:
 
 async def trial() -> str | None:
     """Why sets and rules cannot be had here; None when they can. Leaves nothing behind."""
+    if not has(Capability.NET_RAW):
+        return "CAP_NET_RAW is not granted, which iptables needs to match ipsets"
     script = 'printf %s "$1" | ipset restore && printf %s "$2" | iptables-restore --noflush'
     words = ("sh", "-c", script, "trial", render_sets((4,)), render_rules(4, "", {}))
     try:
         done = await run("unshare", "--net", *words)
     except CommandFailed as error:
         return str(error)
-    return complaint(done.stderr or done.stdout) if done.status else None
+    if not done.status:
+        return None
+    finding = complaint(done.stderr or done.stdout)
+    # Without CAP_SYS_ADMIN there is no other namespace to try them in: whether they can be read has to do.
+    return await _unreadable() if finding.startswith("unshare:") else finding
+
+
+async def _unreadable() -> str | None:
+    try:
+        await execute("iptables-save", "-t", "mangle")
+        await execute("ipset", "list", "-name")
+    except CommandFailed as error:
+        return str(error)
+    return None
 
 
 def wanted_sysctls(kernel: str) -> dict[str, int]:
