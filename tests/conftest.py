@@ -56,5 +56,19 @@ def _no_kernel() -> str | None:
 _left_out: dict[str, Callable[[], str | None]] = {"netns": _no_netns, "kernel": _no_kernel}
 
 
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Have a line printed at the end of the run, whatever becomes of the test."""
+    return lambda line: request.node.user_properties.append(("told", line))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for kind, line in report.user_properties:
+                if kind == "told" and report.when == "call":
+                    terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {line}")
+
+
 def _tier(item: pytest.Item) -> str:
     return item.path.relative_to(HERE).parts[0]

@@ -71,45 +71,6 @@ asyncio.run(main())
     assert await who(stage.client, VIPS[0]) == "relay"
 
 
-async def test_nothing_is_lost_while_a_service_moves_there_and_back(
-    stage: Stage, handoff: IpvsHandoff
-) -> None:
-    piece, stop, ports = bytes(range(256)) * 8, asyncio.Event(), [stage.port(vip) for vip in VIPS]
-    moved: asyncio.Queue[None] = asyncio.Queue()
-    names: list[str] = []
-
-    async def stream(number: int) -> None:
-        caller = (stage.client, stage.node)[number % 2]
-        async with connected(caller, (VIPS[number // 2 % 2], 80)) as (reader, writer):
-            names.append((await name_from(reader)).split()[0])
-            while not stop.is_set():
-                assert await echoes(reader, writer, piece)
-
-    async def call() -> None:
-        while not stop.is_set():
-            names.append(await who(stage.client, VIPS[0]))
-            names.append(await who(stage.node, VIPS[0]))
-            moved.put_nowait(None)
-
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(call())
-        for number in range(4):
-            tasks.create_task(stream(number))
-        for _ in range(3):
-            for carried in (True, False):
-                for number in range(4):
-                    tasks.create_task(stream(number))
-                await (handoff.put(ports) if carried else handoff.take([port.name for port in ports]))
-                asked = len(names)
-                for _ in range(moved.qsize() + 3):
-                    await moved.get()
-                await handoff.tend()
-                late = names[asked + 6 :]
-                assert ("relay" in late) is not carried or not late
-        stop.set()
-    assert {"relay", *even(stage, 0)} == set(names)
-
-
 async def test_the_last_endpoint_goes_and_its_connections_go_on(stage: Stage, handoff: IpvsHandoff) -> None:
     for vip in VIPS:
         family = 4 if vip == VIPS[0] else 6
