@@ -1,7 +1,7 @@
 """Services carried by IPVS: a virtual server for each address, endpoints as its destinations.
 
-Owns when a virtual server comes, changes and goes, and what it has counted. The messages are
-`ipvs_netlink.py`'s, everything around them `ipvs_rules.py`'s. Refuses to touch virtual servers that do not
+Owns when a virtual server comes, changes and goes. The messages are `ipvs_netlink.py`'s, what was counted
+`ipvs_tally.py`'s, everything around them `ipvs_rules.py`'s. Refuses to touch virtual servers that do not
 have our mark.
 
 There: the virtual server is made, then its address enters the set of what IPVS gets. Back: the address leaves
@@ -13,8 +13,7 @@ Between a virtual server and its first destination are a few microseconds, in wh
 TCP connection is not, since it is still captured. Works with the captures that redirect: with `bind` the
 address of a virtual server that drains could not be given back.
 
-The kernel adds up what it has counted every two seconds; what came later than that for a UDP endpoint
-that goes is told when it comes back, or never. Sources: ip_vs_ctl.c, ip_vs_core.c and ip_vs_est.c in Linux.
+Sources: ip_vs_ctl.c and ip_vs_core.c in Linux.
 """
 
 import asyncio
@@ -41,6 +40,7 @@ from uproxy.handoff.ipvs_netlink import (
     set_server,
 )
 from uproxy.handoff.ipvs_rules import Kind
+from uproxy.handoff.ipvs_tally import Key, Tally
 from uproxy.handoff.mechanism import Counts
 from uproxy.handoff.plan import KernelPort
 from uproxy.kit.commands import run
@@ -50,13 +50,6 @@ from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, ServicePo
 T = TypeVar("T")
 
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sh", "mh")
-
-_HEADERS = {(4, Protocol.TCP): 52, (6, Protocol.TCP): 72, (4, Protocol.UDP): 28, (6, Protocol.UDP): 48}
-"""Of each packet, with TCP timestamps: the kernel counts them, the relay does not."""
-_SYN_MORE = 8
-"""The options of the first segment each way take so much more."""
-
-_Key = tuple[ServicePortName, Backend]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +87,6 @@ class _Programmed:
     """None: a run before this one had it, and it drains."""
     leads: bool = False
     """Its address is in the set: new connections come to it."""
-    before: dict[Backend, Traffic] = field(default_factory=dict)
-    """What destinations had counted before we looked."""
 
 
 @dataclass(slots=True)
@@ -106,8 +97,10 @@ class _Change:
     owners: dict[Vip, ServicePortName] = field(default_factory=dict)
     enter: list[Vip] = field(default_factory=list)
     leave: list[Vip] = field(default_factory=list)
-    traffic: dict[Vip, dict[Backend, Traffic]] = field(default_factory=dict)
+    begins: list[tuple[Vip, Backend, Traffic]] = field(default_factory=list)
     """What new destinations had counted already."""
+    ends: list[tuple[Vip, Backend, Traffic]] = field(default_factory=list)
+    """The last counters of those that go."""
 
 
 class IpvsHandoff:
@@ -122,9 +115,7 @@ class IpvsHandoff:
         """Those that have some, which the node's addresses multiply."""
         self._addresses: set[IPAddress] = set()
         self._problems: Mapping[Family, str] = {}
-        self._ended: dict[_Key, Counts] = {}
-        """Of destinations that are no more."""
-        self._told: dict[_Key, Counts] = {}
+        self._tally = Tally()
 
     def refusal(self, port: KernelPort) -> str | None:
         """Who the client is decides nothing here; nor is there a family that the kernel does not serve."""
@@ -140,7 +131,7 @@ class IpvsHandoff:
     async def begin(self, inside: Sequence[IPNetwork]) -> None:
         """Empty sets, so that everything new is the relay's; what an earlier run has in hand finishes."""
         self._problems = await ipvs_rules.program()
-        for its in (self._servers, self._node_ports, self._ended, self._told):
+        for its in (self._servers, self._node_ports, self._tally):
             its.clear()
         self._addresses = await asyncio.to_thread(node_addresses)
         self._servers = await self._call(self._adopted)
@@ -157,7 +148,8 @@ class IpvsHandoff:
                 continue
             weights = {one: its.weight for one, its in destinations.items()}
             found[vip] = _Programmed(Shape(server, weights))
-            found[vip].before = {one: its.traffic for one, its in destinations.items()}
+            for one, its in destinations.items():
+                self._tally.begins(vip, one, its.traffic)
         return found
 
     async def close(self) -> None:
@@ -172,13 +164,10 @@ class IpvsHandoff:
     async def put(self, ports: Sequence[KernelPort]) -> None:
         """Virtual servers first, then who comes to them. If it raises, it is as before."""
         change = self._planned(ports)
-        commands = self._commands(change)
         await self._call(lambda: self._refuse_foreign(change))
         before = {vip: self._shape(vip) for vip in change.shapes}
         try:
-            await self._fold(change)
-            await self._call(lambda: self._ipvs.change(commands))
-            await self._look_back(change)
+            await self._call(lambda: self._program(change))
             await ipvs_rules.route("replace", {vip.ip for vip in change.enter} - self._addresses)
             flows = [vip for vip in change.enter if vip.protocol is Protocol.UDP]
             if flows:
@@ -240,7 +229,28 @@ class IpvsHandoff:
         its = self._servers.get(vip)
         return its.shape if its is not None else None
 
+    def _program(self, change: _Change) -> None:
+        """Blocks. Change destinations and virtual servers, and read the counters of those that come or go."""
+        before = {vip: set(shape.weights) if (shape := self._shape(vip)) else set() for vip in change.shapes}
+        after = {vip: set(shape.weights) if shape else set() for vip, shape in change.shapes.items()}
+        change.ends = self._counters({vip: before[vip] - after[vip] for vip in after})
+        self._ipvs.change(self._commands(change))
+        change.begins = self._counters({vip: after[vip] - before[vip] for vip in after})
+
+    def _counters(self, wanted: Mapping[Vip, Collection[Backend]]) -> list[tuple[Vip, Backend, Traffic]]:
+        return [
+            (vip, one, its.traffic)
+            for vip, some in wanted.items()
+            if some
+            for one, its in self._ipvs.destinations(vip).items()
+            if one in some
+        ]
+
     def _settle(self, change: _Change) -> None:
+        for vip, backend, traffic in change.ends:
+            self._tally.ends(self._servers[vip].owner, vip, backend, traffic)
+        for vip, backend, traffic in change.begins:
+            self._tally.begins(vip, backend, traffic)
         for vip, shape in change.shapes.items():
             if shape is None:
                 self._servers.pop(vip, None)
@@ -248,8 +258,6 @@ class IpvsHandoff:
                 self._servers[vip].shape = shape
             else:
                 self._servers[vip] = _Programmed(shape)
-        for vip, traffic in change.traffic.items():
-            self._servers[vip].before |= traffic
         for vip, owner in change.owners.items():
             its = self._servers[vip]
             its.owner, its.leads = owner, True
@@ -287,8 +295,7 @@ class IpvsHandoff:
             if its.owner in names:
                 self._plan_to_leave(change, vip, its)
         await self._leave(change.leave)
-        await self._fold(change)
-        await self._call(lambda: self._ipvs.change(self._commands(change)))
+        await self._call(lambda: self._program(change))
         self._settle(change)
         for name in names:
             self._node_ports.pop(name, None)
@@ -307,18 +314,19 @@ class IpvsHandoff:
 
     # ---- the watch ----
 
-    async def tend(self) -> Collection[_Key]:
+    async def tend(self) -> Collection[Key]:
         """Remove what has drained, and follow the addresses of the node."""
         if self._node_ports:
             await self._follow_addresses()
         change = await self._call(self._drained)
-        await self._fold(change)
-        await self._call(lambda: self._ipvs.change(self._commands(change)))
+        await self._call(lambda: self._program(change))
         self._settle(change)
         gone = [vip for vip, shape in change.shapes.items() if shape is None]
         await ipvs_rules.move(("del", Kind.ENDS, gone))
         await self._unroute(gone)
-        return self._forgotten()
+        return self._tally.forget(
+            {(its.owner, one) for its in self._servers.values() if its.owner for one in its.shape.weights}
+        )
 
     async def _follow_addresses(self) -> None:
         addresses = await asyncio.to_thread(node_addresses)
@@ -342,41 +350,23 @@ class IpvsHandoff:
                 change.shapes[vip] = Shape(its.shape.server, weights)
         return change
 
-    def _forgotten(self) -> list[_Key]:
-        """Who has been told to the end, and has no destination any more: counts would begin at nothing."""
-        live = {(its.owner, one) for its in self._servers.values() for one in its.shape.weights}
-        gone = [
-            key for key, counts in self._ended.items() if key not in live and self._told.get(key) == counts
-        ]
-        for key in gone:
-            del self._ended[key], self._told[key]
-        return gone
-
     # ---- counts ----
 
-    async def counts(self) -> Mapping[_Key, Counts]:
+    async def counts(self) -> Mapping[Key, Counts]:
         """Read each virtual server that has an owner. Raises CommandFailed when one of them is gone."""
-        found = await self._call(self._counted)
-        for key, before in self._told.items():
-            if key in found:
-                # Segments without timestamps are smaller than what is taken off for their headers.
-                found[key] = Counts(*map(max, found[key], before))
-        self._told = found
-        return dict(found)
+        return self._tally.tell(await self._call(self._counted))
 
-    def _counted(self) -> dict[_Key, Counts]:
+    def _counted(self) -> list[tuple[ServicePortName, Vip, Backend, Traffic]]:
         """Blocks."""
-        found: defaultdict[_Key, Counts] = defaultdict(lambda: Counts(0, 0, 0), self._ended)
+        found = []
         for vip, its in self._servers.items():
             if its.owner is None:
                 continue
             now = self._ipvs.destinations(vip)
             if not now and its.shape.weights:
                 raise CommandFailed(f"virtual server {vip} is not there any more")
-            for backend, destination in now.items():
-                more = _since(vip, destination.traffic, its.before.get(backend))
-                found[its.owner, backend] = _sum(found[its.owner, backend], more)
-        return dict(found)
+            found += [(its.owner, vip, one, destination.traffic) for one, destination in now.items()]
+        return found
 
     async def open_connections(self) -> Mapping[ServicePortName, int]:
         """TCP from the handshake's end up to the first FIN, UDP flows while the kernel remembers them."""
@@ -389,39 +379,6 @@ class IpvsHandoff:
                 for one in self._ipvs.destinations(vip).values():
                     found[its.owner] += one.active + (one.inactive if vip.protocol is Protocol.UDP else 0)
         return dict(found)
-
-    async def _fold(self, change: _Change) -> None:
-        """Keep the counts of destinations that are about to be removed."""
-        going = {
-            vip: [one for one in before.weights if shape is None or one not in shape.weights]
-            for vip, shape in change.shapes.items()
-            if (before := self._shape(vip)) is not None
-        }
-        going = {vip: backends for vip, backends in going.items() if backends}
-        if not going:
-            return
-        last = await self._call(lambda: {vip: self._ipvs.destinations(vip) for vip in going})
-        for vip, backends in going.items():
-            its = self._servers[vip]
-            for backend in backends:
-                earlier = its.before.pop(backend, None)
-                if its.owner is not None and backend in last[vip]:
-                    more = _since(vip, last[vip][backend].traffic, earlier)
-                    self._ended[its.owner, backend] = _sum(
-                        self._ended.get((its.owner, backend), Counts(0, 0, 0)), more
-                    )
-
-    async def _look_back(self, change: _Change) -> None:
-        """The kernel keeps a removed destination for minutes, and its counters should it come back."""
-        new = {
-            vip: set(shape.weights).difference(before.weights if (before := self._shape(vip)) else ())
-            for vip, shape in change.shapes.items()
-            if shape is not None
-        }
-        new = {vip: some for vip, some in new.items() if some}
-        now = await self._call(lambda: {vip: self._ipvs.destinations(vip) for vip in new})
-        for vip, some in new.items():
-            change.traffic[vip] = {one: now[vip][one].traffic for one in some if one in now[vip]}
 
     async def _call(self, function: Callable[[], T]) -> T:
         """Have netlink at work in a thread. Raises CommandFailed."""
@@ -444,23 +401,6 @@ def _expanded(port: KernelPort, addresses: Iterable[IPAddress]) -> Iterator[tupl
 
 def _busy(destinations: Mapping[Backend, Destination]) -> bool:
     return any(its.active or its.inactive for its in destinations.values())
-
-
-def _since(vip: Vip, now: Traffic, before: Traffic | None) -> Counts:
-    connections, packets_in, packets_out, bytes_in, bytes_out = (
-        max(0, one - other) for one, other in zip(now, before or Traffic(), strict=True)
-    )
-    header = _HEADERS[vip.family, vip.protocol]
-    more = connections * _SYN_MORE if vip.protocol is Protocol.TCP else 0
-    return Counts(
-        connections,
-        max(0, bytes_in - packets_in * header - more),
-        max(0, bytes_out - packets_out * header - more),
-    )
-
-
-def _sum(one: Counts, other: Counts) -> Counts:
-    return Counts(*(a + b for a, b in zip(one, other, strict=True)))
 
 
 # ---- any run ----
