@@ -6,9 +6,18 @@ With `--native`: what the C extensions were not built for want of; else what som
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 
 NEEDED = {"ip": "iproute2", "nft": "nftables", "iptables-restore": "iptables", "ipset": "ipset"}
+KERNEL_NEEDED = {
+    "linux.uml": "user-mode-linux",
+    "modprobe": "kmod",
+    "ip": "iproute2",
+    "ipset": "ipset",
+    "iptables-legacy": "iptables",
+    "ipvsadm": "ipvsadm",
+}
 EXTENSIONS = ("uproxy.dataplane._engine", "uproxy.bench.load._native")
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
@@ -22,13 +31,15 @@ def native() -> None:
     )
 
 
-def missing_packages() -> list[str]:
-    """What the netns tier needs and this machine has not."""
-    return sorted({package for program, package in NEEDED.items() if not shutil.which(program, path=PATH)})
+def missing_packages(needed: Mapping[str, str] = NEEDED) -> list[str]:
+    """What the netns tier needs, or another, and this machine has not."""
+    return sorted({package for program, package in needed.items() if not shutil.which(program, path=PATH)})
 
 
 def main() -> None:
-    missing = missing_packages()
+    missing, for_kernel = missing_packages(), missing_packages(KERNEL_NEEDED)
+    if for_kernel:
+        print(f"the kernel tier (IPVS) is left out: apt-get install -y {' '.join(for_kernel)}")
     if os.geteuid() != 0:
         print("not root: the netns tier (real packets through real rules) is left out; run as root for all")
     elif missing:

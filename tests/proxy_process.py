@@ -82,10 +82,11 @@ async def eventually(
     condition: Callable[[], Awaitable[object]],
     what: str,
     *,
-    within_s: float = PATIENCE_S,
+    within_s: float | None = None,
     every_s: float = 0.02,
 ) -> None:
     """Ask for a condition until it holds, and fail when it does not come."""
+    within_s = PATIENCE_S if within_s is None else within_s
     deadline_s = monotonic() + within_s
     while not await condition():
         assert monotonic() < deadline_s, f"not seen in {within_s:g} s: {what}"

@@ -28,6 +28,7 @@ from uproxy.settings import (
 )
 
 if TYPE_CHECKING:
+    from uproxy.handoff.choice import Possible
     from uproxy.sources.config_file import ConfigFile
     from uproxy.state.addresses import AddressPlan
     from uproxy.steering.probe import Choice
@@ -106,8 +107,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return _cleanup(arguments)
     if parse_switch(arguments.init_only):
         return _init_only(settings)
-    choice, first_port = _prepare(settings)
-    return _on_uvloop(_serve(settings, choice, first_port, config))
+    choice, possible, first_port = _prepare(settings)
+    return _on_uvloop(_serve(settings, choice, possible, first_port, config))
 
 
 def _init_only(settings: Settings) -> int:
@@ -122,9 +123,10 @@ def _init_only(settings: Settings) -> int:
     return 0
 
 
-def _prepare(settings: Settings) -> "tuple[Choice, int]":
+def _prepare(settings: Settings) -> "tuple[Choice, Possible, int]":
     """What has to be done before there is a thread but this one: to look at the machine with all
     privileges, and then to give up those that are not needed any more."""
+    from uproxy.app.handoff import handoff
     from uproxy.kit.logs import set_up_logging
     from uproxy.kit.privileges import Capability, keep_capabilities, set_oom_score_adj
     from uproxy.steering import iptables
@@ -135,16 +137,18 @@ def _prepare(settings: Settings) -> "tuple[Choice, int]":
         _log.info("%s", note)
     found = asyncio.run(probe())
     choice = choose(settings.capture, found, settings.redirect_mechanism)
+    possible = asyncio.run(handoff(settings, choice))
     if settings.oom_score_adj is not None and (why := set_oom_score_adj(settings.oom_score_adj)):
         _log.info("oom_score_adj stays as it is: %s", why)
     kept = [Capability.NET_ADMIN, Capability.NET_BIND_SERVICE]
-    if choice.mechanism is Mechanism.IPTABLES or asyncio.run(iptables.is_left()):
+    matches_sets = possible.matches_sets or choice.mechanism is Mechanism.IPTABLES
+    if matches_sets or asyncio.run(iptables.is_left()):
         kept.append(Capability.NET_RAW)  # iptables matches ipsets, which takes a raw socket
     if settings.files or settings.kubeconfig:  # which may be somebody's private ones
         kept.append(Capability.DAC_READ_SEARCH)
     if why := keep_capabilities(*kept):
         _log.info("not all privileges could be given up: %s", why)
-    return choice, found.first_port
+    return choice, possible, found.first_port
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Settings, "ConfigFile | None"]:
@@ -163,8 +167,14 @@ def _in_cluster() -> bool:
     return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and _SERVICE_ACCOUNT_TOKEN.exists()
 
 
-async def _serve(settings: Settings, choice: "Choice", first_port: int, config: "ConfigFile | None") -> int:
-    from uproxy.app.handoff import handoff
+async def _serve(
+    settings: Settings,
+    choice: "Choice",
+    possible: "Possible",
+    first_port: int,
+    config: "ConfigFile | None",
+) -> int:
+    from uproxy.app.handoff import under
     from uproxy.app.plan import address_plan, steering
     from uproxy.app.proxy import Proxy
     from uproxy.app.sources import Emit, cluster_sources, load_manifests
@@ -176,8 +186,8 @@ async def _serve(settings: Settings, choice: "Choice", first_port: int, config: 
         sources = load_manifests(settings, emit).sources()
     with steering(choice, take_over=settings.take_over) as (granted, turn):
         plan = address_plan(settings.service_cidr, granted, first_port)
-        possible = await handoff(settings, granted)
-        await Proxy(settings, granted, plan, sources, emit, possible=possible, turn=turn).run(config)
+        proxy = Proxy(settings, granted, plan, sources, emit, possible=under(granted, possible), turn=turn)
+        await proxy.run(config)
     return 0
 
 

@@ -22,7 +22,13 @@ async def handoff(settings: Settings, choice: Choice) -> Possible:
         settings.handoff,
         keeps_address=choice.capture is Capture.TPROXY,
         programs=choice.mechanism is not Mechanism.LOOPBACK,
+        redirects=choice.capture is Capture.REDIRECT,
     )
+
+
+def under(granted: Choice, possible: Possible) -> Possible:
+    """What is left of it under the capture that was granted in the end."""
+    return Possible(None, granted.reason) if granted.mechanism is Mechanism.LOOPBACK else possible
 
 
 def kernel_paths(possible: Possible, dataplane: Dataplane, threads: int) -> KernelPaths | None:

@@ -5,11 +5,11 @@ Owns the order of preference and the reasons. Programs nothing that stays.
 
 from dataclasses import dataclass
 
-from uproxy.handoff import nftables
+from uproxy.handoff import ipvs, nftables
 from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.mechanism import Mechanism
 
-MECHANISMS = ("nftables",)
+MECHANISMS = ("nftables", "ipvs")
 """The best first."""
 
 
@@ -19,14 +19,17 @@ class Possible:
 
     mechanism: Mechanism | None
     reason: str
+    matches_sets: bool = False
+    """Whether it has iptables match ipsets, which takes CAP_NET_RAW."""
 
 
 NO_HANDOFF = Possible(None, "not asked for")
 
 
-async def choose(wanted: str, *, keeps_address: bool, programs: bool) -> Possible:
+async def choose(wanted: str, *, keeps_address: bool, programs: bool, redirects: bool) -> Possible:
     """The mechanism for `--handoff WANTED`, or none. `keeps_address`: the capture shows endpoints the
-    addresses of their clients; `programs`: it programs the kernel at all."""
+    addresses of their clients; `programs`: it programs the kernel at all; `redirects`: by rules, which a
+    mark keeps away."""
     if wanted == "off":
         return NO_HANDOFF
     if not programs:
@@ -37,13 +40,21 @@ async def choose(wanted: str, *, keeps_address: bool, programs: bool) -> Possibl
         )
     reasons = []
     for name in MECHANISMS if wanted == "auto" else (wanted,):
-        refusal = await nftables.refusal_here()
+        refusal = await _refusal(name, redirects)
         if refusal is None:
-            return Possible(nftables.NftablesHandoff(Conntrack()), f"{name} works here")
+            if name == "nftables":
+                return Possible(nftables.NftablesHandoff(Conntrack()), f"{name} works here")
+            return Possible(ipvs.IpvsHandoff(), f"{name} works here", matches_sets=True)
         reasons.append(f"{name}: {refusal}")
     return Possible(None, "; ".join(reasons))
 
 
+async def _refusal(name: str, redirects: bool) -> str | None:
+    if name == "nftables":
+        return await nftables.refusal_here()
+    return await ipvs.refusal_here() if redirects else "needs the capture redirect"
+
+
 async def remove() -> list[str]:
     """Remove what any run has left; returns what was there, in words. Raises CommandFailed."""
-    return await nftables.remove()
+    return [*await nftables.remove(), *await ipvs.remove()]

@@ -1,6 +1,6 @@
-"""Giving privileges up: Linux capabilities, and the place in the queue when memory runs out.
+"""Privileges: which there are, giving them up, and the place in the queue when memory runs out.
 
-Owns the two system calls for it (prctl(2), capset(2)), which Python does not have. They act
+Owns the two system calls for giving up (prctl(2), capset(2)), which Python does not have. They act
 on the calling thread only, and new threads are as their makers: so this is for a process that
 has no other threads yet. Source: capabilities(7).
 """
@@ -38,6 +38,17 @@ class _Sets(ctypes.Structure):
         ("permitted", ctypes.c_uint32),
         ("inheritable", ctypes.c_uint32),
     )
+
+
+def has(capability: Capability) -> bool:
+    """Whether this process has it in its effective set."""
+    return bool(parse_capabilities(Path("/proc/self/status").read_text()) >> capability & 1)
+
+
+def parse_capabilities(status: str) -> int:
+    """The effective set, from the text of /proc/PID/status (proc(5), capabilities(7))."""
+    lines = (line for line in status.splitlines() if line.startswith("CapEff:"))
+    return int(next(lines, "CapEff: 0").split()[1], 16)
 
 
 def keep_capabilities(*kept: Capability) -> str:

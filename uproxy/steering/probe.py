@@ -16,6 +16,7 @@ from pathlib import Path
 
 from uproxy.errors import CommandFailed, UproxyError
 from uproxy.kit.commands import run
+from uproxy.kit.privileges import Capability, has
 from uproxy.kit.programs import complaint
 from uproxy.model.names import Family, Protocol, Vip
 from uproxy.steering import iptables, nft, policy_routes, tproxy
@@ -24,9 +25,6 @@ from uproxy.steering.rules import RedirectPorts, Rule, Verdict
 OK = "ok"
 
 _FIRST_UNPRIVILEGED_PORT = 1024
-_CAP_NET_BIND_SERVICE = 1 << 10
-_CAP_NET_ADMIN = 1 << 12
-_CAP_NET_RAW = 1 << 13
 _PACKAGES = {"nft": "nftables", "iptables-restore": "iptables", "ipset": "ipset", "ip": "iproute2"}
 _PORTS = RedirectPorts(10256, 10257)
 _SAMPLE: Mapping[Vip, Rule] = {
@@ -165,26 +163,16 @@ def _choose_tproxy(probe: Probe, mechanism: str) -> Choice:
 
 def has_net_admin() -> bool:
     """Whether this process may change the network: CAP_NET_ADMIN in its effective set."""
-    return bool(_capabilities() & _CAP_NET_ADMIN)
+    return has(Capability.NET_ADMIN)
 
 
 def _first_port() -> int:
-    if _capabilities() & _CAP_NET_BIND_SERVICE:
+    if has(Capability.NET_BIND_SERVICE):
         return 0
     try:
         return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
     except OSError:  # a kernel from before 4.11, or gVisor
         return _FIRST_UNPRIVILEGED_PORT
-
-
-def _capabilities() -> int:
-    return parse_capabilities(Path("/proc/self/status").read_text())
-
-
-def parse_capabilities(status: str) -> int:
-    """The effective set, from the text of /proc/PID/status (proc(5), capabilities(7))."""
-    lines = (line for line in status.splitlines() if line.startswith("CapEff:"))
-    return int(next(lines, "CapEff: 0").split()[1], 16)
 
 
 def _obstacles(probe: Probe, mechanism: str) -> dict[Mechanism, str]:
@@ -252,7 +240,7 @@ async def _try_ip6tables() -> str:
 
 
 async def _try_netfilter(family: Family, program: str) -> str:
-    if not _capabilities() & _CAP_NET_RAW:
+    if not has(Capability.NET_RAW):
         # iptables' set match finds a set's number by a raw socket, in any namespace (seen with 1.8.9).
         return "CAP_NET_RAW is not granted, which iptables needs to match ipsets"
     sample = {vip: what for vip, what in _SAMPLE.items() if vip.family == family}

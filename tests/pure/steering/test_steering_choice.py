@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from uproxy.errors import UproxyError
+from uproxy.kit.privileges import parse_capabilities
 from uproxy.kit.programs import complaint
-from uproxy.steering.probe import OK, Capture, Choice, Mechanism, Probe, choose, parse_capabilities
+from uproxy.steering.probe import OK, Capture, Choice, Mechanism, Probe, choose
 
 ABLE = Probe(net_admin=OK, nft=OK, iptables=OK, ip6tables=OK, tproxy=OK, ip=OK)
 NO_NFT = replace(ABLE, nft="nft is not installed: apt-get install nftables")

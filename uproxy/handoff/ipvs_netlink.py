@@ -1,0 +1,391 @@
+"""IPVS over netlink: virtual servers and their destinations, as the kernel has them.
+
+Owns the messages of the generic netlink family IPVS (linux/ip_vs.h), the mark by which virtual servers are
+known as ours, and two questions beside: which addresses this node has (rtnetlink), and the forgetting of UDP
+flows (ctnetlink). Refuses to decide anything. Everything here blocks, for some tens of microseconds a
+question; the caller has it done in a thread.
+
+Written by hand, as `conntrack.py` is: counters of ten thousand destinations are read every second, which
+takes a general library's decoder longer than that second.
+"""
+
+import errno
+import os
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from uproxy.model.frontend import Backend
+from uproxy.model.names import IPAddress, Protocol, Vip
+
+OURS = 0x7570 << 16
+"""Among the flags of a virtual server: bits that the kernel keeps and does not use, `up` in ASCII."""
+_OURS_MASK = 0xFFFF << 16
+
+_ROUTE, _NETFILTER, _GENERIC = 0, 12, 16
+_REQUEST, _ACK, _DUMP = 1, 4, 0x300
+_ERROR, _DONE = 2, 3
+_HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
+_RECEIVE = 1 << 17
+_AT_ONCE = 64
+"""Commands in one call: their acknowledgements have to fit into the socket's buffer."""
+
+_CONTROL, _GET_FAMILY, _FAMILY_ID, _FAMILY_NAME = 16, 3, 1, 2
+_NEW_SERVICE, _SET_SERVICE, _DELETE_SERVICE, _GET_SERVICE = 1, 2, 3, 4
+_NEW_DEST, _SET_DEST, _DELETE_DEST, _GET_DEST = 5, 6, 7, 8
+_SERVICE, _DEST = 1, 2
+_PERSISTENT = 1
+_ONE_CLIENT = {4: b"\xff\xff\xff\xff", 6: struct.pack("=I", 128)}
+"""Of persistence: a mask, or for IPv6 a prefix's length."""
+_AF = {4: socket.AF_INET, 6: socket.AF_INET6}
+_NUMBER = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
+_PROTOCOL = {number: protocol for protocol, number in _NUMBER.items()}
+
+_GET_ADDRESS, _LOOPBACK_INDEX = 22, 1
+_GET_FLOW, _DELETE_FLOW = 1 << 8 | 1, 1 << 8 | 2
+
+
+class Refused(OSError):
+    """The kernel said no; `strerror` names the command too."""
+
+
+class Command(NamedTuple):
+    """One change, encoded."""
+
+    number: int
+    body: bytes
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A virtual server, but for its destinations."""
+
+    scheduler: str
+    affinity_timeout_s: int | None = None
+
+
+class Traffic(NamedTuple):
+    """What a destination has had."""
+
+    connections: int = 0
+    packets_in: int = 0
+    packets_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class Destination(NamedTuple):
+    """An endpoint of a virtual server."""
+
+    weight: int
+    active: int
+    """Connections that are established."""
+    inactive: int
+    """Those that begin, or are over but not forgotten yet; UDP flows."""
+    traffic: Traffic
+
+
+def new_server(vip: Vip, server: Server) -> Command:
+    """It has no destinations yet, and refuses until it has."""
+    return Command(_NEW_SERVICE, _service(vip, server), f"virtual server {vip}")
+
+
+def set_server(vip: Vip, server: Server) -> Command:
+    """Another scheduler, or timeout; connections stay."""
+    return Command(_SET_SERVICE, _service(vip, server), f"virtual server {vip}")
+
+
+def delete_server(vip: Vip) -> Command:
+    """Its connections get no packet through any more."""
+    return Command(_DELETE_SERVICE, _service(vip), f"end of virtual server {vip}")
+
+
+def new_dest(vip: Vip, backend: Backend, weight: int) -> Command:
+    """Masqueraded, as everything here."""
+    return Command(_NEW_DEST, _service(vip) + _dest(backend, weight), f"{backend} of {vip}")
+
+
+def set_dest(vip: Vip, backend: Backend, weight: int) -> Command:
+    """With weight 0 it gets no new connections, and keeps those that it has."""
+    return Command(_SET_DEST, _service(vip) + _dest(backend, weight), f"weight of {backend} of {vip}")
+
+
+def delete_dest(vip: Vip, backend: Backend) -> Command:
+    """Its connections get no packet through any more."""
+    return Command(_DELETE_DEST, _service(vip) + _dest(backend), f"end of {backend} of {vip}")
+
+
+def _service(vip: Vip, server: Server | None = None) -> bytes:
+    words = _u16(1, _AF[vip.family]) + _u16(2, _NUMBER[vip.protocol]) + _attribute(3, vip.ip.packed)
+    words += _attribute(4, vip.port.to_bytes(2, "big"))
+    if server is not None:
+        timeout_s = server.affinity_timeout_s
+        flags = OURS | (_PERSISTENT if timeout_s is not None else 0)
+        words += _attribute(6, server.scheduler.encode() + b"\0")
+        words += _attribute(7, struct.pack("=II", flags, _OURS_MASK | _PERSISTENT))
+        words += _u32(8, timeout_s or 0) + _attribute(9, _ONE_CLIENT[vip.family])
+    return _attribute(_SERVICE, words)
+
+
+def _dest(backend: Backend, weight: int | None = None) -> bytes:
+    words = _attribute(1, backend.ip.packed.ljust(16, b"\0")) + _attribute(2, backend.port.to_bytes(2, "big"))
+    words += _u16(11, _AF[backend.ip.version])
+    if weight is not None:
+        words += _u32(3, 0) + _u32(4, weight) + _u32(5, 0) + _u32(6, 0)
+    return _attribute(_DEST, words)
+
+
+class Ipvs:
+    """Speaks with the kernel about the network namespace of the thread that speaks first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._generic: _Link | None = None
+        self._family = 0
+
+    def close(self) -> None:
+        """It opens again by itself."""
+        with self._lock:
+            if self._generic is not None:
+                self._generic.close()
+                self._generic = None
+
+    def servers(self) -> Mapping[Vip, Server]:
+        """Those that are ours. Raises Refused where there is no IPVS."""
+        found = {}
+        for attributes in self._dump(_GET_SERVICE, b""):
+            its = dict(_attributes(dict(_attributes(attributes))[_SERVICE]))
+            (flags,) = struct.unpack_from("=I", its[7])
+            # Those that go by a firewall mark have no address.
+            if flags & _OURS_MASK == OURS and 3 in its:
+                vip = Vip(
+                    _address(its[1], its[3]), _port(its[4]), _PROTOCOL[int.from_bytes(its[2], sys.byteorder)]
+                )
+                (timeout_s,) = struct.unpack("=I", its[8])
+                scheduler = its[6].rstrip(b"\0").decode()
+                found[vip] = Server(scheduler, timeout_s if flags & _PERSISTENT else None)
+        return found
+
+    def destinations(self, vip: Vip) -> dict[Backend, Destination]:
+        """Of one virtual server. Raises Refused when it is not there."""
+        found = {}
+        for attributes in self._dump(_GET_DEST, _service(vip)):
+            # Fixed places would be faster; this is fast enough, and does not depend on the kernel's order.
+            its = dict(_attributes(dict(_attributes(attributes))[_DEST]))
+            family = its.get(11, struct.pack("=H", _AF[vip.family]))
+            backend = Backend(_address(family, its[1]), _port(its[2]))
+            weight, active, inactive = (struct.unpack("=I", its[kind])[0] for kind in (4, 7, 8))
+            counters = dict(_attributes(its[12]))
+            traffic = Traffic(*(struct.unpack("=Q", counters[kind])[0] for kind in range(1, 6)))
+            found[backend] = Destination(weight, active, inactive, traffic)
+        return found
+
+    def existing(self, vips: Sequence[Vip]) -> list[Vip]:
+        """Those that have a virtual server, whoever made it."""
+        found: list[Vip] = []
+        with self._lock:
+            link = self._open()
+            for first in range(0, len(vips), _AT_ONCE):
+                some = vips[first : first + _AT_ONCE]
+                failed = link.ask(
+                    self._family, [struct.pack("=BBH", _GET_SERVICE, 1, 0) + _service(vip) for vip in some]
+                )
+                found += [vip for index, vip in enumerate(some) if index not in failed]
+        return found
+
+    def change(self, commands: Sequence[Command]) -> None:
+        """Program them in this order. Raises Refused for the first that failed; the others are programmed."""
+        with self._lock:
+            link = self._open()
+            for first in range(0, len(commands), _AT_ONCE):
+                some = commands[first : first + _AT_ONCE]
+                bodies = [struct.pack("=BBH", one.number, 1, 0) + one.body for one in some]
+                failed = link.ask(self._family, bodies)
+                if failed:
+                    index, number = min(failed.items())
+                    raise Refused(number, f"{some[index].words}: {os.strerror(number)}")
+
+    def _dump(self, number: int, body: bytes) -> list[bytes]:
+        with self._lock:
+            link = self._open()
+            return [its[4:] for its in link.dump(self._family, struct.pack("=BBH", number, 1, 0) + body)]
+
+    def _open(self) -> "_Link":
+        if self._generic is None:
+            link = _Link(_GENERIC)
+            try:
+                self._family = _family_id(link)
+            except OSError:
+                link.close()
+                raise
+            self._generic = link
+        return self._generic
+
+
+def _family_id(link: "_Link") -> int:
+    """The kernel loads the module when it is asked for the family."""
+    body = struct.pack("=BBH", _GET_FAMILY, 1, 0) + _attribute(_FAMILY_NAME, b"IPVS\0")
+    for answer in link.answers(_CONTROL, body):
+        return int.from_bytes(dict(_attributes(answer[4:]))[_FAMILY_ID], sys.byteorder)
+    raise Refused(errno.ENOENT, "no IPVS")
+
+
+def node_addresses() -> set[IPAddress]:
+    """Every address of this node that others can reach; not kube-proxy's VIPs, should it have left some."""
+    link = _Link(_ROUTE)
+    try:
+        found = set()
+        for body in link.dump(_GET_ADDRESS, struct.pack("=BBBBI", 0, 0, 0, 0, 0)):
+            family, _, _, _, index = struct.unpack_from("=BBBBI", body)
+            its = dict(_attributes(body[8:]))
+            raw = its.get(2) or its.get(1)  # IFA_LOCAL: IFA_ADDRESS is the other end of a tunnel
+            if raw is None or family not in _AF.values() or _is_for_vips(index):
+                continue
+            ip = ip_address(raw)
+            if not ip.is_loopback and not ip.is_link_local:
+                found.add(ip)
+        return found
+    finally:
+        link.close()
+
+
+def _is_for_vips(index: int) -> bool:
+    try:
+        return index != _LOOPBACK_INDEX and socket.if_indextoname(index) == "kube-ipvs0"
+    except OSError:
+        return False
+
+
+def forget_flows(vips: Iterable[Vip]) -> None:
+    """Have conntrack forget the UDP flows to these: it remembers of each whether its addresses are to be
+    translated, and those that the relay has had are not. Does nothing where there is no ctnetlink."""
+    try:
+        link = _Link(_NETFILTER)
+    except OSError:
+        return
+    try:
+        for vip in vips:
+            head = struct.pack("=BBH", _AF[vip.family], 0, 0)
+            bodies = [head + its for its in _flows_to(link, head, vip)]
+            for first in range(0, len(bodies), _AT_ONCE):
+                link.ask(_DELETE_FLOW, bodies[first : first + _AT_ONCE])
+    except OSError:
+        return
+    finally:
+        link.close()
+
+
+def _flows_to(link: "_Link", head: bytes, vip: Vip) -> list[bytes]:
+    """The attribute CTA_TUPLE_ORIG of each."""
+    found = []
+    for body in link.dump(_GET_FLOW, head):
+        original = next((value for kind, value in _attributes(body[4:]) if kind == 1), b"")
+        its = dict(_attributes(original))
+        addresses, ports = dict(_attributes(its.get(1, b""))), dict(_attributes(its.get(2, b"")))
+        went_to = addresses.get(2 if vip.family == 4 else 4), ports.get(1), ports.get(3)
+        if went_to == (vip.ip.packed, bytes((_NUMBER[vip.protocol],)), vip.port.to_bytes(2, "big")):
+            found.append(_attribute(1 | 0x8000, original))
+    return found
+
+
+class _Link:
+    """A netlink socket. One thread at a time."""
+
+    def __init__(self, protocol: int) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        self._socket.bind((0, 0))
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def ask(self, kind: int, bodies: Sequence[bytes]) -> dict[int, int]:
+        """Send all in one call; returns the errno of each that failed."""
+        first = self._sequence + 1
+        self._sequence += len(bodies)
+        self._socket.send(
+            b"".join(
+                _message(kind, _REQUEST | _ACK, first + index, body) for index, body in enumerate(bodies)
+            )
+        )
+        failed, left = {}, len(bodies)
+        while left:
+            for answer, sequence, body in _messages(self._socket.recv(_RECEIVE)):
+                if answer == _ERROR and first <= sequence <= self._sequence:
+                    left -= 1
+                    number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
+                    if number:
+                        failed[sequence - first] = number
+        return failed
+
+    def dump(self, kind: int, body: bytes) -> Iterator[bytes]:
+        """All that there are. Raises Refused."""
+        return self.answers(kind, body, _DUMP)
+
+    def answers(self, kind: int, body: bytes, more: int = _ACK) -> Iterator[bytes]:
+        """What comes until the end of the answer. Raises Refused."""
+        self._sequence += 1
+        self._socket.send(_message(kind, _REQUEST | more, self._sequence, body))
+        found: list[bytes] = []
+        while True:
+            for answer, sequence, its in _messages(self._socket.recv(_RECEIVE)):
+                if sequence != self._sequence:
+                    continue
+                if answer in (_ERROR, _DONE):
+                    number = -int.from_bytes(its[:4], sys.byteorder, signed=True)
+                    if number:
+                        raise Refused(number, os.strerror(number))
+                    return iter(found)
+                found.append(its)
+
+
+def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    return _padded(_HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body)
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    at = 0
+    while at + _HEADER.size <= len(data):
+        size, kind, _, sequence, _ = _HEADER.unpack_from(data, at)
+        yield kind, sequence, data[at + _HEADER.size : at + size]
+        at += (size + 3) & ~3
+
+
+def _attribute(kind: int, payload: bytes) -> bytes:
+    return _padded(_ATTRIBUTE.pack(_ATTRIBUTE.size + len(payload), kind) + payload)
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + _ATTRIBUTE.size <= len(data):
+        size, kind = _ATTRIBUTE.unpack_from(data, at)
+        if size < _ATTRIBUTE.size:
+            return
+        yield kind & 0x3FFF, data[at + _ATTRIBUTE.size : at + size]
+        at += (size + 3) & ~3
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
+
+
+def _u16(kind: int, value: int) -> bytes:
+    return _attribute(kind, struct.pack("=H", value))
+
+
+def _u32(kind: int, value: int) -> bytes:
+    return _attribute(kind, struct.pack("=I", value))
+
+
+def _address(family: bytes, raw: bytes) -> IPAddress:
+    return ip_address(raw[:4] if struct.unpack("=H", family)[0] == socket.AF_INET else raw[:16])
+
+
+def _port(raw: bytes) -> int:
+    return int.from_bytes(raw, "big")

@@ -1,0 +1,299 @@
+"""What IPVS needs beside virtual servers: who comes to it, masquerade, local routes, sysctls.
+
+Owns the sets UPROXY_IPVS4 and 6, UPROXY_IPVS_ENDS4 and 6, the chains UPROXY_IPVS in `mangle` and `nat`,
+routes in the table `local` with protocol 118, and the sysctls below net.ipv4.vs while we are here. Refuses to
+touch anything else. The names begin with `UPROXY_`: capture removes whatever begins with `UPROXY-`.
+
+A VIP in the first set is marked like the proxy's own dials, which capture leaves alone, so that it comes to
+IPVS; out of the set it is captured as ever, and what IPVS has in hand goes on. The second set is of those:
+capture refuses them when their last endpoint goes, but not what is marked. The number of rules is constant.
+
+What the sysctls were is the comment of a rule. So it is there after `kill -9`, goes with the network
+namespace that it is about, and needs no file. Sources: ipset(8), iptables-extensions(8), ip-route(8), the
+kernel's ipvs-sysctl.rst; kube-proxy's ipvs/proxier.go for the values.
+"""
+
+import asyncio
+import json
+import platform
+import re
+from collections.abc import Collection, Iterable, Mapping
+from enum import StrEnum
+from ipaddress import ip_address
+from pathlib import Path
+
+from uproxy.errors import CommandFailed
+from uproxy.kit.commands import run
+from uproxy.kit.privileges import Capability, has
+from uproxy.kit.programs import complaint, execute, peek
+from uproxy.model.names import Family, IPAddress, Vip
+
+MARK = 0x3070
+"""The mark of the proxy's own dials, as steering has it."""
+ROUTE_PROTOCOL = 118
+_METRIC = 118
+"""Of its own, so that it can be beside capture's route of the same address."""
+
+FAMILIES: tuple[Family, ...] = (4, 6)
+_NAME = "UPROXY_IPVS"
+_PROGRAM = {4: "iptables", 6: "ip6tables"}
+_RESTORE_FLAGS = ("--noflush", "--wait", "5")
+_DESTROY_TRIES, _DESTROY_PAUSE_S = 10, 0.05
+_SYSCTLS = Path("/proc/sys/net/ipv4/vs")
+_BEFORE = re.compile(r'-m comment --comment "?sysctls before: ([a-z_0-9=, ]*)"?')
+
+# - In `mangle` output capture's guard comes first: what is marked it lets through. So this jump is the last.
+# - There only the first packet is marked, since a mark has it routed anew; nobody would refuse the others.
+# - The mark tells our connections from those of others who use IPVS. Only the first packet of a connection
+#   meets `nat`.
+# - Masquerade, always: endpoints see the node's address, as they do with the relay.
+_JUMPS = {
+    "mangle": (
+        ("-A", "PREROUTING", f"-j {_NAME}"),
+        ("-A", "OUTPUT", f"-m conntrack --ctstate NEW -j {_NAME}"),
+    ),
+    "nat": (("-I", "POSTROUTING", f"-m mark --mark {MARK:#x} -m ipvs --ipvs -j {_NAME}"),),
+}
+
+
+class Kind(StrEnum):
+    """Sets, one a family."""
+
+    LEADS = _NAME
+    """New connections go to IPVS."""
+    ENDS = f"{_NAME}_ENDS"
+    """New ones do not, and IPVS has some in hand. TCP only."""
+
+
+def render_sets(families: Iterable[Family]) -> str:
+    """Input for `ipset restore`: the sets, empty."""
+    # 65,536 elements are ipset's default limit, fewer than a large cluster has addresses.
+    return "".join(
+        f"create -exist {kind}{family} hash:ip,port family {'inet' if family == 4 else 'inet6'} "
+        f"maxelem 1048576\nflush {kind}{family}\n"
+        for family in families
+        for kind in Kind
+    )
+
+
+def render_elements(verb: str, kind: Kind, vips: Iterable[Vip]) -> str:
+    """Input for `ipset restore`: `add` or `del`."""
+    return "".join(
+        f"{verb} -exist {kind}{vip.family} {vip.ip},{vip.protocol.lower()}:{vip.port}\n" for vip in vips
+    )
+
+
+def render_rules(family: Family, saved: str, before: Mapping[str, int]) -> str:
+    """Input for `iptables-restore --noflush`: chains and jumps, in the place of older ones.
+
+    `saved` is what `iptables-save` prints now, `before` what the sysctls were.
+    """
+    words = ", ".join(f"{name}={value}" for name, value in sorted(before.items()))
+    mark = f"-j MARK --set-xmark {MARK:#x}/0xffffffff"
+    rules = {
+        "mangle": [
+            f"-m set --match-set {Kind.LEADS}{family} dst,dst {mark}",
+            f"-m conntrack --ctstate ESTABLISHED -m set --match-set {Kind.ENDS}{family} dst,dst {mark}",
+        ],
+        "nat": [f'-m comment --comment "sysctls before: {words}"', "-j MASQUERADE"],
+    }
+    lines = []
+    for table, jumps in _JUMPS.items():
+        lines += [f"*{table}", f":{_NAME} - [0:0]", *_jumps_gone(saved, table)]
+        lines += [f"{verb} {hook} {rule}" for verb, hook, rule in jumps]
+        lines += [*(f"-A {_NAME} {rule}" for rule in rules[table]), "COMMIT"]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def render_removal(saved: str) -> str:
+    """Input for `iptables-restore --noflush` that removes chains and jumps; empty when there are none."""
+    lines = []
+    for table in _chains(saved):
+        lines += [f"*{table}", *_jumps_gone(saved, table), f"-F {_NAME}", f"-X {_NAME}", "COMMIT"]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def parse_before(saved: str) -> dict[str, int]:
+    """What the sysctls were before the run that made these rules."""
+    found = _BEFORE.search(saved)
+    pairs = (word.split("=") for word in found[1].split(", ") if "=" in word) if found else ()
+    return {name: int(value) for name, value in pairs}
+
+
+def _section(saved: str, table: str) -> list[str]:
+    _, _, rest = f"\n{saved}".partition(f"\n*{table}\n")
+    return rest.partition("\nCOMMIT")[0].splitlines()
+
+
+def _jumps_gone(saved: str, table: str) -> list[str]:
+    jumps = [line for line in _section(saved, table) if line.endswith(f"-j {_NAME}")]
+    return [f"-D {line.removeprefix('-A ')}" for line in jumps]
+
+
+def _chains(saved: str) -> list[str]:
+    """The tables that have our chain."""
+    return [
+        table for table in _JUMPS if any(line.startswith(f":{_NAME} ") for line in _section(saved, table))
+    ]
+
+
+# ---- the kernel ----
+
+
+async def program() -> Mapping[Family, str]:
+    """Program sets, empty, rules and sysctls, in the place of older ones. Returns the families that cannot
+    be served here, with the reason. Raises CommandFailed when IPv4 cannot."""
+    problems: dict[Family, str] = {}
+    saved = {4: await execute("iptables-save")}
+    try:
+        saved[6] = await execute("ip6tables-save")
+    except CommandFailed as error:
+        problems[6] = str(error)
+    # Of an earlier run's values, the first are the machine's own.
+    before = {**_read_sysctls(), **parse_before(saved[4])}
+    families = [family for family in FAMILIES if family not in problems]
+    await execute("ipset", "restore", stdin=render_sets(families))
+    for family in families:
+        rules = render_rules(family, saved[family], before)
+        try:
+            await execute(f"{_PROGRAM[family]}-restore", *_RESTORE_FLAGS, stdin=rules)
+        except CommandFailed as error:
+            if family == 4:
+                raise
+            problems[family] = str(error)
+    _write_sysctls(wanted_sysctls(platform.release()))
+    if 6 not in problems and not forwards(6):
+        problems[6] = "IPv6 packets are not forwarded (net.ipv6.conf.all.forwarding is 0)"
+    return problems
+
+
+async def unprogram() -> list[str]:
+    """Undo it, of any run; returns what was there, in words. Raises CommandFailed."""
+    removed = []
+    for family in FAMILIES:
+        saved = await peek(f"{_PROGRAM[family]}-save")
+        removal = render_removal(saved)
+        if family == 4 and (before := parse_before(saved)):
+            now = _read_sysctls()
+            changed = {name: value for name, value in before.items() if now.get(name) not in (value, None)}
+            _write_sysctls(changed)
+            removed += [f"sysctl net.ipv4.vs.{name}" for name in changed]
+        if removal:
+            await execute(f"{_PROGRAM[family]}-restore", *_RESTORE_FLAGS, stdin=removal)
+            removed += [f"{_PROGRAM[family]} {table} chain {_NAME}" for table in _chains(saved)]
+    sets = [name for name in (await peek("ipset", "list", "-name")).split() if name.startswith(_NAME)]
+    if sets:
+        await _destroy(sets)
+        removed += [f"ipset {name}" for name in sets]
+    return removed
+
+
+async def _destroy(sets: Collection[str]) -> None:
+    """Where iptables is nf_tables, a removed rule holds its sets for a moment longer."""
+    text = "".join(f"destroy -exist {name}\n" for name in sets)
+    for _ in range(_DESTROY_TRIES):
+        try:
+            await execute("ipset", "restore", stdin=text)
+            return
+        except CommandFailed:
+            await asyncio.sleep(_DESTROY_PAUSE_S)
+    await execute("ipset", "restore", stdin=text)
+
+
+async def move(*steps: tuple[str, Kind, Collection[Vip]]) -> None:
+    """`add` to a set or `del` from it, in this order. Raises CommandFailed; part of it may be done then."""
+    text = "".join(render_elements(*step) for step in steps)
+    if text:
+        await execute("ipset", "restore", stdin=text)
+
+
+async def trial() -> str | None:
+    """Why sets and rules cannot be had here; None when they can. Leaves nothing behind."""
+    if not has(Capability.NET_RAW):
+        return "CAP_NET_RAW is not granted, which iptables needs to match ipsets"
+    script = 'printf %s "$1" | ipset restore && printf %s "$2" | iptables-restore --noflush'
+    words = ("sh", "-c", script, "trial", render_sets((4,)), render_rules(4, "", {}))
+    try:
+        done = await run("unshare", "--net", *words)
+    except CommandFailed as error:
+        return str(error)
+    if not done.status:
+        return None
+    finding = complaint(done.stderr or done.stdout)
+    # Without CAP_SYS_ADMIN there is no other namespace to try them in: whether they can be read has to do.
+    return await _unreadable() if finding.startswith("unshare:") else finding
+
+
+async def _unreadable() -> str | None:
+    try:
+        await execute("iptables-save", "-t", "mangle")
+        await execute("ipset", "list", "-name")
+    except CommandFailed as error:
+        return str(error)
+    return None
+
+
+def wanted_sysctls(kernel: str) -> dict[str, int]:
+    """Below net.ipv4.vs, for this release of Linux."""
+    wanted = {"conntrack": 1, "expire_nodest_conn": 1, "expire_quiescent_template": 1}
+    found = re.match(r"(\d+)\.(\d+)", kernel)
+    # Up to 5.8 a client's port that is used again costs a second, or it
+    # goes to an endpoint that is no more (kubernetes/kubernetes#81775); kube-proxy chose the latter.
+    if found and (int(found[1]), int(found[2])) < (5, 9):
+        wanted["conn_reuse_mode"] = 0
+    return wanted
+
+
+def forwards(family: Family) -> bool:
+    """Whether this node passes packets on. Where it does not, answers of endpoints have no way back."""
+    path = "net/ipv4/ip_forward" if family == 4 else "net/ipv6/conf/all/forwarding"
+    try:
+        return Path("/proc/sys", path).read_text().strip() != "0"
+    except OSError:
+        return False
+
+
+def _read_sysctls() -> dict[str, int]:
+    found = {}
+    for name in ("conntrack", "expire_nodest_conn", "expire_quiescent_template", "conn_reuse_mode"):
+        try:
+            found[name] = int((_SYSCTLS / name).read_text())
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _write_sysctls(values: Mapping[str, int]) -> None:
+    now = _read_sysctls()
+    for name, value in values.items():
+        if now.get(name) == value:
+            continue  # where they cannot be written, they may be right all the same
+        try:
+            (_SYSCTLS / name).write_text(str(value))
+        except OSError as error:
+            raise CommandFailed(f"net.ipv4.vs.{name}: {error.strerror}") from error
+
+
+# ---- local routes ----
+
+
+async def route(verb: str, ips: Collection[IPAddress]) -> None:
+    """`replace` or `del` local routes: the node takes packets for a VIP as its own. Raises CommandFailed."""
+    if not ips:
+        return
+    tail = f"dev lo table local metric {_METRIC} protocol {ROUTE_PROTOCOL}"
+    lines = "".join(f"route {verb} local {ip}/{ip.max_prefixlen} {tail}\n" for ip in sorted(ips, key=str))
+    # -force: what is gone already shall not keep the others.
+    done = await run("ip", "-force", "-batch", "-", stdin=lines)
+    if verb != "del" and done.status:
+        raise CommandFailed(f"ip: {complaint(done.stderr)}")
+
+
+async def routes() -> set[IPAddress]:
+    """The addresses that have a local route of ours, of any run."""
+    ours = ("table", "local", "protocol", str(ROUTE_PROTOCOL))
+    found = set()
+    for family in ("-4", "-6"):
+        text = await peek("ip", "-json", family, "route", "show", *ours)
+        found |= {ip_address(its["dst"]) for its in json.loads(text or "[]")}
+    return found
