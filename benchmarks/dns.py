@@ -171,11 +171,11 @@ def _on_first_cpu(
 
 def _serve(services: int) -> int:
     import asyncio
-    import gc
 
     import uvloop
 
     from uproxy.dns.cluster_dns import ClusterDns, DnsSettings
+    from uproxy.kit import heap
     from uproxy.kit.tasks import Tasks
 
     async def serve() -> None:
@@ -187,8 +187,7 @@ def _serve(services: int) -> int:
         for event in known:
             server.observe(event)
         await server.make(Store(_PLAN).apply(known))
-        gc.collect()
-        gc.freeze()  # as the proxy does after its first list
+        heap.settle()
         print(server.addresses[0][1], flush=True)
         await asyncio.Event().wait()
 

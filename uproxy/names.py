@@ -15,6 +15,7 @@ from uproxy.dns.pods import PodMode
 from uproxy.dns.wire import Malformed, from_text
 from uproxy.dns.zone import Zone
 from uproxy.errors import UproxyError
+from uproxy.kit import heap
 from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Event, Upsert
 from uproxy.reconcile.loop import ReconcileLoop
@@ -29,17 +30,24 @@ async def serve_names(settings: Settings, plan: AddressPlan) -> None:
     if dns is None:
         raise UproxyError("--dns: give at least one address, such as 127.0.0.1:5353")
     sources = _sources(settings, emit)
-    emit.target = ReconcileLoop(new_store(settings, plan), [dns], sources.names, monotonic, wall_s)
+    reconcile = ReconcileLoop(new_store(settings, plan), [dns], sources.names, monotonic, wall_s)
+    emit.target = reconcile
     tasks = Tasks()
     await dns.start(tasks)
     try:
-        tasks.start("reconcile", emit.target.run())
+        tasks.start("reconcile", reconcile.run())
+        tasks.start("settle", _settle_when(reconcile.programmed))
         for name, run in sources.tasks.items():
             tasks.start(name, run())
         await _until_stopped(tasks)
     finally:
         await tasks.stop()
         await dns.close()
+
+
+async def _settle_when(programmed: asyncio.Event) -> None:
+    await programmed.wait()
+    heap.settle()
 
 
 def _sources(settings: Settings, emit: Emit) -> Sources:

@@ -1,7 +1,6 @@
 """One running proxy: every part built, started in order, and taken down in the reverse order."""
 
 import asyncio
-import gc
 import logging
 import signal
 from time import monotonic
@@ -21,6 +20,7 @@ from uproxy.app.succession import Turn
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.errors import UproxyError
 from uproxy.handoff.choice import NO_HANDOFF, Possible
+from uproxy.kit import heap
 from uproxy.kit.tasks import Tasks
 from uproxy.model.frontend import FrontendKind
 from uproxy.model.names import NamespacedName
@@ -303,9 +303,7 @@ class Proxy:
                 self.plan.first_port,
                 self.plan.port(80),
             )
-        # What the first list made stays: keep the collector from walking it again and again.
-        gc.collect()
-        gc.freeze()
+        heap.settle()
 
     async def _drain(self) -> None:
         """Stop accepting, and let open connections end; a second signal cuts them short."""
