@@ -68,6 +68,10 @@ def holding(desired: DesiredServicePort) -> list[str]:
 
 
 def _vip(desired: DesiredServicePort, frontend: Frontend) -> KernelVip | None:
+    """None for what stays with the relay: an address without endpoints, and one on loopback, from which the
+    kernel would send packets to endpoints with a source that nobody else may have (RFC 1122 3.2.1.3)."""
+    if frontend.vip.ip.is_loopback:
+        return None
     outside, inside = desired.backends(frontend), desired.backends(frontend, inside=True)
     return KernelVip(frontend.vip, outside, inside) if outside or inside else None
 

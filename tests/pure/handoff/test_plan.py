@@ -38,6 +38,14 @@ def test_clients_outside_and_inside_may_have_other_endpoints():
     assert found.vips == (KernelVip(OUTSIDE.vip, (ONE,), (ONE, TWO)),)
 
 
+def test_addresses_on_loopback_stay_with_the_relay():
+    node_port = Frontend(Vip(ip_address("127.0.0.1"), 30080, Protocol.TCP), FrontendKind.NODE_PORT, 4)
+    found = kernel_port(port(CLUSTER, node_port))
+    assert found is not None
+    assert [its.vip for its in found.vips] == [CLUSTER.vip]
+    assert kernel_port(port(node_port)) is None
+
+
 def test_without_endpoints_there_is_nothing_to_carry():
     assert kernel_port(port(CLUSTER, usable=())) is None
 
