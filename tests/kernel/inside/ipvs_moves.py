@@ -25,26 +25,36 @@ from uproxy.handoff.ipvs_netlink import OURS
 from uproxy.handoff.plan import KernelPort
 
 
-async def test_after_a_kill_connections_go_on_and_new_ones_are_the_relays(stage: Stage) -> None:
+async def killed_after(stage: Stage, step: str) -> None:
+    """Have another process hand a Service over, which is killed as it comes to a step of it; at the end if
+    the step has no name."""
     script = f"""
 import asyncio, os, signal
 from ipaddress import ip_address
 from uproxy.handoff.ipvs import *
+from uproxy.handoff.plan import KernelVip
+async def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
 async def main():
     handoff = IpvsHandoff()
     await handoff.begin(())
+    if "{step}":
+        ipvs_rules.{step or "step"} = die
     for protocol, port, target in ((Protocol.TCP, 80, {TCP_PORT}), (Protocol.UDP, 53, {UDP_PORT})):
         vip = Vip(ip_address("{VIPS[0]}"), port, protocol)
         backends = Backend(ip_address("{stage.pods[0].host.ip4}"), target),
         name = ServicePortName("default", "web4", "", protocol)
         await handoff.put([KernelPort(name, (KernelVip(vip, backends, backends),))])
-    os.kill(os.getpid(), signal.SIGKILL)
-from uproxy.handoff.plan import KernelVip
+    await die()
 asyncio.run(main())
 """
-    before = state()
     killed = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
     assert await killed.wait() == -9
+
+
+async def test_after_a_kill_connections_go_on_and_new_ones_are_the_relays(stage: Stage) -> None:
+    before = state()
+    await killed_after(stage, "")
     assert await who(stage.client, VIPS[0]) == "pod1"
     async with connected(stage.client, (VIPS[0], 80)) as (reader, writer):
         await name_from(reader)
@@ -126,3 +136,19 @@ async def test_it_works_here(stage: Stage) -> None:
         assert "ip_forward" in (await ipvs.refusal_here() or "")
     finally:
         run("sysctl -w net.ipv4.ip_forward=1")
+
+
+@pytest.mark.parametrize("step", ["route", "move"])
+async def test_a_kill_in_the_middle_of_a_move_is_repaired(stage: Stage, step: str) -> None:
+    before = state()
+    await killed_after(stage, step)
+    assert "10.96.0.1:80" in run("ipvsadm -S -n")
+    assert await who(stage.client, VIPS[0]) == "relay"
+    handoff = IpvsHandoff()
+    await handoff.begin(())
+    assert run("ipvsadm -S -n") == ""
+    assert await who(stage.client, VIPS[0]) == "relay"
+    await handoff.put([stage.port(VIPS[0])])
+    assert await spread(stage.client, VIPS[0], 3) == even(stage, 1)
+    await handoff.close()
+    assert state() == before
