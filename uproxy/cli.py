@@ -114,10 +114,11 @@ def _run(arguments: argparse.Namespace) -> int:
 def _init_only(settings: Settings) -> int:
     """Try everything once with full privileges: the kernel loads the modules that the rules need, which
     a process with CAP_NET_ADMIN alone may not everywhere have it do."""
+    from uproxy.handoff.choice import findings
     from uproxy.steering.probe import choose, probe
 
     found = asyncio.run(probe())
-    print("\n".join(found.lines()))
+    print("\n".join([*found.lines(), *asyncio.run(findings())]))
     choice = choose(settings.capture, found, settings.redirect_mechanism)
     print(f"capture: {choice.capture} by {choice.mechanism}: {choice.reason}")
     return 0
@@ -198,12 +199,13 @@ def _check(arguments: argparse.Namespace) -> int:
 async def _check_all(settings: Settings) -> int:
     from uproxy.app.plan import address_plan
     from uproxy.app.sources import load_manifests
+    from uproxy.handoff.choice import findings
     from uproxy.model.events import Event, Upsert
     from uproxy.state.store import Store
     from uproxy.steering.probe import choose, probe
 
     found = await probe()
-    print("\n".join(found.lines()))
+    print("\n".join([*found.lines(), *await findings()]))
     choice = choose(settings.capture, found, settings.redirect_mechanism)
     print(f"capture: {choice.capture} by {choice.mechanism}: {choice.reason}")
     events: list[Event] = []

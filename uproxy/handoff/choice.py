@@ -49,6 +49,11 @@ async def choose(wanted: str, *, keeps_address: bool, programs: bool, redirects:
     return Possible(None, "; ".join(reasons))
 
 
+async def findings() -> list[str]:
+    """One line for each mechanism, for `uproxy check`. May load kernel modules, and leaves nothing else."""
+    return [f"handoff by {name}: {await _refusal(name, redirects=True) or 'ok'}" for name in MECHANISMS]
+
+
 async def _refusal(name: str, redirects: bool) -> str | None:
     if name == "nftables":
         return await nftables.refusal_here()
