@@ -6,7 +6,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import TypeVar
 
@@ -289,11 +289,42 @@ def test_redirect_port_itself_is_refused(
     assert not select.select([listener], [], [], 0)[0]
 
 
-def test_other_ports_of_a_vip_are_left_alone(node: Node, family: Family, listener: socket.socket) -> None:
-    node.make(_service(CLUSTER_IP[family], 80))
-    with _listen(node.lab.node, family, CLUSTER_IP[family], 81):
-        assert _connect(node.lab.client, family, CLUSTER_IP[family], 81) == 0
-    assert not select.select([listener], [], [], 0)[0]
+def test_other_ports_of_a_cluster_ip_are_refused(
+    node: Node, family: Family, source: Host, listener: socket.socket
+) -> None:
+    """Whoever listens there: it is not him that the Service's clients want."""
+    ip = CLUSTER_IP[family]
+    node.make(_service(ip, 80))
+    with _listen(node.lab.node, family, ANY[family], 81):
+        assert _connect(source, family, ip, 81) == errno.ECONNREFUSED
+        assert _send_datagram(source, family, ip, 81) == errno.ECONNREFUSED
+        node.make(_service(ip, 53, protocol=Protocol.UDP, name="dns"))
+        assert _connect(source, family, ip, 53) == errno.ECONNREFUSED
+        assert _connect(source, family, ip, 80) == 0
+        listener.accept()[0].close()
+
+
+def test_the_node_hears_answers_at_a_cluster_ip_that_it_has_as_its_source(node: Node, family: Family) -> None:
+    """Of a local route, the kernel takes the destination for the source too."""
+    ip = CLUSTER_IP[family]
+    node.make(_service(ip, 80))
+    with (
+        _listen(node.lab.node, family, ANY[family], 8081),
+        _socket(node.lab.node, family) as sock,
+    ):
+        if family == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+        sock.bind((ip, 0))
+        own = node.lab.node.ip4 if family == 4 else node.lab.node.ip6
+        assert sock.connect_ex((own, 8081)) == 0
+
+
+def test_other_ports_of_other_addresses_are_left_alone(node: Node, family: Family) -> None:
+    own = node.lab.node.ip4 if family == 4 else node.lab.node.ip6
+    vip = Vip(ip_address(own), 80, Protocol.TCP)
+    node.make(replace(_service(own, 80), frontends=(Frontend(vip, FrontendKind.EXTERNAL_IP, family),)))
+    with _listen(node.lab.node, family, own, 81):
+        assert _connect(node.lab.client, family, own, 81) == 0
 
 
 def test_outgoing_connection_from_a_refused_node_port_gets_its_replies(node: Node, family: Family) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from uproxy.errors import CommandFailed
 from uproxy.kit.programs import execute, peek
-from uproxy.model.names import Family, IPNetwork, Protocol, Vip
-from uproxy.steering.rules import PROXY_MARK, RedirectPorts, Rule, RuleDelta, Verdict
+from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, Vip
+from uproxy.steering.rules import PROXY_MARK, RedirectPorts, Rule, RuleDelta, Verdict, alone
 
 _PREFIX = "UPROXY-"
 _FAMILIES: tuple[Family, ...] = (4, 6)
@@ -27,7 +27,7 @@ _RESTORE_FLAGS = ("--noflush", "--wait", "5")
 # a work queue), and until then calls them in use.
 _DESTROY_TRIES, _DESTROY_PAUSE_S = 10, 0.05
 
-_VIP_SETS = ("UPROXY-VIP", "UPROXY-REJECT", "UPROXY-DROP", "UPROXY-INSIDE", "UPROXY-LIMITED")
+_VIP_SETS = ("UPROXY-VIP", "UPROXY-REJECT", "UPROXY-DROP", "UPROXY-SERVED", "UPROXY-INSIDE", "UPROXY-LIMITED")
 _PORT_SETS = (
     "UPROXY-NODE",
     "UPROXY-REJECT-NODE-TCP",
@@ -85,6 +85,10 @@ _RULES = {
 -m set --match-set UPROXY-REJECT-NODE-TCP{family} dst -m addrtype --dst-type LOCAL -j UPROXY-REFUSE
 -A UPROXY-UNSERVED -p udp ! -d {loopback} -m conntrack --ctdir ORIGINAL \
 -m set --match-set UPROXY-REJECT-NODE-UDP{family} dst -m addrtype --dst-type LOCAL -j UPROXY-REFUSE
+-A UPROXY-UNSERVED -p tcp -m conntrack --ctstate NEW -m set --match-set UPROXY-ALONE{family} dst \
+-m set ! --match-set UPROXY-SERVED{family} dst,dst -j UPROXY-REFUSE
+-A UPROXY-UNSERVED -p udp -m conntrack --ctstate NEW -m set --match-set UPROXY-ALONE{family} dst \
+-m set ! --match-set UPROXY-SERVED{family} dst,dst -j UPROXY-REFUSE
 -A UPROXY-REFUSE -p tcp -j REJECT --reject-with tcp-reset
 -A UPROXY-REFUSE -j REJECT --reject-with {unreachable}
 """,
@@ -100,7 +104,8 @@ def render_sets(rules: Mapping[Vip, Rule], inside: Iterable[IPNetwork], families
     """Input for `ipset restore`: every set of `families`, with exactly these elements."""
     families = tuple(families)
     pods = {(f"UPROXY-PODS{network.version}", str(network)) for network in inside}
-    elements = sorted({*_elements(rules), *(pod for pod in pods if int(pod[0][-1]) in families)})
+    found = {*_elements(rules), *_alone(alone(rules)), *pods}
+    elements = sorted(element for element in found if int(element[0][-1]) in families)
     lines: list[str] = []
     incoming: list[str] = []
     for family in families:
@@ -119,7 +124,8 @@ def render_sets(rules: Mapping[Vip, Rule], inside: Iterable[IPNetwork], families
 
 def render_set_delta(delta: RuleDelta) -> str:
     """Input for `ipset restore`: additions first, so that nothing wanted is ever missing."""
-    after, before = set(_elements(delta.add)), set(_elements(delta.remove))
+    after = {*_elements(delta.add), *_alone(delta.add_alone)}
+    before = {*_elements(delta.remove), *_alone(delta.remove_alone)}
     added = [f"add -exist {name} {element}" for name, element in sorted(after - before)]
     removed = [f"del -exist {name} {element}" for name, element in sorted(before - after)]
     return _text(added + removed)
@@ -165,6 +171,7 @@ def _set_kinds(family: Family) -> dict[str, str]:
     kinds |= {
         f"UPROXY-ALLOWED{family}": f"hash:ip,port,net {room}",
         f"UPROXY-PODS{family}": f"hash:net {room}",
+        f"UPROXY-ALONE{family}": f"hash:ip {room}",
     }
     return kinds | {f"{name}{family}": "bitmap:port range 0-65535" for name in _PORT_SETS}
 
@@ -178,12 +185,18 @@ def _elements(rules: Mapping[Vip, Rule]) -> Iterator[tuple[str, str]]:
         key, family = f"{vip.ip},{vip.protocol.lower()}:{vip.port}", vip.family
         if rule.verdict is not None:
             yield f"{_VIP_SET_OF[rule.verdict]}{family}", key
+        elif rule.alone:
+            yield f"UPROXY-SERVED{family}", key
         if rule.inside_only:
             yield f"UPROXY-INSIDE{family}", key
         if rule.allowed:
             yield f"UPROXY-LIMITED{family}", key
         for network in rule.allowed:
             yield f"UPROXY-ALLOWED{family}", f"{key},{network}"
+
+
+def _alone(ips: Iterable[IPAddress]) -> Iterator[tuple[str, str]]:
+    return ((f"UPROXY-ALONE{ip.version}", str(ip)) for ip in ips)
 
 
 def _node_port_elements(vip: Vip, rule: Rule) -> Iterator[tuple[str, str]]:
@@ -248,7 +261,12 @@ class IptablesRules:
 
     async def apply(self, delta: RuleDelta) -> None:
         """Program a change. Raises CommandFailed; part of the change may then be in effect."""
-        served = RuleDelta(self._served(delta.add), self._served(delta.remove))
+        served = RuleDelta(
+            self._served(delta.add),
+            self._served(delta.remove),
+            frozenset(ip for ip in delta.add_alone if ip.version not in self.problems),
+            frozenset(ip for ip in delta.remove_alone if ip.version not in self.problems),
+        )
         if served:
             await execute("ipset", "restore", stdin=render_set_delta(served))
 

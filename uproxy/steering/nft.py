@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from uproxy.errors import CommandFailed
 from uproxy.kit.nft import Nft
-from uproxy.model.names import Family, IPNetwork, Vip
-from uproxy.steering.rules import PROXY_MARK, RedirectPorts, Rule, RuleDelta, Verdict
+from uproxy.model.names import Family, IPAddress, IPNetwork, Vip
+from uproxy.steering.rules import PROXY_MARK, RedirectPorts, Rule, RuleDelta, Verdict, alone
 
 _TABLE = "inet uproxy"
 
@@ -23,6 +23,10 @@ _SETS = {
     "reject6": "ipv6_addr . inet_proto . inet_service",
     "reject_nodeports4": "inet_proto . inet_service",
     "reject_nodeports6": "inet_proto . inet_service",
+    "served4": "ipv4_addr . inet_proto . inet_service",
+    "served6": "ipv6_addr . inet_proto . inet_service",
+    "alone4": "ipv4_addr",
+    "alone6": "ipv6_addr",
     "drop4": "ipv4_addr . inet_proto . inet_service",
     "drop6": "ipv6_addr . inet_proto . inet_service",
     "inside4": "ipv4_addr . inet_proto . inet_service",
@@ -45,6 +49,8 @@ _SETS = {
 #   before the node's firewall, whose DROP would turn `refused` into a timeout.
 # - The guard of output comes before `mangle` (-150), where handoff by IPVS marks: the guard lets marks pass.
 # - What was translated carries no VIP any more: each of its packets is spared all these lookups.
+# - Of an address that is a Service's alone, what is not translated and has no socket bound to it is refused.
+#   Answers to the node's own connections come to it too, since it is their source: so only what is new.
 # - Output to `lo` is left to the input hook: refused in output, a UDP sender would see EPERM.
 # - `ct direction original` keeps replies to the node's own connections out of the NodePorts.
 # - The address of a local route (AnyIP) is `local` to fib, as every address of the node is.
@@ -109,6 +115,9 @@ ip6 daddr . meta l4proto . th dport . ip6 saddr != @allowed6 drop
 fib daddr type local goto refuse
 		ct direction original ip6 daddr != ::1 meta l4proto . th dport @reject_nodeports6 \
 fib daddr type local goto refuse
+		ct state != new return
+		ip daddr @alone4 ip daddr . meta l4proto . th dport != @served4 goto refuse
+		ip6 daddr @alone6 ip6 daddr . meta l4proto . th dport != @served6 goto refuse
 	}}
 	chain refuse_input {{
 		type filter hook input priority -10; policy accept;
@@ -140,7 +149,7 @@ def render_table(
 
     `more_sets` are further ones, by name and type, which `rules` fill too.
     """
-    elements = _by_set({*_elements(rules), *_pods(inside)})
+    elements = _by_set({*_elements(rules), *_alone(alone(rules)), *_pods(inside)})
     kinds = _SETS | (more_sets or {})
     sets = "".join(_render_set(name, kind, elements.get(name, ())) for name, kind in kinds.items())
     chains = _CHAINS.format(mark=PROXY_MARK, ports=ports) + more_chains
@@ -150,7 +159,8 @@ def render_table(
 
 def render_delta(delta: RuleDelta) -> str:
     """One transaction that moves elements in and out of the sets."""
-    added, removed = set(_elements(delta.add)), set(_elements(delta.remove))
+    added = {*_elements(delta.add), *_alone(delta.add_alone)}
+    removed = {*_elements(delta.remove), *_alone(delta.remove_alone)}
     return "".join(
         f"{verb} element {_TABLE} {name} {{ {', '.join(elements)} }}\n"
         for verb, some in (("delete", removed - added), ("add", added - removed))
@@ -184,12 +194,18 @@ def _elements(rules: Mapping[Vip, Rule]) -> Iterator[_Element]:
             yield f"redirect{kind}{family}", " . ".join((*address, str(vip.port)))
         elif rule.verdict is not None:
             yield f"{rule.verdict}{kind}{family}", key
+        elif rule.alone:
+            yield f"served{family}", key
         if rule.inside_only:
             yield f"inside{kind}{family}", key
         if rule.allowed:
             yield f"limited{family}", key
         for network in rule.allowed:
             yield f"allowed{family}", f"{key} . {network}"
+
+
+def _alone(ips: Iterable[IPAddress]) -> Iterator[_Element]:
+    return ((f"alone{ip.version}", str(ip)) for ip in ips)
 
 
 def _pods(inside: Iterable[IPNetwork]) -> Iterator[_Element]:

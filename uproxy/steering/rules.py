@@ -4,13 +4,14 @@ Owns the decision and the difference between what is programmed and what is want
 Refuses to know how either is programmed: that is `nft.py` and `iptables.py`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
 from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, FrontendKind, Treatment
-from uproxy.model.names import Family, IPNetwork, Protocol, ServicePortName, Vip
+from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, ServicePortName, Vip
 
 PROXY_MARK = 0x3070
 """SO_MARK of the proxy's own dials: packets whose whole mark is this are left alone. No bit of it is
@@ -39,6 +40,9 @@ class Rule(NamedTuple):
     """Clients that are neither on this node nor in its Pods get no answer."""
     allowed: tuple[IPNetwork, ...] = ()
     """Nor do clients that are in none of these; empty lets everybody in."""
+    alone: bool = False
+    """The address is the Service's alone (a ClusterIP): on its other ports everybody is refused, as
+    kube-proxy's nftables mode does. They would come to programs of the node that listen everywhere."""
 
 
 class RedirectPorts(NamedTuple):
@@ -59,17 +63,17 @@ def rule(port: DesiredServicePort, frontend: Frontend) -> Rule | None:
     already accepted by the time the proxy could. UDP with backends gets no verdict: REDIRECT
     would lose its destination, so its socket is bound to the VIP itself.
     """
-    protocol = port.name.protocol
+    protocol, alone = port.name.protocol, frontend.kind is FrontendKind.CLUSTER_IP
     if protocol is Protocol.SCTP:
         return None
     match port.treatment(frontend):
         case Treatment.REJECT:
-            return Rule(Verdict.REJECT)
+            return Rule(Verdict.REJECT, alone=alone)
         case Treatment.DROP:
-            return Rule(Verdict.DROP)
+            return Rule(Verdict.DROP, alone=alone)
         case Treatment.INSIDE | Treatment.FORWARD as treatment:
             verdict = Verdict.REDIRECT if protocol is Protocol.TCP else None
-            found = Rule(verdict, treatment is Treatment.INSIDE, frontend.allowed)
+            found = Rule(verdict, treatment is Treatment.INSIDE, frontend.allowed, alone)
             return None if found == Rule() else found
 
 
@@ -96,14 +100,23 @@ class RuleDelta:
 
     add: Mapping[Vip, Rule]
     remove: Mapping[Vip, Rule]
+    add_alone: frozenset[IPAddress] = frozenset()
+    """Addresses that are a Service's alone from now on."""
+    remove_alone: frozenset[IPAddress] = frozenset()
+    """Those without a port that is."""
 
     def __bool__(self) -> bool:
-        return bool(self.add or self.remove)
+        return bool(self.add or self.remove or self.add_alone or self.remove_alone)
 
     @property
     def vips(self) -> frozenset[Vip]:
         """Every VIP that is touched."""
         return frozenset((*self.add, *self.remove))
+
+
+def alone(rules: Mapping[Vip, Rule]) -> frozenset[IPAddress]:
+    """The addresses of which other ports are refused."""
+    return frozenset(vip.ip for vip, its in rules.items() if its.alone)
 
 
 class RuleTable:
@@ -118,6 +131,9 @@ class RuleTable:
         self._wanted: dict[Vip, Rule] = {}
         self._programmed: dict[Vip, Rule] = {}
         self._unsettled: set[Vip] = set()
+        self._alone: Counter[IPAddress] = Counter()
+        """How many wanted rules have an address alone."""
+        self._alone_programmed: set[IPAddress] = set()
 
     @property
     def wanted(self) -> Mapping[Vip, Rule]:
@@ -129,12 +145,14 @@ class RuleTable:
         # All old rules go first: within one batch a VIP may move to another Service port.
         for name in (*changes.removed, *(port.name for port in changes.updated)):
             for vip in self._ports.pop(name, {}):
-                self._wanted.pop(vip, None)
+                old = self._wanted.pop(vip, None)
+                self._alone[vip.ip] -= old is not None and old.alone
                 self._unsettled.add(vip)
         for port in changes.updated:
             rules = self._rules(port)
             self._ports[port.name] = rules
             self._wanted.update(rules)
+            self._alone.update(vip.ip for vip, its in rules.items() if its.alone)
             self._unsettled.update(rules)
 
     def delta(self) -> RuleDelta:
@@ -148,7 +166,10 @@ class RuleTable:
                 add[vip] = new
             if old is not None:
                 remove[vip] = old
-        return RuleDelta(add, remove)
+        ips = {vip.ip for vip in self._unsettled}
+        wanted = {ip for ip in ips if self._alone[ip] > 0}
+        programmed = ips & self._alone_programmed
+        return RuleDelta(add, remove, frozenset(wanted - programmed), frozenset(programmed - wanted))
 
     def settle(self) -> None:
         """Record that the kernel now has what is wanted."""
@@ -157,6 +178,11 @@ class RuleTable:
                 self._programmed[vip] = self._wanted[vip]
             else:
                 self._programmed.pop(vip, None)
+            if self._alone[vip.ip] > 0:
+                self._alone_programmed.add(vip.ip)
+            else:
+                self._alone_programmed.discard(vip.ip)
+                del self._alone[vip.ip]
         self._unsettled.clear()
 
     def _rules(self, port: DesiredServicePort) -> dict[Vip, Rule]:

@@ -19,10 +19,12 @@ def _vip(ip: str, port: int, protocol: Protocol = Protocol.TCP) -> Vip:
 
 
 RULES = {
-    _vip("fd00:172:30::1", 80): Rule(Verdict.REDIRECT),
+    _vip("fd00:172:30::1", 80): Rule(Verdict.REDIRECT, alone=True),
     _vip("172.30.0.2", 443): Rule(Verdict.REDIRECT),
-    _vip("172.30.0.1", 80): Rule(Verdict.REDIRECT),
-    _vip("172.30.0.3", 80): Rule(Verdict.REJECT),
+    _vip("172.30.0.1", 80): Rule(Verdict.REDIRECT, alone=True),
+    _vip("172.30.0.1", 53, Protocol.UDP): Rule(alone=True),
+    _vip("fd00:172:30::1", 53, Protocol.UDP): Rule(alone=True),
+    _vip("172.30.0.3", 80): Rule(Verdict.REJECT, alone=True),
     _vip("172.30.0.3", 53, Protocol.UDP): Rule(Verdict.REJECT),
     _vip("fd00:172:30::3", 53, Protocol.UDP): Rule(Verdict.REJECT),
     _vip("0.0.0.0", 30080): Rule(Verdict.REDIRECT),
@@ -47,6 +49,8 @@ INSIDE = [ip_network("10.244.1.0/24"), ip_network("fd00:10:244:1::/64")]
 FLIPPED = RuleDelta(
     add={_vip("172.30.0.1", 80): Rule(Verdict.REJECT), _vip("::", 30090): Rule(Verdict.REDIRECT)},
     remove={_vip("172.30.0.1", 80): Rule(Verdict.REDIRECT), _vip("0.0.0.0", 30081): Rule(Verdict.REJECT)},
+    add_alone=frozenset([ip_address("172.30.0.6")]),
+    remove_alone=frozenset([ip_address("fd00:172:30::1")]),
 )
 
 # What an earlier run left, between the rules of others.

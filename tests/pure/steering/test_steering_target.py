@@ -86,7 +86,7 @@ async def test_first_programming_replaces_and_later_ones_apply(
     assert await target.make(_updated(_service())) == {}
     assert await target.make(_updated(_service(backends=0))) == {}
     assert kernel.transactions == ["replace", "apply"]
-    assert kernel.elements == {V4: Rule(Verdict.REJECT), V6: Rule(Verdict.REJECT)}
+    assert kernel.elements == {V4: Rule(Verdict.REJECT, alone=True), V6: Rule(Verdict.REJECT, alone=True)}
 
 
 async def test_an_empty_first_programming_still_replaces_strays(
@@ -115,7 +115,7 @@ async def test_failed_change_names_its_vips_and_the_next_attempt_replaces_all(
     kernel.broken, kernel.elements = False, None
     assert await target.make(_updated(_service(vips=(V4,)))) == {}
     assert kernel.transactions == ["replace", "apply", "replace"]
-    assert kernel.elements == {V4: Rule(Verdict.REDIRECT), V6: Rule(Verdict.REDIRECT)}
+    assert kernel.elements == {V4: Rule(Verdict.REDIRECT, alone=True), V6: Rule(Verdict.REDIRECT, alone=True)}
 
 
 async def test_failed_removal_is_made_good_with_the_next_change(
@@ -126,7 +126,7 @@ async def test_failed_removal_is_made_good_with_the_next_change(
     assert await target.make(Changes(removed=(_service().name,))) == {V4: "out of order"}
     kernel.broken = False
     assert await target.make(_updated(_service("other", vips=(V6,)))) == {}
-    assert kernel.elements == {V6: Rule(Verdict.REDIRECT)}
+    assert kernel.elements == {V6: Rule(Verdict.REDIRECT, alone=True)}
 
 
 async def test_family_that_cannot_be_served_is_told_every_time(
