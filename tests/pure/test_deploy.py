@@ -81,12 +81,18 @@ def test_labels_select_the_pods(objects):
     assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
 
 
-def test_it_runs_on_every_node_before_others_and_is_replaced_one_by_one(objects, pod):
+def test_it_runs_on_every_node_before_others(pod):
     assert pod["hostNetwork"] is True
     assert pod["priorityClassName"] == "system-node-critical"
     assert pod["tolerations"] == [{"operator": "Exists"}]
+
+
+def test_a_new_pod_waits_beside_the_old_one_and_takes_over(objects, container):
     rolling = objects["DaemonSet"]["spec"]["updateStrategy"]["rollingUpdate"]
-    assert rolling == {"maxUnavailable": 1, "maxSurge": 0}
+    assert rolling == {"maxUnavailable": 0, "maxSurge": 1}
+    assert settings(container["args"]).take_over
+    # On the node's network a port would be a host port, which one pod of a node can have.
+    assert "ports" not in container
 
 
 def test_privileges_are_two_capabilities(container):
@@ -98,15 +104,13 @@ def test_privileges_are_two_capabilities(container):
 
 
 def test_probes_ask_what_is_served(container):
-    port = container["ports"][0]
     paths = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
     assert {kind: get["path"] for kind, get in paths.items()} == {
         "startup": "/livez",
         "liveness": "/livez",
         "readiness": "/healthz",
     }
-    assert {get["port"] for get in paths.values()} == {port["name"]}
-    assert port["containerPort"] == settings(container["args"]).healthz_address[1]
+    assert {get["port"] for get in paths.values()} == {settings(container["args"]).healthz_address[1]}
 
 
 def test_images_name_no_registry():

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -322,7 +323,8 @@ class Proxy:
             log.info("stopped: %d connections had to be cut", self.dataplane.relay.open_connections)
 
     async def _drained(self) -> None:
-        timeout_s = self.settings.drain_timeout_s
+        # Nobody waits for the end of a process that another goes on for, but whoever told it to stop.
+        timeout_s = inf if self._is_others else self.settings.drain_timeout_s
         leaving = [self.paths.leave(timeout_s)] if self.paths is not None else []
         await asyncio.gather(self.dataplane.drain(timeout_s), *leaving)
 

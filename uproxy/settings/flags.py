@@ -21,7 +21,7 @@ TIMEOUTS = {
     "idle-timeout": ("24h", "for a connection on which nothing moves (dead peers are found sooner)"),
     "half-closed-timeout": ("1h", "the same, when one side has finished sending"),
     "udp-idle-timeout": ("2m", "for a UDP flow; one that saw a single exchange ends after 30s"),
-    "drain-timeout": ("30s", "for open connections to end, after SIGTERM"),
+    "drain-timeout": ("30s", "for open connections to end, after SIGTERM, when no other uproxy takes over"),
 }
 
 

@@ -71,6 +71,8 @@ async def is_refused(host: Host, address: Address) -> bool:
                 await asyncio.get_running_loop().sock_connect(stream, address)
         except ConnectionRefusedError:
             return True
+        except ConnectionResetError:
+            return False  # let in by a listener in its last moment
     return False
 
 

@@ -43,7 +43,7 @@ async def successor(stage: Stage):
 
 
 async def test_no_connection_and_no_datagram_is_lost(stage: Stage) -> None:
-    async with stage.proxy(web(stage.pods)) as first:
+    async with stage.proxy(web(stage.pods), "--drain-timeout", "0s") as first:
         before = stage.kernel_state()
         async with (
             connected(stage.client, WEB[0]) as (reader, writer),
@@ -58,6 +58,7 @@ async def test_no_connection_and_no_datagram_is_lost(stage: Stage) -> None:
             await eventually(lambda: says(first, SUCCEEDED), "the succession")
             assert await echoes(reader, writer, b"still with the first" * 1000)
             await later_serves(later)
+            await eventually(lambda: says(first, "stopping: "), "the drain")
             assert await echoes(reader, writer, b"still with the first" * 1000)
             writer.close()
             assert await first.status() == 0
@@ -76,10 +77,30 @@ async def test_no_connection_and_no_datagram_is_lost(stage: Stage) -> None:
     assert stage.cleanup() == "nothing to remove\n"
 
 
+async def test_one_that_is_told_twice_does_not_wait_for_its_connections(stage: Stage) -> None:
+    async with (
+        stage.proxy(web(stage.pods)) as first,
+        connected(stage.client, WEB[0]) as (reader, _),
+        successor(stage) as later,
+    ):
+        await name_from(reader)
+        first.terminate()
+        await eventually(lambda: says(first, "stopping: "), "the drain")
+        first.terminate()
+        assert await first.status() == 0
+        assert await ask(stage.client, WEB[0]) in {pod.name for pod in stage.pods}
+        later.terminate()
+        assert await later.status() == 0
+    assert stage.cleanup() == "nothing to remove\n"
+
+
 async def test_one_that_is_told_to_stop_while_it_waits_leaves_the_other_alone(stage: Stage) -> None:
     async with stage.proxy(web(stage.pods)) as first:
         before = stage.kernel_state()
         async with successor(stage) as later, Load(stage.client, WEB[0]) as load:
+            assert "127.0.0.1:10256" in listening(stage, first)
+            assert not listening(stage, first) & listening(stage, later)
+            assert stage.kernel_state() == before
             later.terminate()
             assert await later.status() == 0
             assert stage.kernel_state() == before
@@ -115,6 +136,12 @@ async def test_alone_it_just_serves(stage: Stage) -> None:
     async with stage.proxy(web(stage.pods), "--take-over") as only:
         assert await ask(stage.client, WEB[0]) in {pod.name for pod in stage.pods}
         assert WAITING not in only.log
+
+
+def listening(stage: Stage, proxy: ProxyProcess) -> set[str]:
+    """Where a proxy listens: its VIPs, names, health, metrics, and ports that are redirected to."""
+    lines = stage.node.run("ss", "-Hltunp").stdout.splitlines()
+    return {line.split()[4] for line in lines if f"pid={proxy.pid}," in line}
 
 
 async def says(proxy: ProxyProcess, words: str) -> bool:
