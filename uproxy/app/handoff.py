@@ -8,7 +8,8 @@ from time import monotonic, process_time
 from uproxy.app.plan import wall_s
 from uproxy.dataplane.ledger import Ledger
 from uproxy.dataplane.proxy import Dataplane
-from uproxy.handoff.choice import Possible, choose
+from uproxy.errors import CommandFailed
+from uproxy.handoff.choice import Possible, choose, remove
 from uproxy.handoff.target import KernelPaths
 from uproxy.settings import Settings
 from uproxy.steering.probe import Capture, Choice, Mechanism
@@ -51,6 +52,18 @@ def _load_of(threads: int) -> Callable[[], float]:
         return (used_s - before_s) / max(at_s - before_at_s, 1e-3) / cpus
 
     return load
+
+
+async def remove_others(possible: Possible) -> None:
+    """Remove what an earlier run has handed over by another mechanism, to endpoints that grow old."""
+    ours = possible.mechanism.name if possible.mechanism is not None else ""
+    try:
+        removed = await remove(but=ours)
+    except CommandFailed as error:
+        log.warning("what an earlier run has handed over stays: %s", error)
+        return
+    if removed:
+        log.info("removed what an earlier run had handed over: %s", ", ".join(removed))
 
 
 def say(settings: Settings, possible: Possible) -> None:

@@ -21,6 +21,7 @@ from uproxy.app.succession import Turn
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.errors import UproxyError
 from uproxy.handoff.choice import NO_HANDOFF, Possible
+from uproxy.handoff.target import KernelPaths
 from uproxy.kit import heap
 from uproxy.kit.tasks import Tasks
 from uproxy.model.frontend import FrontendKind
@@ -39,7 +40,7 @@ from uproxy.steering.probe import Capture, Choice, Mechanism
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.target import SteeringRules, steering_rules, tproxy_rules
 
-_OF_THE_KERNEL = (SteeringRules, LocalRoutes, PolicyRoutes, BridgeAnswers)
+_OF_THE_KERNEL = (SteeringRules, LocalRoutes, PolicyRoutes, BridgeAnswers, KernelPaths)
 """Targets whose work outlives a process, and is adopted by the next."""
 _HANDSHAKE_S = 1.0
 """How long a connection may still be on its way to the process that was there before."""
@@ -220,8 +221,8 @@ class Proxy:
         It finds rules and routes as they are, and nobody that changes them. Until it serves, and for as
         long as a handshake may take, this process takes connections as before.
         """
-        if self._turn is None or self.paths is not None:
-            return False  # what the kernel carries would be cut by a successor, which does not know of it
+        if self._turn is None:
+            return False
         successor = await self._turn.successor()
         if successor is None:
             return False
@@ -263,9 +264,11 @@ class Proxy:
         self.stop.set()
 
     async def _remove_rivals(self) -> None:
-        """Remove what an earlier run with another capture left, and would be in the way."""
+        """Remove what an earlier run with another capture or handoff left, and would be in the way."""
         if self.choice.mechanism is Mechanism.LOCAL_ROUTES:
             await remove_rules()
+        if self.choice.mechanism is not Mechanism.LOOPBACK:
+            await handoff.remove_others(self._possible)
         if self.choice.mechanism is not Mechanism.LOOPBACK and self.choice.capture is not Capture.TPROXY:
             await remove_tproxy()
 
@@ -313,8 +316,7 @@ class Proxy:
         self.dataplane.stop_accepting()
         open_count = self.dataplane.relay.open_connections
         log.info("stopping: %d connections are open", open_count)
-        in_kernel = self.paths is not None
-        if open_count or in_kernel:
+        if open_count or self._own_paths is not None:
             drain = asyncio.ensure_future(self._drained())
             again = asyncio.ensure_future(self.stop.wait())
             await asyncio.wait((drain, again), return_when=asyncio.FIRST_COMPLETED)
@@ -322,10 +324,15 @@ class Proxy:
             again.cancel()
             log.info("stopped: %d connections had to be cut", self.dataplane.relay.open_connections)
 
+    @property
+    def _own_paths(self) -> KernelPaths | None:
+        """What is handed over, where nobody else goes on with it."""
+        return None if self._is_others else self.paths
+
     async def _drained(self) -> None:
         # Nobody waits for the end of a process that another goes on for, but whoever told it to stop.
         timeout_s = inf if self._is_others else self.settings.drain_timeout_s
-        leaving = [self.paths.leave(timeout_s)] if self.paths is not None else []
+        leaving = [self._own_paths.leave(timeout_s)] if self._own_paths is not None else []
         await asyncio.gather(self.dataplane.drain(timeout_s), *leaving)
 
     async def _take_down(self) -> None:

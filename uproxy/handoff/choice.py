@@ -60,6 +60,8 @@ async def _refusal(name: str, redirects: bool) -> str | None:
     return await ipvs.refusal_here() if redirects else "needs the capture redirect"
 
 
-async def remove() -> list[str]:
-    """Remove what any run has left; returns what was there, in words. Raises CommandFailed."""
-    return [*await nftables.remove(), *await ipvs.remove()]
+async def remove(but: str = "") -> list[str]:
+    """Remove what any run has left by mechanisms `but` one; returns what was there, in words. Raises
+    CommandFailed."""
+    removals = {"nftables": nftables.remove, "ipvs": ipvs.remove}
+    return [words for name, removal in removals.items() if name != but for words in await removal()]

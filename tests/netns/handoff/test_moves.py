@@ -23,6 +23,7 @@ from tests.netns.e2e.callers import (
     rest_of,
 )
 from tests.netns.e2e.stage import DNS, WEB, Stage, node_ports, way, web
+from tests.netns.e2e.test_succession import is_waiting
 from tests.proxy_process import Address, ProxyProcess, connected, eventually
 
 CAPTURES = [
@@ -240,6 +241,50 @@ async def test_killed_in_the_kernel_and_started_again(stage: Stage, before: str)
             again.terminate()
             assert await again.status() == 0
         assert stage.kernel_state() == before
+
+
+async def test_killed_in_the_kernel_and_started_without_handoff(stage: Stage, before: str) -> None:
+    async with stage.proxy(handed(web(stage.pods), "always"), *HANDOFF) as proxy:
+        await until_path(proxy, "nftables")
+        async with connected(stage.client, WEB[0]) as (reader, writer):
+            await name_from(reader)
+            proxy.kill9()
+            async with stage.proxy(web(stage.pods[:1])) as again:
+                assert set(await ask_often(stage.client, WEB[0], 12)) == {"pod1"}
+                if (
+                    stage.way.redirects
+                ):  # else these were the only chains of nat, without which nothing is translated
+                    assert await echoes(reader, writer)
+                assert "removed what an earlier run had handed over: nftables table" in again.log
+                again.terminate()
+                assert await again.status() == 0
+        assert stage.kernel_state() == before
+
+
+async def test_another_process_goes_on_with_what_is_in_the_kernel(stage: Stage, before: str) -> None:
+    carried = handed(web(stage.pods), "always")
+    async with stage.proxy(carried, *HANDOFF) as first:
+        await until_path(first, "nftables")
+        async with (
+            Load(stage.client, WEB[0]) as outside,
+            Load(stage.node, WEB[1]) as inside,
+            connected(stage.client, WEB[0]) as (reader, writer),
+            stage.proxy(carried, *HANDOFF, "--take-over") as later,
+        ):
+            await name_from(reader)
+            await eventually(lambda: is_waiting(later), "the wait")
+            first.terminate()
+            assert await first.status() == 0
+            assert await echoes(reader, writer)
+            await until_path(later, "nftables")
+            for load in (outside, inside):
+                await load.answered_since(monotonic(), 50)
+                assert load.errors_since() == []
+            assert await echoes(reader, writer)
+            writer.close()
+            later.terminate()
+            assert await later.status() == 0
+    assert stage.kernel_state() == before
 
 
 async def test_cleanup_removes_what_a_killed_one_left(stage: Stage, before: str) -> None:
