@@ -304,6 +304,15 @@ def test_other_ports_of_a_cluster_ip_are_refused(
         listener.accept()[0].close()
 
 
+def test_node_ports_are_not_on_cluster_ips(
+    node: Node, family: Family, source: Host, listener: socket.socket
+) -> None:
+    ip = CLUSTER_IP[family]
+    node.make(_service(ip, 80), _service(ANY[family], 30080, name="ports"))
+    assert _connect(source, family, ip, 30080) == errno.ECONNREFUSED
+    assert not select.select([listener], [], [], 0)[0]
+
+
 def test_the_node_hears_answers_at_a_cluster_ip_that_it_has_as_its_source(node: Node, family: Family) -> None:
     """Of a local route, the kernel takes the destination for the source too."""
     ip = CLUSTER_IP[family]

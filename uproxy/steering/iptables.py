@@ -72,6 +72,7 @@ _RULES = {
     "nat": """\
 -A UPROXY-CAPTURE -m mark --mark {mark:#x} -j RETURN
 -A UPROXY-CAPTURE -p tcp -m set --match-set UPROXY-VIP{family} dst,dst -j REDIRECT --to-ports {port}
+-A UPROXY-CAPTURE -m set --match-set UPROXY-ALONE{family} dst -j RETURN
 -A UPROXY-CAPTURE -p tcp ! -d {loopback} -m set --match-set UPROXY-NODE{family} dst \
 -m addrtype --dst-type LOCAL -j REDIRECT --to-ports {port}
 """,

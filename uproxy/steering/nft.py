@@ -53,7 +53,8 @@ _SETS = {
 #   Answers to the node's own connections come to it too, since it is their source: so only what is new.
 # - Output to `lo` is left to the input hook: refused in output, a UDP sender would see EPERM.
 # - `ct direction original` keeps replies to the node's own connections out of the NodePorts.
-# - The address of a local route (AnyIP) is `local` to fib, as every address of the node is.
+# - The address of a local route (AnyIP) is `local` to fib, as every address of the node is; but NodePorts
+#   are not on the ClusterIPs.
 # - Sets are looked up before fib, which costs more. A bare `reject` is port unreachable.
 # - Who may come is asked before NAT, of new connections only, by a filter chain: a connection that was
 #   let in lives on when that changes. What the node itself sends is asked on its way out, as TCP is
@@ -63,6 +64,8 @@ _CHAINS = """\
 		meta mark {mark:#x} return
 		ip daddr . tcp dport @redirect4 redirect to :{ports.ipv4}
 		ip6 daddr . tcp dport @redirect6 redirect to :{ports.ipv6}
+		ip daddr @alone4 return
+		ip6 daddr @alone6 return
 		ip daddr != 127.0.0.0/8 tcp dport @redirect_nodeports4 fib daddr type local redirect to :{ports.ipv4}
 		ip6 daddr != ::1 tcp dport @redirect_nodeports6 fib daddr type local redirect to :{ports.ipv6}
 	}}
