@@ -26,7 +26,7 @@ from uproxy.model.options import Handoff
 TICK_S = 1.0
 _LOOKING_SHARE = 0.1
 """Of the time at most is spent on looking."""
-_AT_ONCE = 250
+AT_ONCE = 250
 """Service ports in one transaction."""
 _DRAIN_POLL_S = 0.1
 
@@ -204,8 +204,8 @@ class KernelPaths:
         return kernel_port(desired) if always or desired.name in self._carried else None
 
     async def _put(self, ports: list[KernelPort]) -> None:
-        for first in range(0, len(ports), _AT_ONCE):
-            some = ports[first : first + _AT_ONCE]
+        for first in range(0, len(ports), AT_ONCE):
+            some = ports[first : first + AT_ONCE]
             try:
                 await self.mechanism.put(some)
             except CommandFailed as error:

@@ -1,0 +1,102 @@
+"""How long the kernel takes to be told: one endpoint more, one other endpoint, and 1,000 Services at once.
+
+    python -m benchmarks.handoff [--mechanism NAME] [--services N] [--endpoints N] [--changes N]
+
+Programs Services of two addresses each through a Mechanism, as the handoff does, in a network namespace
+of its own. No traffic flows. Needs root, iproute2 and what the mechanism needs.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address, ip_network
+from statistics import median, quantiles
+from time import perf_counter
+
+from uproxy.handoff.conntrack import Conntrack
+from uproxy.handoff.mechanism import Mechanism
+from uproxy.handoff.nftables import NftablesHandoff
+from uproxy.handoff.plan import KernelPort, KernelVip
+from uproxy.handoff.target import AT_ONCE
+from uproxy.kit.lab import Lab, reason_unavailable
+from uproxy.model.frontend import Backend
+from uproxy.model.names import Protocol, ServicePortName, Vip
+
+MECHANISMS: dict[str, Callable[[], Mechanism]] = {"nftables": lambda: NftablesHandoff(Conntrack())}
+_VIPS, _EXTERNAL = IPv4Address("172.30.0.0"), IPv4Address("172.31.0.0")
+_PODS, _OTHERS = IPv4Address("10.128.0.0"), IPv4Address("10.0.0.0")
+
+
+def service(number: int, endpoints: int, other: int = 0) -> KernelPort:
+    """A Service port with two addresses, each with the same endpoints; `other` is of the last of them."""
+    pods = [Backend(_PODS + number * 256 + one, 8080) for one in range(1, endpoints)]
+    backends = (*pods, Backend(_OTHERS + number + (other << 10), 8080))
+    vips = (
+        KernelVip(Vip(first + number, 80, Protocol.TCP), backends, backends) for first in (_VIPS, _EXTERNAL)
+    )
+    return KernelPort(ServicePortName("bench", f"s{number}", "web", Protocol.TCP), tuple(vips))
+
+
+async def timed_ms(work: Awaitable[object]) -> float:
+    """How long it took."""
+    begun_s = perf_counter()
+    await work
+    return (perf_counter() - begun_s) * 1000
+
+
+async def changes(mechanism: Mechanism, count: int, endpoints: int, label: str) -> None:
+    """One Service among those that are there: an endpoint is replaced, or comes and goes."""
+    for words, version in (
+        ("one endpoint replaced", lambda turn: service(1, endpoints, 1 + turn)),
+        ("one endpoint more, or less", lambda turn: service(1, endpoints + 1 - turn % 2)),
+    ):
+        took = [await timed_ms(mechanism.put([version(turn)])) for turn in range(count)]
+        print(
+            f"  {words}, {label}: median {median(took):.2f} ms, 9 of 10 in {quantiles(took, n=10)[-1]:.2f} ms"
+        )
+
+
+async def measure(make: Callable[[], Mechanism], services: int, endpoints: int, count: int) -> None:
+    """Everything, a line for each figure. The mechanism is made here, in the namespace that it is for."""
+    mechanism = make()
+    await mechanism.begin([ip_network("10.244.0.0/24")])
+    await mechanism.put([service(1, endpoints)])
+    await changes(mechanism, count, endpoints, "alone")
+    every = [service(number, endpoints) for number in range(1, services + 1)]
+    for turn in range(3):
+        await mechanism.begin([ip_network("10.244.0.0/24")])
+        took = 0.0
+        for first in range(0, services, AT_ONCE):
+            took += await timed_ms(mechanism.put(every[first : first + AT_ONCE]))
+        print(f"  {services} Services, round {turn + 1}: {took / 1000:.2f} s")
+    await changes(mechanism, count, endpoints, f"among {services}")
+    print(f"  counts: {await timed_ms(mechanism.counts()):.0f} ms")
+    names = [port.name for port in every]
+    print(f"  all taken back: {await timed_ms(mechanism.take(names)) / 1000:.2f} s")
+    await mechanism.close()
+
+
+def main() -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--mechanism", choices=sorted(MECHANISMS), default="nftables")
+    parser.add_argument("--services", type=int, default=1000)
+    parser.add_argument("--endpoints", type=int, default=10)
+    parser.add_argument("--changes", type=int, default=100)
+    words = parser.parse_args()
+    reason = reason_unavailable()
+    if reason is not None:
+        print(reason, file=sys.stderr)
+        return 1
+    make = MECHANISMS[words.mechanism]
+    print(f"{words.mechanism}, {words.endpoints} endpoints each")
+    with Lab() as lab:
+        lab.node.inside(lambda: asyncio.run(measure(make, words.services, words.endpoints, words.changes)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

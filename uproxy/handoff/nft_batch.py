@@ -1,0 +1,205 @@
+"""What one transaction says, when Service ports come to the kernel, change, or go. Pure.
+
+Owns the way of a connection through the table: the element of a map that leads an address to its chain, the
+chain's rule with its endpoints in turn, the elements that count. Refuses to know their bytes
+(`nft_messages.py`), and who is programmed already (`nftables.py`).
+"""
+
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
+from itertools import chain as chained
+from typing import NamedTuple
+
+from uproxy.handoff import nft_messages as nft
+from uproxy.handoff.conntrack import Translated
+from uproxy.handoff.nft_messages import Message
+from uproxy.handoff.plan import KernelPort
+from uproxy.model.frontend import Backend
+from uproxy.model.names import Vip
+
+COUNTED = ("new", "to", "from")
+"""Sets that count: first packets, and packets with bytes in each direction."""
+_CLIENTS_MAX = 65536
+"""Of one endpoint under session affinity."""
+_ANY = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
+
+
+class Leg(NamedTuple):
+    """A way through a chain: clients of one address, to endpoints in turn."""
+
+    vip: Vip
+    inside: bool
+    """Only for clients on this node and in its Pods, who have other endpoints than those from outside."""
+    backends: tuple[Backend, ...]
+    affinity_timeout_s: int | None
+
+    @property
+    def key(self) -> "LegKey":
+        """What stays the same while endpoints come and go."""
+        return self.vip, self.inside, self.affinity_timeout_s
+
+
+LegKey = tuple[Vip, bool, int | None]
+Dispatch = dict[tuple[str, bytes], str]
+"""Map and key, to the chain."""
+
+
+class Counter(NamedTuple):
+    """One element of the sets that count."""
+
+    suffix: str
+    """Of the sets' names: `tcp4`, `udp6_node`."""
+    key: bytes
+
+
+class Batch:
+    """The messages of one transaction. References have to go before what they refer to; within a set,
+    deletions come first: an element that changes is both."""
+
+    def __init__(self) -> None:
+        self._chains: list[Message] = []
+        self._deleted: dict[str, list[bytes]] = {}
+        self._added: dict[str, list[bytes]] = {}
+        self._rules: list[Message] = []
+        self._last: list[Message] = []
+        self._sets = 0
+
+    def messages(self) -> list[Message]:
+        """All of it, in order."""
+        deleted = (nft.delete_elements(name, some) for name, some in self._deleted.items())
+        added = (nft.add_elements(name, some) for name, some in self._added.items())
+        elements = chained.from_iterable(chained(deleted, added))
+        return [*self._chains, *self._rules, *elements, *self._last]
+
+    def count(self, counter: Counter) -> None:
+        """Begin to count."""
+        for what in COUNTED:
+            _append(self._added, f"{what}_{counter.suffix}", nft.element(counter.key))
+
+    def count_no_more(self, counter: Counter) -> None:
+        """End it."""
+        for what in COUNTED:
+            _append(self._deleted, f"{what}_{counter.suffix}", nft.element(counter.key))
+
+    def lead(self, before: Dispatch, now: Dispatch) -> None:
+        """Addresses that lead elsewhere now. One that moves is never without a chain."""
+        for (name, key), chain in before.items():
+            if now.get((name, key)) != chain:
+                _append(self._deleted, name, nft.element(key))
+        for (name, key), chain in now.items():
+            if before.get((name, key)) != chain:
+                _append(self._added, name, nft.element(key, nft.goto(chain)))
+
+    def chain(self, chain: str, leg: Leg, before: Leg | None) -> None:
+        """Bring a chain and what it needs in line with its leg."""
+        if leg == before:
+            return
+        if before is None:
+            self._chains.append(nft.add_chain(chain))
+        if leg.affinity_timeout_s is not None:
+            self._sticky(chain, leg, before, leg.affinity_timeout_s)
+            return
+        if before is None:
+            self._chains.append(nft.add_turns(chain, self._new_set(), leg.vip.family))
+        old, now = before.backends if before is not None else (), leg.backends
+        kept = {turn for turn, (one, other) in enumerate(zip(old, now, strict=False)) if one == other}
+        for turn in range(len(old)):
+            if turn not in kept:
+                _append(self._deleted, chain, nft.element(nft.turn(turn)))
+        for turn, backend in enumerate(now):
+            if turn not in kept:
+                _append(self._added, chain, nft.element(nft.turn(turn), nft.value(_endpoint(backend))))
+        if len(old) != len(now):
+            self._rules += [nft.flush_chain(chain)] if old else []
+            self._rules.append(
+                nft.add_rule(chain, nft.to_turn(leg.vip.family, leg.vip.protocol, len(now), chain))
+            )
+
+    def _sticky(self, chain: str, leg: Leg, before: Leg | None, timeout_s: int) -> None:
+        """Each endpoint remembers its clients; who is remembered goes there, and is remembered anew."""
+        family, old = leg.vip.family, before.backends if before is not None else ()
+        if before is not None:
+            self._rules.append(nft.flush_chain(chain))
+        names = [_sticky_name(chain, backend) for backend in leg.backends]
+        for backend, name in zip(leg.backends, names, strict=True):
+            if backend not in old:
+                dnat = nft.to_endpoint(family, leg.vip.protocol, backend.ip, backend.port)
+                self._rules += [
+                    nft.add_clients(name, self._new_set(), family, timeout_s, _CLIENTS_MAX),
+                    nft.add_chain(name),
+                    nft.add_rule(name, nft.remember_client(family, name)),
+                    nft.add_rule(name, dnat),
+                ]
+            self._rules.append(nft.add_rule(chain, nft.known_client(family, name, name)))
+        turns = self._new_set()
+        self._rules += nft.add_chain_turns(turns, names)
+        self._rules.append(nft.add_rule(chain, nft.to_chain_turn(len(names), turns)))
+        self._forget(chain, (backend for backend in old if backend not in leg.backends))
+
+    def _new_set(self) -> int:
+        self._sets += 1
+        return self._sets
+
+    def remove(self, chain: str, leg: Leg) -> None:
+        """A chain that nothing leads to any more."""
+        self._last += [nft.flush_chain(chain), nft.delete_chain(chain)]
+        if leg.affinity_timeout_s is None:
+            self._last.append(nft.delete_set(chain))
+        else:
+            self._forget(chain, leg.backends)
+
+    def _forget(self, chain: str, backends: Iterable[Backend]) -> None:
+        for name in (_sticky_name(chain, backend) for backend in backends):
+            self._last += [nft.flush_chain(name), nft.delete_chain(name), nft.delete_set(name)]
+
+
+def _append(elements: dict[str, list[bytes]], name: str, one: bytes) -> None:
+    elements.setdefault(name, []).append(one)
+
+
+def legs(port: KernelPort) -> Iterator[tuple[Leg, str]]:
+    """The ways that a Service port needs, with the map that leads there. Clients inside have one of their own
+    where it differs; whoever is not inside has no more endpoints than they."""
+    for its in port.vips:
+        if its.backends:
+            yield Leg(its.vip, False, its.backends, port.affinity_timeout_s), "services"
+        if its.inside and its.inside != its.backends:
+            yield Leg(its.vip, True, its.inside, port.affinity_timeout_s), "inside"
+
+
+def suffix(vip: Vip) -> str:
+    """What the names of the sets end with that know a VIP."""
+    return f"{vip.protocol.lower()}{vip.family}{'_node' if vip.is_node_port else ''}"
+
+
+def dispatch(kind: str, vip: Vip) -> tuple[str, bytes]:
+    """Where an address is looked up."""
+    key = nft.protocol(vip.protocol) + nft.port(vip.port)
+    if vip.is_node_port:
+        return f"{kind}_node{vip.family}", key
+    return f"{kind}{vip.family}", vip.ip.packed + key
+
+
+def counter(vip: Vip, backend: Backend) -> Counter:
+    """Where connections to an address that one endpoint answers are counted."""
+    return Counter(suffix(vip), _at(vip) + _endpoint(backend))
+
+
+def counters(flow: Translated) -> tuple[Counter, Counter]:
+    """The two that may count a connection: by its address, or as a NodePort's."""
+    at, anywhere = (Vip(ip, flow.port, flow.protocol) for ip in (flow.ip, _ANY[flow.ip.version]))
+    return counter(at, flow.backend), counter(anywhere, flow.backend)
+
+
+def _at(vip: Vip) -> bytes:
+    """An address in keys of the sets for its protocol; a NodePort's is its port alone."""
+    return (b"" if vip.is_node_port else vip.ip.packed) + nft.port(vip.port)
+
+
+def _endpoint(backend: Backend) -> bytes:
+    return nft.destination(backend.ip, backend.port)
+
+
+def _sticky_name(chain: str, backend: Backend) -> str:
+    """Names may have letters, digits, `_`, `.`, `/` and `\\`; no colon."""
+    return f"{chain}_{str(backend.ip).replace(':', '.')}_{backend.port}"

@@ -1,0 +1,188 @@
+"""Transactions of nf_tables over one netlink socket, without libnftables.
+
+Owns the socket: a batch goes out in one call, and is in effect as a whole or not at all; counters come back.
+Refuses to know what messages say (`nft_messages.py`). libnftables asks for all sets of the machine before
+each transaction, which takes longer than the transaction.
+
+No generation is named in a batch: what others do to their tables meanwhile is no matter, and what is wrong
+with ours a message finds out. Sources: linux/netfilter/nfnetlink.h, nfnetlink.c (`nfnetlink_rcv_batch`),
+netlink(7).
+"""
+
+import errno
+import os
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from uproxy.errors import CommandFailed
+from uproxy.handoff.nft_messages import GET_ELEMENT, Message, of_set
+
+_NETFILTER, _NF_TABLES, _INET = 12, 10, 1
+_BEGIN, _END = 16, 17
+_REQUEST, _ACK, _DUMP = 1, 4, 0x300
+_ERROR, _DONE = 2, 3
+_HEADER, _ABOUT = struct.Struct("=IHHII"), struct.Struct("!BBH")
+_BODY = _HEADER.size + _ABOUT.size
+_RECEIVE = 1 << 17
+_SOL_NETLINK, _CAP_ACK = 270, 10
+_SO_SNDBUFFORCE = 32
+_SEND_MORE = 1 << 16
+"""The kernel wants the buffer to be longer than what is sent."""
+
+
+class Counted(NamedTuple):
+    """An element of a set that counts."""
+
+    key: bytes
+    packets: int
+    size: int
+
+
+class NftNetlink:
+    """Speaks with the kernel about the network namespace of the thread that speaks first. Calls block, for as
+    long as somebody else's transaction takes; one thread at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._sequence = 0
+
+    def close(self) -> None:
+        """It opens again by itself."""
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+    def commit(self, messages: Sequence[Message]) -> None:
+        """One transaction. Raises CommandFailed, and then nothing has changed."""
+        if not messages:
+            return
+        with self._lock:
+            try:
+                self._commit(self._open(), messages)
+            except OSError as error:
+                raise CommandFailed(f"nf_tables: {error.strerror}") from error
+
+    def counters(self, name: str, key_size: int) -> list[Counted]:
+        """All elements of a set. That others program meanwhile (the kernel has a flag for it) is no matter:
+        this set they leave alone. Raises CommandFailed."""
+        with self._lock:
+            try:
+                return list(self._counters(self._open(), name, _element(key_size)))
+            except OSError as error:
+                raise CommandFailed(f"nf_tables: counters of {name}: {error.strerror}") from error
+
+    def _open(self) -> socket.socket:
+        if self._socket is None:
+            link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
+            link.bind((0, 0))
+            # Without this every refusal has the whole message with it.
+            link.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+            self._socket = link
+        return self._socket
+
+    def _commit(self, link: socket.socket, messages: Sequence[Message]) -> None:
+        first = self._sequence + 1
+        self._sequence += len(messages) + 2
+        parts = [_edge(_BEGIN, first)]
+        last = len(messages)
+        for index, its in enumerate(messages, 1):
+            # The answer to the last one says that all are in effect.
+            flags = its.flags | (_ACK if index == last else 0)
+            parts.append(_framed(its.kind, flags, first + index, its.body))
+        parts.append(_edge(_END, self._sequence))
+        data = b"".join(parts)
+        _make_room(link, len(data) + _SEND_MORE)
+        link.send(data)
+        refusals = self._answers(link, first)
+        for index, number in sorted(refusals.items()):
+            if number:
+                words = messages[index - 1].words if 0 < index <= last else "transaction"
+                raise CommandFailed(f"nf_tables: {words}: {os.strerror(number)}")
+        if last not in refusals:
+            raise CommandFailed("nf_tables: no answer to a transaction")
+
+    def _answers(self, link: socket.socket, first: int) -> dict[int, int]:
+        """By message, what the kernel said: 0 or an errno. It has answered when sending returns."""
+        found: dict[int, int] = {}
+        while True:
+            try:
+                data = link.recv(_RECEIVE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                # More refusals than the socket holds. The first ones are told first.
+                if error.errno != errno.ENOBUFS:
+                    raise
+                found.setdefault(0, errno.ENOBUFS)
+                continue
+            for kind, sequence, body in _messages(data):
+                # What is left of a question that failed before has another number.
+                if kind == _ERROR and first <= sequence <= self._sequence:
+                    number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
+                    found[sequence - first] = found.get(sequence - first) or number
+
+    def _counters(self, link: socket.socket, name: str, layout: struct.Struct) -> Iterator[Counted]:
+        self._sequence += 1
+        link.send(_framed(GET_ELEMENT, _DUMP, self._sequence, of_set(name)))
+        while True:
+            for kind, sequence, body in _messages(link.recv(_RECEIVE)):
+                if sequence != self._sequence:
+                    continue
+                if kind in (_ERROR, _DONE):
+                    number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
+                    if number:
+                        raise OSError(number, os.strerror(number))
+                    return
+                for key, size, packets in layout.iter_unpack(_elements(body[_ABOUT.size :], layout.size)):
+                    yield Counted(key, packets, size)
+
+
+def _make_room(link: socket.socket, size: int) -> None:
+    try:
+        link.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size)
+    except PermissionError:
+        # Root of a user namespace: as much as the machine lets everybody have.
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
+
+def _element(key_size: int) -> struct.Struct:
+    """An element with a counter, which the kernel writes always in the same shape: NFTA_LIST_ELEM with
+    NFTA_SET_ELEM_KEY with NFTA_DATA_VALUE, and NFTA_SET_ELEM_EXPR with `counter`, its bytes and packets."""
+    return struct.Struct(f"!12x{key_size}s4x12x4x4xQ4xQ")
+
+
+def _elements(attributes: bytes, size: int) -> bytes:
+    """The elements of a message; none where they are not of the size that they should be."""
+    at = 0
+    while at + 4 <= len(attributes):
+        length, kind = struct.unpack_from("=HH", attributes, at)
+        if kind & 0x3FFF == 3:
+            found = attributes[at + 4 : at + length]
+            return found if len(found) % size == 0 else b""
+        at += (max(length, 4) + 3) & ~3
+    return b""
+
+
+def _edge(kind: int, sequence: int) -> bytes:
+    """Where a batch begins, or ends."""
+    about = _ABOUT.pack(0, 0, _NF_TABLES)
+    return _HEADER.pack(_BODY, kind, _REQUEST, sequence, 0) + about
+
+
+def _framed(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    head = _HEADER.pack(_BODY + len(body), _NF_TABLES << 8 | kind, _REQUEST | flags, sequence, 0)
+    return head + _ABOUT.pack(_INET, 0, 0) + body
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    at = 0
+    while at + _HEADER.size <= len(data):
+        size, kind, _, sequence, _ = _HEADER.unpack_from(data, at)
+        yield kind, sequence, data[at + _HEADER.size : at + size]
+        at += (size + 3) & ~3
