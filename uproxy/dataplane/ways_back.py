@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from uproxy.dataplane.sockets import family_of
+from uproxy.kit.netlink import HEADER, REQUEST, attribute, attributes, message
 from uproxy.model.names import Family
 
 DOUBT_LASTS_S = 300.0
@@ -26,10 +27,10 @@ _KNOWN_MAX = 65_536
 _ELSEWHERE: dict[Family, str] = {4: "192.0.0.8", 6: "100::1"}
 """Addresses that nobody has (RFC 7600, RFC 6666): what leads to them is the default route."""
 
-_NEW_ROUTE, _GET_ROUTE, _REQUEST, _FIB_MATCH = 24, 26, 1, 0x2000
+_NEW_ROUTE, _GET_ROUTE, _FIB_MATCH = 24, 26, 0x2000
 _DST, _OIF, _GATEWAY, _VIA = 1, 4, 5, 18
 _UNICAST = 1
-_HEADER, _ROUTE, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=8BI"), struct.Struct("=HH")
+_ROUTE = struct.Struct("=8BI")
 
 
 class Way(NamedTuple):
@@ -114,36 +115,25 @@ class WaysBack:
         return None
 
     def _ask(self, family: Family, packed: bytes) -> bytes:
-        attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(packed), _DST) + packed
         route = _ROUTE.pack(family_of(family), 8 * len(packed), 0, 0, 0, 0, 0, 0, _FIB_MATCH)
-        size = _HEADER.size + len(route) + len(attribute)
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-        self._netlink.send(_HEADER.pack(size, _GET_ROUTE, _REQUEST, self._sequence, 0) + route + attribute)
+        self._netlink.send(message(_GET_ROUTE, REQUEST, self._sequence, route + attribute(_DST, packed)))
         while True:  # what an earlier question left, after a failure, is passed over
             answer = self._netlink.recv(65536)
-            if _HEADER.unpack_from(answer)[3] == self._sequence:
+            if HEADER.unpack_from(answer)[3] == self._sequence:
                 return answer
 
 
-def parse_route(message: bytes) -> Way | None:
+def parse_route(answer: bytes) -> Way | None:
     """The way in the kernel's answer to a RTM_GETROUTE that asked for the entry of the table. A default
     route is never near. None: the address is local, or out of reach."""
-    size, kind, *_ = _HEADER.unpack_from(message)
+    size, kind, *_ = HEADER.unpack_from(answer)
     if kind != _NEW_ROUTE:
         return None
-    _, prefix_length, _, _, _, _, _, route_type, _ = _ROUTE.unpack_from(message, _HEADER.size)
+    _, prefix_length, _, _, _, _, _, route_type, _ = _ROUTE.unpack_from(answer, HEADER.size)
     if route_type != _UNICAST:
         return None
-    found = dict(_attributes(message[_HEADER.size + _ROUTE.size : size]))
+    found = dict(attributes(answer[HEADER.size + _ROUTE.size : size]))
     (device,) = struct.unpack("=I", found.get(_OIF, bytes(4)))
     direct = bool(device and prefix_length) and _GATEWAY not in found and _VIA not in found
     return Way(device, direct)
-
-
-def _attributes(data: bytes) -> list[tuple[int, bytes]]:
-    found = []
-    while len(data) >= _ATTRIBUTE.size:
-        size, kind = _ATTRIBUTE.unpack_from(data)
-        found.append((kind, data[_ATTRIBUTE.size : size]))
-        data = data[(size + 3) & ~3 :]
-    return found

@@ -10,19 +10,18 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from uproxy.kit.netlink import NETFILTER, Link, attribute, attributes
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Family, IPAddress, Protocol
 
-_NETLINK_NETFILTER = 12
 _GET = 1 << 8 | 1
 """IPCTNL_MSG_CT_GET of NFNL_SUBSYS_CTNETLINK."""
 _DELETE = 1 << 8 | 2
-_REQUEST, _REQUEST_DUMP = 1, 0x301
-_DONE, _ERROR = 3, 2
-_HEADER, _ATTRIBUTE, _FAMILY = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct("=BBH")
+_FAMILY = struct.Struct("=BBH")
 _STATUS, _PROTOINFO, _STATUS_MASK = 3, 4, 26
 _DST_NAT = 1 << 5
 _LAST_OPEN = 5
@@ -30,8 +29,6 @@ _LAST_OPEN = 5
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _AF: dict[Family, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
 _PROTOCOLS = {socket.IPPROTO_TCP: Protocol.TCP, socket.IPPROTO_UDP: Protocol.UDP}
-_RECEIVE = 1 << 18
-_BODY = _HEADER.size + _FAMILY.size
 
 
 class Translated(NamedTuple):
@@ -60,7 +57,7 @@ class Conntrack:
 def _count() -> Mapping[Translated, int]:
     raw: Counter[tuple[Family, bytes]] = Counter()
     try:
-        with _link() as link:
+        with closing(Link(NETFILTER)) as link:
             raw.update((family, key) for family in _FAMILIES for key, _ in _dump(link, family))
     except OSError:
         return {}
@@ -69,11 +66,11 @@ def _count() -> Mapping[Translated, int]:
 
 def _forget(is_gone: Callable[[Translated], bool]) -> None:
     try:
-        with _link() as link:
+        with closing(Link(NETFILTER)) as link:
             for family in _FAMILIES:
-                for tuple_ in [its for key, its in _dump(link, family) if _is_flow(family, key, is_gone)]:
-                    body = _FAMILY.pack(_AF[family], 0, 0) + tuple_
-                    link.send(_HEADER.pack(_HEADER.size + len(body), _DELETE, _REQUEST, 1, 0) + body)
+                gone = [its for key, its in _dump(link, family) if _is_flow(family, key, is_gone)]
+                head = _FAMILY.pack(_AF[family], 0, 0)
+                link.ask(_DELETE, [head + tuple_ for tuple_ in gone])  # some may be over by now
     except OSError:
         return
 
@@ -83,29 +80,15 @@ def _is_flow(family: Family, key: bytes, is_gone: Callable[[Translated], bool]) 
     return found is not None and found.protocol is Protocol.UDP and is_gone(found)
 
 
-def _link() -> socket.socket:
-    link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-    link.bind((0, 0))
-    return link
-
-
-def _dump(link: socket.socket, family: Family) -> Iterator[tuple[bytes, bytes]]:
+def _dump(link: Link, family: Family) -> Iterator[tuple[bytes, bytes]]:
     """Of each connection the bytes that tell it from others (but for the client), and what names it."""
     flags = struct.pack("!I", _DST_NAT)
-    body = _FAMILY.pack(_AF[family], 0, 0) + _attribute(_STATUS, flags) + _attribute(_STATUS_MASK, flags)
-    link.send(_HEADER.pack(_HEADER.size + len(body), _GET, _REQUEST_DUMP, 1, 0) + body)
-    while True:
-        data = link.recv(_RECEIVE)
-        at = 0
-        while at + _HEADER.size <= len(data):
-            size, kind = struct.unpack_from("=IH", data, at)
-            if kind in (_DONE, _ERROR):
-                return
-            attributes = data[at + _BODY : at + size]
-            key = _key(attributes, family)
-            if key is not None:
-                yield key, attributes[: _tuple_size(family)]
-            at += (size + 3) & ~3
+    body = _FAMILY.pack(_AF[family], 0, 0) + attribute(_STATUS, flags) + attribute(_STATUS_MASK, flags)
+    for its in link.dump(_GET, body):
+        rest = its[_FAMILY.size :]
+        key = _key(rest, family)
+        if key is not None:
+            yield key, rest[: _tuple_size(family)]
 
 
 def _tuple_size(family: Family) -> int:
@@ -113,14 +96,14 @@ def _tuple_size(family: Family) -> int:
     return 4 + 4 + 2 * (4 + (4 if family == 4 else 16)) + 4 + 3 * 8
 
 
-def _key(attributes: bytes, family: Family) -> bytes | None:
+def _key(its: bytes, family: Family) -> bytes | None:
     """The protocol, where it went and who answers; None when it is over, or not translated.
 
     The kernel writes both tuples first, each always in the same shape: addresses, then protocol and ports,
     every attribute with a header of four bytes and padded to four.
     """
     wide, size = 4 if family == 4 else 16, _tuple_size(family)
-    rest = dict(_attributes(attributes[2 * size :]))
+    rest = dict(attributes(its[2 * size :]))
     (status,) = struct.unpack("!I", rest.get(_STATUS, bytes(4)))
     if not status & _DST_NAT:
         return None
@@ -128,11 +111,9 @@ def _key(attributes: bytes, family: Family) -> bytes | None:
     if len(info) > 8 and info[8] > _LAST_OPEN:  # nested: TCP, its state
         return None
     ports = 4 + 4 + 2 * (4 + wide) + 4
-    went_to = attributes[ports - 4 - wide : ports - 4] + attributes[ports + 20 : ports + 22]
-    answers_from = (
-        attributes[size + 12 : size + 12 + wide] + attributes[size + ports + 12 : size + ports + 14]
-    )
-    return attributes[ports + 4 : ports + 5] + went_to + answers_from
+    went_to = its[ports - 4 - wide : ports - 4] + its[ports + 20 : ports + 22]
+    answers_from = its[size + 12 : size + 12 + wide] + its[size + ports + 12 : size + ports + 14]
+    return its[ports + 4 : ports + 5] + went_to + answers_from
 
 
 def _translated(family: Family, key: bytes) -> Translated | None:
@@ -143,19 +124,3 @@ def _translated(family: Family, key: bytes) -> Translated | None:
     backend = Backend(ip_address(key[3 + wide : 3 + 2 * wide]), int.from_bytes(key[-2:], "big"))
     port = int.from_bytes(key[1 + wide : 3 + wide], "big")
     return Translated(protocol, ip_address(key[1 : 1 + wide]), port, backend)
-
-
-def _attribute(kind: int, payload: bytes) -> bytes:
-    size = _ATTRIBUTE.size + len(payload)
-    return _ATTRIBUTE.pack(size, kind) + payload + bytes(-size % 4)
-
-
-def _attributes(data: bytes) -> list[tuple[int, bytes]]:
-    found, at = [], 0
-    while at + _ATTRIBUTE.size <= len(data):
-        size, kind = _ATTRIBUTE.unpack_from(data, at)
-        if size < _ATTRIBUTE.size:
-            break
-        found.append((kind & 0x3FFF, data[at + _ATTRIBUTE.size : at + size]))
-        at += (size + 3) & ~3
-    return found

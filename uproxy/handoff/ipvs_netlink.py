@@ -15,25 +15,18 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from uproxy.kit.netlink import GENERIC, NESTED, NETFILTER, ROUTE, Link, Refused, attribute, attributes
 from uproxy.model.frontend import Backend
 from uproxy.model.names import IPAddress, Protocol, Vip
 
 OURS = 0x7570 << 16
 """Among the flags of a virtual server: bits that the kernel keeps and does not use, `up` in ASCII."""
 _OURS_MASK = 0xFFFF << 16
-
-_ROUTE, _NETFILTER, _GENERIC = 0, 12, 16
-_REQUEST, _ACK, _DUMP = 1, 4, 0x300
-_ERROR, _DONE = 2, 3
-_HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
-_RECEIVE = 1 << 17
-_AT_ONCE = 64
-"""Commands in one call: their acknowledgements have to fit into the socket's buffer."""
 
 _CONTROL, _GET_FAMILY, _FAMILY_ID, _FAMILY_NAME = 16, 3, 1, 2
 _NEW_SERVICE, _SET_SERVICE, _DELETE_SERVICE, _GET_SERVICE = 1, 2, 3, 4
@@ -48,10 +41,6 @@ _PROTOCOL = {number: protocol for protocol, number in _NUMBER.items()}
 
 _GET_ADDRESS, _LOOPBACK_INDEX = 22, 1
 _GET_FLOW, _DELETE_FLOW = 1 << 8 | 1, 1 << 8 | 2
-
-
-class Refused(OSError):
-    """The kernel said no; `strerror` names the command too."""
 
 
 class Command(NamedTuple):
@@ -122,23 +111,23 @@ def delete_dest(vip: Vip, backend: Backend) -> Command:
 
 
 def _service(vip: Vip, server: Server | None = None) -> bytes:
-    words = _u16(1, _AF[vip.family]) + _u16(2, _NUMBER[vip.protocol]) + _attribute(3, vip.ip.packed)
-    words += _attribute(4, vip.port.to_bytes(2, "big"))
+    words = _u16(1, _AF[vip.family]) + _u16(2, _NUMBER[vip.protocol]) + attribute(3, vip.ip.packed)
+    words += attribute(4, vip.port.to_bytes(2, "big"))
     if server is not None:
         timeout_s = server.affinity_timeout_s
         flags = OURS | (_PERSISTENT if timeout_s is not None else 0)
-        words += _attribute(6, server.scheduler.encode() + b"\0")
-        words += _attribute(7, struct.pack("=II", flags, _OURS_MASK | _PERSISTENT))
-        words += _u32(8, timeout_s or 0) + _attribute(9, _ONE_CLIENT[vip.family])
-    return _attribute(_SERVICE, words)
+        words += attribute(6, server.scheduler.encode() + b"\0")
+        words += attribute(7, struct.pack("=II", flags, _OURS_MASK | _PERSISTENT))
+        words += _u32(8, timeout_s or 0) + attribute(9, _ONE_CLIENT[vip.family])
+    return attribute(_SERVICE, words)
 
 
 def _dest(backend: Backend, weight: int | None = None) -> bytes:
-    words = _attribute(1, backend.ip.packed.ljust(16, b"\0")) + _attribute(2, backend.port.to_bytes(2, "big"))
+    words = attribute(1, backend.ip.packed.ljust(16, b"\0")) + attribute(2, backend.port.to_bytes(2, "big"))
     words += _u16(11, _AF[backend.ip.version])
     if weight is not None:
         words += _u32(3, 0) + _u32(4, weight) + _u32(5, 0) + _u32(6, 0)
-    return _attribute(_DEST, words)
+    return attribute(_DEST, words)
 
 
 class Ipvs:
@@ -146,7 +135,7 @@ class Ipvs:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._generic: _Link | None = None
+        self._generic: Link | None = None
         self._family = 0
 
     def close(self) -> None:
@@ -159,8 +148,8 @@ class Ipvs:
     def servers(self) -> Mapping[Vip, Server]:
         """Those that are ours. Raises Refused where there is no IPVS."""
         found = {}
-        for attributes in self._dump(_GET_SERVICE, b""):
-            its = dict(_attributes(dict(_attributes(attributes))[_SERVICE]))
+        for body in self._dump(_GET_SERVICE, b""):
+            its = dict(attributes(dict(attributes(body))[_SERVICE]))
             (flags,) = struct.unpack_from("=I", its[7])
             # Those that go by a firewall mark have no address.
             if flags & _OURS_MASK == OURS and 3 in its:
@@ -175,50 +164,41 @@ class Ipvs:
     def destinations(self, vip: Vip) -> dict[Backend, Destination]:
         """Of one virtual server. Raises Refused when it is not there."""
         found = {}
-        for attributes in self._dump(_GET_DEST, _service(vip)):
+        for body in self._dump(_GET_DEST, _service(vip)):
             # Fixed places would be faster; this is fast enough, and does not depend on the kernel's order.
-            its = dict(_attributes(dict(_attributes(attributes))[_DEST]))
+            its = dict(attributes(dict(attributes(body))[_DEST]))
             family = its.get(11, struct.pack("=H", _AF[vip.family]))
             backend = Backend(_address(family, its[1]), _port(its[2]))
             weight, active, inactive = (struct.unpack("=I", its[kind])[0] for kind in (4, 7, 8))
-            counters = dict(_attributes(its[12]))
+            counters = dict(attributes(its[12]))
             traffic = Traffic(*(struct.unpack("=Q", counters[kind])[0] for kind in range(1, 6)))
             found[backend] = Destination(weight, active, inactive, traffic)
         return found
 
     def existing(self, vips: Sequence[Vip]) -> list[Vip]:
         """Those that have a virtual server, whoever made it."""
-        found: list[Vip] = []
+        bodies = [struct.pack("=BBH", _GET_SERVICE, 1, 0) + _service(vip) for vip in vips]
         with self._lock:
-            link = self._open()
-            for first in range(0, len(vips), _AT_ONCE):
-                some = vips[first : first + _AT_ONCE]
-                failed = link.ask(
-                    self._family, [struct.pack("=BBH", _GET_SERVICE, 1, 0) + _service(vip) for vip in some]
-                )
-                found += [vip for index, vip in enumerate(some) if index not in failed]
-        return found
+            failed = self._open().ask(self._family, bodies)
+        return [vip for index, vip in enumerate(vips) if index not in failed]
 
     def change(self, commands: Sequence[Command]) -> None:
         """Program them in this order. Raises Refused for the first that failed; the others are programmed."""
+        bodies = [struct.pack("=BBH", one.number, 1, 0) + one.body for one in commands]
         with self._lock:
-            link = self._open()
-            for first in range(0, len(commands), _AT_ONCE):
-                some = commands[first : first + _AT_ONCE]
-                bodies = [struct.pack("=BBH", one.number, 1, 0) + one.body for one in some]
-                failed = link.ask(self._family, bodies)
-                if failed:
-                    index, number = min(failed.items())
-                    raise Refused(number, f"{some[index].words}: {os.strerror(number)}")
+            failed = self._open().ask(self._family, bodies)
+        if failed:
+            index, number = min(failed.items())
+            raise Refused(number, f"{commands[index].words}: {os.strerror(number)}")
 
     def _dump(self, number: int, body: bytes) -> list[bytes]:
         with self._lock:
             link = self._open()
             return [its[4:] for its in link.dump(self._family, struct.pack("=BBH", number, 1, 0) + body)]
 
-    def _open(self) -> "_Link":
+    def _open(self) -> Link:
         if self._generic is None:
-            link = _Link(_GENERIC)
+            link = Link(GENERIC)
             try:
                 self._family = _family_id(link)
             except OSError:
@@ -228,22 +208,22 @@ class Ipvs:
         return self._generic
 
 
-def _family_id(link: "_Link") -> int:
+def _family_id(link: Link) -> int:
     """The kernel loads the module when it is asked for the family."""
-    body = struct.pack("=BBH", _GET_FAMILY, 1, 0) + _attribute(_FAMILY_NAME, b"IPVS\0")
+    body = struct.pack("=BBH", _GET_FAMILY, 1, 0) + attribute(_FAMILY_NAME, b"IPVS\0")
     for answer in link.answers(_CONTROL, body):
-        return int.from_bytes(dict(_attributes(answer[4:]))[_FAMILY_ID], sys.byteorder)
+        return int.from_bytes(dict(attributes(answer[4:]))[_FAMILY_ID], sys.byteorder)
     raise Refused(errno.ENOENT, "no IPVS")
 
 
 def node_addresses() -> set[IPAddress]:
     """Every address of this node that others can reach; not kube-proxy's VIPs, should it have left some."""
-    link = _Link(_ROUTE)
+    link = Link(ROUTE)
     try:
         found = set()
         for body in link.dump(_GET_ADDRESS, struct.pack("=BBBBI", 0, 0, 0, 0, 0)):
             family, _, _, _, index = struct.unpack_from("=BBBBI", body)
-            its = dict(_attributes(body[8:]))
+            its = dict(attributes(body[8:]))
             raw = its.get(2) or its.get(1)  # IFA_LOCAL: IFA_ADDRESS is the other end of a tunnel
             if raw is None or family not in _AF.values() or _is_for_vips(index):
                 continue
@@ -266,121 +246,38 @@ def forget_flows(vips: Iterable[Vip]) -> None:
     """Have conntrack forget the UDP flows to these: it remembers of each whether its addresses are to be
     translated, and those that the relay has had are not. Does nothing where there is no ctnetlink."""
     try:
-        link = _Link(_NETFILTER)
+        link = Link(NETFILTER)
     except OSError:
         return
     try:
         for vip in vips:
             head = struct.pack("=BBH", _AF[vip.family], 0, 0)
-            bodies = [head + its for its in _flows_to(link, head, vip)]
-            for first in range(0, len(bodies), _AT_ONCE):
-                link.ask(_DELETE_FLOW, bodies[first : first + _AT_ONCE])
+            link.ask(_DELETE_FLOW, [head + its for its in _flows_to(link, head, vip)])
     except OSError:
         return
     finally:
         link.close()
 
 
-def _flows_to(link: "_Link", head: bytes, vip: Vip) -> list[bytes]:
+def _flows_to(link: Link, head: bytes, vip: Vip) -> list[bytes]:
     """The attribute CTA_TUPLE_ORIG of each."""
     found = []
     for body in link.dump(_GET_FLOW, head):
-        original = next((value for kind, value in _attributes(body[4:]) if kind == 1), b"")
-        its = dict(_attributes(original))
-        addresses, ports = dict(_attributes(its.get(1, b""))), dict(_attributes(its.get(2, b"")))
+        original = next((value for kind, value in attributes(body[4:]) if kind == 1), b"")
+        its = dict(attributes(original))
+        addresses, ports = dict(attributes(its.get(1, b""))), dict(attributes(its.get(2, b"")))
         went_to = addresses.get(2 if vip.family == 4 else 4), ports.get(1), ports.get(3)
         if went_to == (vip.ip.packed, bytes((_NUMBER[vip.protocol],)), vip.port.to_bytes(2, "big")):
-            found.append(_attribute(1 | 0x8000, original))
+            found.append(attribute(1 | NESTED, original))
     return found
 
 
-class _Link:
-    """A netlink socket. One thread at a time."""
-
-    def __init__(self, protocol: int) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-        self._socket.bind((0, 0))
-        self._sequence = 0
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def ask(self, kind: int, bodies: Sequence[bytes]) -> dict[int, int]:
-        """Send all in one call; returns the errno of each that failed."""
-        first = self._sequence + 1
-        self._sequence += len(bodies)
-        self._socket.send(
-            b"".join(
-                _message(kind, _REQUEST | _ACK, first + index, body) for index, body in enumerate(bodies)
-            )
-        )
-        failed, left = {}, len(bodies)
-        while left:
-            for answer, sequence, body in _messages(self._socket.recv(_RECEIVE)):
-                if answer == _ERROR and first <= sequence <= self._sequence:
-                    left -= 1
-                    number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
-                    if number:
-                        failed[sequence - first] = number
-        return failed
-
-    def dump(self, kind: int, body: bytes) -> Iterator[bytes]:
-        """All that there are. Raises Refused."""
-        return self.answers(kind, body, _DUMP)
-
-    def answers(self, kind: int, body: bytes, more: int = _ACK) -> Iterator[bytes]:
-        """What comes until the end of the answer. Raises Refused."""
-        self._sequence += 1
-        self._socket.send(_message(kind, _REQUEST | more, self._sequence, body))
-        found: list[bytes] = []
-        while True:
-            for answer, sequence, its in _messages(self._socket.recv(_RECEIVE)):
-                if sequence != self._sequence:
-                    continue
-                if answer in (_ERROR, _DONE):
-                    number = -int.from_bytes(its[:4], sys.byteorder, signed=True)
-                    if number:
-                        raise Refused(number, os.strerror(number))
-                    return iter(found)
-                found.append(its)
-
-
-def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    return _padded(_HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body)
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    at = 0
-    while at + _HEADER.size <= len(data):
-        size, kind, _, sequence, _ = _HEADER.unpack_from(data, at)
-        yield kind, sequence, data[at + _HEADER.size : at + size]
-        at += (size + 3) & ~3
-
-
-def _attribute(kind: int, payload: bytes) -> bytes:
-    return _padded(_ATTRIBUTE.pack(_ATTRIBUTE.size + len(payload), kind) + payload)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + _ATTRIBUTE.size <= len(data):
-        size, kind = _ATTRIBUTE.unpack_from(data, at)
-        if size < _ATTRIBUTE.size:
-            return
-        yield kind & 0x3FFF, data[at + _ATTRIBUTE.size : at + size]
-        at += (size + 3) & ~3
-
-
-def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % 4)
-
-
 def _u16(kind: int, value: int) -> bytes:
-    return _attribute(kind, struct.pack("=H", value))
+    return attribute(kind, struct.pack("=H", value))
 
 
 def _u32(kind: int, value: int) -> bytes:
-    return _attribute(kind, struct.pack("=I", value))
+    return attribute(kind, struct.pack("=I", value))
 
 
 def _address(family: bytes, raw: bytes) -> IPAddress:

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from uproxy.kit.netlink import NESTED, attribute
 from uproxy.model.names import Family, IPAddress, Protocol
 
 TABLE = "uproxy-handoff"
@@ -22,8 +23,6 @@ _NEW_CHAIN, _DELETE_CHAIN, _NEW_RULE, _DELETE_RULE = 3, 5, 6, 8
 _NEW_SET, _DELETE_SET, _NEW_ELEMENT, GET_ELEMENT, _DELETE_ELEMENT = 9, 11, 12, 13, 14
 _CREATE, _APPEND = 0x400, 0x800
 
-_ATTRIBUTE = struct.Struct("=HH")
-_NESTED = 0x8000
 _ELEMENTS_MAX = 0xFFFF - 4
 """An attribute says its size in 16 bits."""
 
@@ -80,18 +79,18 @@ def turn(number: int) -> bytes:
 
 def value(data: bytes) -> bytes:
     """What an element of a map leads to (enum nft_data_attributes)."""
-    return _attribute(1, data)
+    return attribute(1, data)
 
 
 def goto(chain: str) -> bytes:
     """The same, in a map of verdicts (enum nft_verdict_attributes)."""
-    return _nest(2, _attribute(1, _GOTO) + _attribute(2, _text(chain)))
+    return _nest(2, attribute(1, _GOTO) + attribute(2, _text(chain)))
 
 
 def element(key: bytes, leads_to: bytes = b"") -> bytes:
     """Of a set, or with `value` or `goto` of a map (enum nft_set_elem_attributes). One that is deleted needs
     no more than its key."""
-    return _nest(1, _nest(1, _attribute(1, key)) + (_nest(2, leads_to) if leads_to else b""))
+    return _nest(1, _nest(1, attribute(1, key)) + (_nest(2, leads_to) if leads_to else b""))
 
 
 # ---- messages ----
@@ -111,43 +110,43 @@ def delete_elements(name: str, elements: Iterable[bytes]) -> Iterator[Message]:
 
 def of_set(name: str) -> bytes:
     """Names a set whose elements a message is about (enum nft_set_elem_list_attributes)."""
-    return _attribute(1, _TABLE) + _attribute(2, _text(name))
+    return attribute(1, _TABLE) + attribute(2, _text(name))
 
 
 def add_chain(name: str) -> Message:
     """A chain that others lead to (enum nft_chain_attributes)."""
-    return Message(_NEW_CHAIN, _CREATE, _attribute(1, _TABLE) + _attribute(3, _text(name)), f"chain {name}")
+    return Message(_NEW_CHAIN, _CREATE, attribute(1, _TABLE) + attribute(3, _text(name)), f"chain {name}")
 
 
 def delete_chain(name: str) -> Message:
     """It has to be empty."""
-    body = _attribute(1, _TABLE) + _attribute(3, _text(name))
+    body = attribute(1, _TABLE) + attribute(3, _text(name))
     return Message(_DELETE_CHAIN, 0, body, f"end of chain {name}")
 
 
 def flush_chain(name: str) -> Message:
     """Without its rules."""
-    body = _attribute(1, _TABLE) + _attribute(2, _text(name))
+    body = attribute(1, _TABLE) + attribute(2, _text(name))
     return Message(_DELETE_RULE, 0, body, f"rules of chain {name}")
 
 
 def add_rule(chain: str, expressions: Sequence[bytes]) -> Message:
     """At the end of a chain (enum nft_rule_attributes)."""
-    body = _attribute(1, _TABLE) + _attribute(2, _text(chain)) + _nest(4, b"".join(expressions))
+    body = attribute(1, _TABLE) + attribute(2, _text(chain)) + _nest(4, b"".join(expressions))
     return Message(_NEW_RULE, _CREATE | _APPEND, body, f"a rule of chain {chain}")
 
 
 def add_clients(name: str, identity: int, family: Family, timeout_s: int, most: int) -> Message:
     """A set of addresses that rules fill, and that forgets them (enum nft_set_attributes)."""
-    its = _attribute(3, _u32(_TIMEOUT | _EVALUATED)) + _attribute(4, _u32(_ADDRESS_TYPE[family]))
-    its += _attribute(5, _u32(_wide(family))) + _nest(9, _attribute(1, _u32(most)))
-    its += _attribute(11, struct.pack("!Q", timeout_s * 1000)) + _attribute(13, _BIG_ENDIAN)
+    its = attribute(3, _u32(_TIMEOUT | _EVALUATED)) + attribute(4, _u32(_ADDRESS_TYPE[family]))
+    its += attribute(5, _u32(_wide(family))) + _nest(9, attribute(1, _u32(most)))
+    its += attribute(11, struct.pack("!Q", timeout_s * 1000)) + attribute(13, _BIG_ENDIAN)
     return _new_set(_text(name), identity, its)
 
 
 def delete_set(name: str) -> Message:
     """Nothing may use it any more."""
-    body = _attribute(1, _TABLE) + _attribute(2, _text(name))
+    body = attribute(1, _TABLE) + attribute(2, _text(name))
     return Message(_DELETE_SET, 0, body, f"end of set {name}")
 
 
@@ -160,20 +159,20 @@ def add_turns(name: str, identity: int, family: Family) -> Message:
 def add_chain_turns(identity: int, chains: Sequence[str]) -> Iterator[Message]:
     """A map of turns to chains, without a name; it goes with the rule that uses it. `identity` is its name in
     this transaction."""
-    its = _turns(_ANONYMOUS | _CONSTANT | _MAP, _VERDICTS, 0) + _nest(9, _attribute(1, _u32(len(chains))))
+    its = _turns(_ANONYMOUS | _CONSTANT | _MAP, _VERDICTS, 0) + _nest(9, attribute(1, _u32(len(chains))))
     yield _new_set(_ANY_NAME, identity, its)
     for some in _chunks(element(turn(number), goto(chain)) for number, chain in enumerate(chains)):
-        body = _attribute(1, _TABLE) + _attribute(2, _ANY_NAME) + _attribute(4, _u32(identity))
+        body = attribute(1, _TABLE) + attribute(2, _ANY_NAME) + attribute(4, _u32(identity))
         yield Message(_NEW_ELEMENT, _CREATE, body + _nest(3, some), "turns")
 
 
 def _turns(flags: int, kind: int, size: int) -> bytes:
-    its = _attribute(3, _u32(flags)) + _attribute(4, _u32(_INTEGER_TYPE)) + _attribute(5, _u32(4))
-    return its + _attribute(6, _u32(kind)) + _attribute(7, _u32(size)) + _attribute(13, _HOST_ENDIAN)
+    its = attribute(3, _u32(flags)) + attribute(4, _u32(_INTEGER_TYPE)) + attribute(5, _u32(4))
+    return its + attribute(6, _u32(kind)) + attribute(7, _u32(size)) + attribute(13, _HOST_ENDIAN)
 
 
 def _new_set(name: bytes, identity: int, its: bytes) -> Message:
-    body = _attribute(1, _TABLE) + _attribute(2, name) + _attribute(10, _u32(identity)) + its
+    body = attribute(1, _TABLE) + attribute(2, name) + attribute(10, _u32(identity)) + its
     return Message(_NEW_SET, _CREATE, body, f"set {name[:-1].decode()}")
 
 
@@ -226,7 +225,7 @@ def _is_protocol(its: Protocol) -> Iterator[bytes]:
 def _is(key: int, byte: int) -> Iterator[bytes]:
     """`meta KEY BYTE` (enum nft_meta_attributes, enum nft_cmp_attributes)."""
     yield _expression("meta", {1: _R1, 2: key})
-    yield _expression("cmp", {1: _R1, 2: 0}, {_NESTED | 3: value(bytes((byte,)))})
+    yield _expression("cmp", {1: _R1, 2: 0}, {NESTED | 3: value(bytes((byte,)))})
 
 
 def _source(family: Family) -> bytes:
@@ -242,14 +241,14 @@ def _numgen(turns: int) -> bytes:
 
 def _immediate(register: int, data: bytes) -> bytes:
     """A constant; into register 0 a verdict (enum nft_immediate_attributes)."""
-    return _expression("immediate", {1: register}, {_NESTED | 2: data})
+    return _expression("immediate", {1: register}, {NESTED | 2: data})
 
 
 def _expression(name: str, numbers: dict[int, int], others: dict[int, bytes] | None = None) -> bytes:
     """A part of a rule (enum nft_expr_attributes)."""
-    words = b"".join(_attribute(kind, _u32(its)) for kind, its in numbers.items())
-    words += b"".join(_attribute(kind, its) for kind, its in (others or {}).items())
-    return _nest(1, _attribute(1, _text(name)) + _nest(2, words))
+    words = b"".join(attribute(kind, _u32(its)) for kind, its in numbers.items())
+    words += b"".join(attribute(kind, its) for kind, its in (others or {}).items())
+    return _nest(1, attribute(1, _text(name)) + _nest(2, words))
 
 
 # ---- attributes ----
@@ -269,13 +268,8 @@ def _chunks(elements: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(some)
 
 
-def _attribute(kind: int, payload: bytes) -> bytes:
-    size = len(payload)
-    return _ATTRIBUTE.pack(4 + size, kind) + payload + bytes(-size % 4)
-
-
-def _nest(kind: int, attributes: bytes) -> bytes:
-    return _ATTRIBUTE.pack(4 + len(attributes), _NESTED | kind) + attributes
+def _nest(kind: int, its: bytes) -> bytes:
+    return attribute(NESTED | kind, its)
 
 
 def _u32(its: int) -> bytes:

@@ -13,20 +13,28 @@ import errno
 import os
 import socket
 import struct
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from uproxy.errors import CommandFailed
 from uproxy.handoff.nft_messages import GET_ELEMENT, Message, of_set
+from uproxy.kit.netlink import (
+    ACK,
+    DONE,
+    DUMP,
+    ERROR,
+    NETFILTER,
+    REQUEST,
+    attributes,
+    errno_of,
+    message,
+    messages,
+)
 
-_NETFILTER, _NF_TABLES, _INET = 12, 10, 1
+_NF_TABLES, _INET, _LIST = 10, 1, 3
 _BEGIN, _END = 16, 17
-_REQUEST, _ACK, _DUMP = 1, 4, 0x300
-_ERROR, _DONE = 2, 3
-_HEADER, _ABOUT = struct.Struct("=IHHII"), struct.Struct("!BBH")
-_BODY = _HEADER.size + _ABOUT.size
+_ABOUT = struct.Struct("!BBH")
 _RECEIVE = 1 << 17
 _SOL_NETLINK, _CAP_ACK = 270, 10
 _SO_SNDBUFFORCE = 32
@@ -79,7 +87,7 @@ class NftNetlink:
 
     def _open(self) -> socket.socket:
         if self._socket is None:
-            link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
+            link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER)
             link.bind((0, 0))
             # Without this every refusal has the whole message with it.
             link.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
@@ -93,7 +101,7 @@ class NftNetlink:
         last = len(messages)
         for index, its in enumerate(messages, 1):
             # The answer to the last one says that all are in effect.
-            flags = its.flags | (_ACK if index == last else 0)
+            flags = its.flags | (ACK if index == last else 0)
             parts.append(_framed(its.kind, flags, first + index, its.body))
         parts.append(_edge(_END, self._sequence))
         data = b"".join(parts)
@@ -121,21 +129,21 @@ class NftNetlink:
                     raise
                 found.setdefault(0, errno.ENOBUFS)
                 continue
-            for kind, sequence, body in _messages(data):
+            for kind, sequence, body in messages(data):
                 # What is left of a question that failed before has another number.
-                if kind == _ERROR and first <= sequence <= self._sequence:
-                    number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
+                if kind == ERROR and first <= sequence <= self._sequence:
+                    number = errno_of(body)
                     found[sequence - first] = found.get(sequence - first) or number
 
     def _counters(self, link: socket.socket, name: str, layout: struct.Struct) -> Iterator[Counted]:
         self._sequence += 1
-        link.send(_framed(GET_ELEMENT, _DUMP, self._sequence, of_set(name)))
+        link.send(_framed(GET_ELEMENT, DUMP, self._sequence, of_set(name)))
         while True:
-            for kind, sequence, body in _messages(link.recv(_RECEIVE)):
+            for kind, sequence, body in messages(link.recv(_RECEIVE)):
                 if sequence != self._sequence:
                     continue
-                if kind in (_ERROR, _DONE):
-                    number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
+                if kind in (ERROR, DONE):
+                    number = errno_of(body)
                     if number:
                         raise OSError(number, os.strerror(number))
                     return
@@ -157,32 +165,16 @@ def _element(key_size: int) -> struct.Struct:
     return struct.Struct(f"!12x{key_size}s4x12x4x4xQ4xQ")
 
 
-def _elements(attributes: bytes, size: int) -> bytes:
+def _elements(its: bytes, size: int) -> bytes:
     """The elements of a message; none where they are not of the size that they should be."""
-    at = 0
-    while at + 4 <= len(attributes):
-        length, kind = struct.unpack_from("=HH", attributes, at)
-        if kind & 0x3FFF == 3:
-            found = attributes[at + 4 : at + length]
-            return found if len(found) % size == 0 else b""
-        at += (max(length, 4) + 3) & ~3
-    return b""
+    found = dict(attributes(its)).get(_LIST, b"")
+    return found if len(found) % size == 0 else b""
 
 
 def _edge(kind: int, sequence: int) -> bytes:
     """Where a batch begins, or ends."""
-    about = _ABOUT.pack(0, 0, _NF_TABLES)
-    return _HEADER.pack(_BODY, kind, _REQUEST, sequence, 0) + about
+    return message(kind, REQUEST, sequence, _ABOUT.pack(0, 0, _NF_TABLES))
 
 
 def _framed(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    head = _HEADER.pack(_BODY + len(body), _NF_TABLES << 8 | kind, _REQUEST | flags, sequence, 0)
-    return head + _ABOUT.pack(_INET, 0, 0) + body
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    at = 0
-    while at + _HEADER.size <= len(data):
-        size, kind, _, sequence, _ = _HEADER.unpack_from(data, at)
-        yield kind, sequence, data[at + _HEADER.size : at + size]
-        at += (size + 3) & ~3
+    return message(_NF_TABLES << 8 | kind, REQUEST | flags, sequence, _ABOUT.pack(_INET, 0, 0) + body)
