@@ -5,11 +5,11 @@ Owns the order of preference and the reasons. Programs nothing that stays.
 
 from dataclasses import dataclass
 
-from uproxy.handoff import nftables
+from uproxy.handoff import iptables, nftables
 from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.mechanism import Mechanism
 
-MECHANISMS = ("nftables",)
+MECHANISMS = ("nftables", "iptables")
 """The best first."""
 
 
@@ -37,13 +37,21 @@ async def choose(wanted: str, *, keeps_address: bool, programs: bool) -> Possibl
         )
     reasons = []
     for name in MECHANISMS if wanted == "auto" else (wanted,):
-        refusal = await nftables.refusal_here()
+        refusal = await _refusal(name)
         if refusal is None:
-            return Possible(nftables.NftablesHandoff(Conntrack()), f"{name} works here")
+            return Possible(_mechanism(name), f"{name} works here")
         reasons.append(f"{name}: {refusal}")
     return Possible(None, "; ".join(reasons))
 
 
+async def _refusal(name: str) -> str | None:
+    return await (nftables.refusal_here() if name == "nftables" else iptables.refusal_here())
+
+
+def _mechanism(name: str) -> Mechanism:
+    return (nftables.NftablesHandoff if name == "nftables" else iptables.IptablesHandoff)(Conntrack())
+
+
 async def remove() -> list[str]:
     """Remove what any run has left; returns what was there, in words. Raises CommandFailed."""
-    return await nftables.remove()
+    return [*await nftables.remove(), *await iptables.remove()]

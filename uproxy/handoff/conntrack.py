@@ -23,7 +23,9 @@ _DELETE = 1 << 8 | 2
 _REQUEST, _REQUEST_DUMP = 1, 0x301
 _DONE, _ERROR = 3, 2
 _HEADER, _ATTRIBUTE, _FAMILY = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct("=BBH")
-_STATUS, _PROTOINFO, _STATUS_MASK = 3, 4, 26
+_STATUS, _PROTOINFO, _TO, _BACK, _IDENTITY, _STATUS_MASK = 3, 4, 9, 10, 12, 26
+_COUNTERS = struct.Struct("!4xQ4xQ")
+"""Packets and bytes of one direction."""
 _DST_NAT = 1 << 5
 _LAST_OPEN = 5
 """TCP_CONNTRACK_CLOSE_WAIT: one side may still send. What follows is over."""
@@ -43,6 +45,17 @@ class Translated(NamedTuple):
     backend: Backend
 
 
+class Remembered(NamedTuple):
+    """One connection, and what it has had; zeros where the kernel does not count (nf_conntrack_acct)."""
+
+    identity: bytes
+    its: Translated
+    packets_to: int
+    bytes_to: int
+    packets_back: int
+    bytes_back: int
+
+
 class Conntrack:
     """Asks in a thread at each call."""
 
@@ -50,6 +63,10 @@ class Conntrack:
         """Connections that DNAT leads elsewhere: TCP up to its end, UDP while the kernel remembers it. Those
         that are redirected to the relay are among them. Nothing where this kernel has no ctnetlink."""
         return await asyncio.to_thread(_count)
+
+    async def remembered(self) -> list[Remembered]:
+        """All connections that DNAT leads elsewhere, also those that are over and not forgotten yet."""
+        return await asyncio.to_thread(_remembered)
 
     async def forget(self, is_gone: Callable[[Translated], bool]) -> None:
         """Forget the UDP flows that `is_gone` says are: their next datagrams are led anew. They would
@@ -67,12 +84,35 @@ def _count() -> Mapping[Translated, int]:
     return {found: count for key, count in raw.items() if (found := _translated(*key)) is not None}
 
 
+def _remembered() -> list[Remembered]:
+    found: list[Remembered] = []
+    try:
+        with _link() as link:
+            for family in _FAMILIES:
+                for key, attributes in _dump(link, family, over=True):
+                    its = _translated(family, key)
+                    if its is not None:
+                        found.append(_with_counters(its, attributes, _tuple_size(family)))
+    except OSError:
+        return []
+    return found
+
+
+def _with_counters(its: Translated, attributes: bytes, size: int) -> Remembered:
+    rest = dict(_attributes(attributes[2 * size :]))
+    counters: list[int] = []
+    for kind in (_TO, _BACK):
+        raw = rest.get(kind, b"")
+        counters += _COUNTERS.unpack(raw) if len(raw) == _COUNTERS.size else (0, 0)
+    return Remembered(rest.get(_IDENTITY, b"") + attributes[:size], its, *counters)
+
+
 def _forget(is_gone: Callable[[Translated], bool]) -> None:
     try:
         with _link() as link:
             for family in _FAMILIES:
-                for tuple_ in [its for key, its in _dump(link, family) if _is_flow(family, key, is_gone)]:
-                    body = _FAMILY.pack(_AF[family], 0, 0) + tuple_
+                for its in [its for key, its in _dump(link, family) if _is_flow(family, key, is_gone)]:
+                    body = _FAMILY.pack(_AF[family], 0, 0) + its[: _tuple_size(family)]
                     link.send(_HEADER.pack(_HEADER.size + len(body), _DELETE, _REQUEST, 1, 0) + body)
     except OSError:
         return
@@ -89,8 +129,9 @@ def _link() -> socket.socket:
     return link
 
 
-def _dump(link: socket.socket, family: Family) -> Iterator[tuple[bytes, bytes]]:
-    """Of each connection the bytes that tell it from others (but for the client), and what names it."""
+def _dump(link: socket.socket, family: Family, *, over: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    """Of each connection the bytes that tell it from others (but for the client), and all its attributes, of
+    which the first names it. With those that are over?"""
     flags = struct.pack("!I", _DST_NAT)
     body = _FAMILY.pack(_AF[family], 0, 0) + _attribute(_STATUS, flags) + _attribute(_STATUS_MASK, flags)
     link.send(_HEADER.pack(_HEADER.size + len(body), _GET, _REQUEST_DUMP, 1, 0) + body)
@@ -102,9 +143,9 @@ def _dump(link: socket.socket, family: Family) -> Iterator[tuple[bytes, bytes]]:
             if kind in (_DONE, _ERROR):
                 return
             attributes = data[at + _BODY : at + size]
-            key = _key(attributes, family)
+            key = _key(attributes, family, over=over)
             if key is not None:
-                yield key, attributes[: _tuple_size(family)]
+                yield key, attributes
             at += (size + 3) & ~3
 
 
@@ -113,8 +154,8 @@ def _tuple_size(family: Family) -> int:
     return 4 + 4 + 2 * (4 + (4 if family == 4 else 16)) + 4 + 3 * 8
 
 
-def _key(attributes: bytes, family: Family) -> bytes | None:
-    """The protocol, where it went and who answers; None when it is over, or not translated.
+def _key(attributes: bytes, family: Family, *, over: bool) -> bytes | None:
+    """The protocol, where it went and who answers; None when it is not translated, or is over.
 
     The kernel writes both tuples first, each always in the same shape: addresses, then protocol and ports,
     every attribute with a header of four bytes and padded to four.
@@ -125,7 +166,7 @@ def _key(attributes: bytes, family: Family) -> bytes | None:
     if not status & _DST_NAT:
         return None
     info = rest.get(_PROTOINFO, b"")
-    if len(info) > 8 and info[8] > _LAST_OPEN:  # nested: TCP, its state
+    if not over and len(info) > 8 and info[8] > _LAST_OPEN:  # nested: TCP, its state
         return None
     ports = 4 + 4 + 2 * (4 + wide) + 4
     went_to = attributes[ports - 4 - wide : ports - 4] + attributes[ports + 20 : ports + 22]
