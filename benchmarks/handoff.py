@@ -1,20 +1,26 @@
 """How long the kernel takes to be told: one endpoint more, one other endpoint, and 1,000 Services at once.
+And what a first packet pays for their number.
 
     python -m benchmarks.handoff [--mechanism NAME] [--services N] [--endpoints N] [--changes N]
 
-Programs Services of two addresses each through a Mechanism, as the handoff does, in a network namespace
-of its own. No traffic flows. Needs root, iproute2 and what the mechanism needs.
+Programs Services of two addresses each through a Mechanism, as the handoff does, in network namespaces of its
+own. Then a client connects to the address that came last, and to a Pod, which no rule is about. Needs root,
+iproute2 and what the mechanism needs.
 """
 
 import argparse
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, ip_network
+from socket import SHUT_RDWR
 from statistics import median, quantiles
+from threading import Thread
 from time import perf_counter
 
 from uproxy.handoff.conntrack import Conntrack
+from uproxy.handoff.iptables import IptablesHandoff
 from uproxy.handoff.mechanism import Mechanism
 from uproxy.handoff.nftables import NftablesHandoff
 from uproxy.handoff.plan import KernelPort, KernelVip
@@ -23,7 +29,10 @@ from uproxy.kit.lab import Lab, reason_unavailable
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Protocol, ServicePortName, Vip
 
-MECHANISMS: dict[str, Callable[[], Mechanism]] = {"nftables": lambda: NftablesHandoff(Conntrack())}
+MECHANISMS: dict[str, Callable[[], Mechanism]] = {
+    "nftables": lambda: NftablesHandoff(Conntrack()),
+    "iptables": lambda: IptablesHandoff(Conntrack()),
+}
 _VIPS, _EXTERNAL = IPv4Address("172.30.0.0"), IPv4Address("172.31.0.0")
 _PODS, _OTHERS = IPv4Address("10.128.0.0"), IPv4Address("10.0.0.0")
 
@@ -77,6 +86,60 @@ async def measure(make: Callable[[], Mechanism], services: int, endpoints: int, 
     await mechanism.close()
 
 
+def connects_us(lab: Lab, address: tuple[str, int], count: int = 1000) -> float:
+    """How long a connection takes to be there: a first packet, and its answer."""
+    took = []
+    for _ in range(count):
+        with lab.client.socket() as sock:
+            begun_s = perf_counter()
+            sock.connect(address)
+            took.append(perf_counter() - begun_s)
+    return median(took) * 1e6
+
+
+@contextmanager
+def listening(lab: Lab) -> Iterator[tuple[str, int]]:
+    """A Pod that takes connections, and lets go of them."""
+    with lab.pods[0].socket() as sock:
+        sock.bind((lab.pods[0].ip4, 8080))
+        sock.listen(128)
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    sock.accept()[0].close()
+
+        thread = Thread(target=serve, name="pod", daemon=True)
+        thread.start()
+        yield lab.pods[0].ip4, 8080
+        sock.shutdown(SHUT_RDWR)
+        thread.join()
+
+
+def first_packets(lab: Lab, make: Callable[[], Mechanism], services: int, endpoints: int) -> None:
+    """With nothing handed over, and then with so many."""
+    with listening(lab) as pod:
+        print(f"  connect to a Pod, nothing handed over: {connects_us(lab, pod):.0f} us")
+        last = Vip(_VIPS + services, 80, Protocol.TCP)
+        ends = (Backend(IPv4Address(pod[0]), pod[1]),)
+        reached = KernelPort(
+            ServicePortName("bench", "last", "", Protocol.TCP), (KernelVip(last, ends, ends),)
+        )
+        every = [*(service(number, endpoints) for number in range(1, services)), reached]
+
+        async def program() -> Mechanism:
+            mechanism = make()
+            await mechanism.begin([])
+            for first in range(0, services, AT_ONCE):
+                await mechanism.put(every[first : first + AT_ONCE])
+            return mechanism
+
+        mechanism = lab.node.inside(lambda: asyncio.run(program()))
+        print(f"  connect to the last of {services}: {connects_us(lab, (str(last.ip), 80)):.0f} us")
+        print(f"  connect to a Pod, {services} handed over: {connects_us(lab, pod):.0f} us")
+        lab.node.inside(lambda: asyncio.run(mechanism.close()))
+
+
 def main() -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(
@@ -95,6 +158,7 @@ def main() -> int:
     print(f"{words.mechanism}, {words.endpoints} endpoints each")
     with Lab() as lab:
         lab.node.inside(lambda: asyncio.run(measure(make, words.services, words.endpoints, words.changes)))
+        first_packets(lab, make, words.services, words.endpoints)
     return 0
 
 

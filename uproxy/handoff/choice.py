@@ -5,11 +5,11 @@ Owns the order of preference and the reasons. Programs nothing that stays.
 
 from dataclasses import dataclass
 
-from uproxy.handoff import ipvs, nftables
+from uproxy.handoff import iptables, ipvs, nftables
 from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.mechanism import Mechanism
 
-MECHANISMS = ("nftables", "ipvs")
+MECHANISMS = ("nftables", "ipvs", "iptables")
 """The best first."""
 
 
@@ -42,9 +42,7 @@ async def choose(wanted: str, *, keeps_address: bool, programs: bool, redirects:
     for name in MECHANISMS if wanted == "auto" else (wanted,):
         refusal = await _refusal(name, redirects)
         if refusal is None:
-            if name == "nftables":
-                return Possible(nftables.NftablesHandoff(Conntrack()), f"{name} works here")
-            return Possible(ipvs.IpvsHandoff(), f"{name} works here", matches_sets=True)
+            return Possible(_mechanism(name), f"{name} works here", matches_sets=name == "ipvs")
         reasons.append(f"{name}: {refusal}")
     return Possible(None, "; ".join(reasons))
 
@@ -55,13 +53,25 @@ async def findings() -> list[str]:
 
 
 async def _refusal(name: str, redirects: bool) -> str | None:
-    if name == "nftables":
-        return await nftables.refusal_here()
+    match name:
+        case "nftables":
+            return await nftables.refusal_here()
+        case "iptables":
+            return await iptables.refusal_here()
     return await ipvs.refusal_here() if redirects else "needs the capture redirect"
+
+
+def _mechanism(name: str) -> Mechanism:
+    match name:
+        case "nftables":
+            return nftables.NftablesHandoff(Conntrack())
+        case "iptables":
+            return iptables.IptablesHandoff(Conntrack())
+    return ipvs.IpvsHandoff()
 
 
 async def remove(but: str = "") -> list[str]:
     """Remove what any run has left by mechanisms `but` one; returns what was there, in words. Raises
     CommandFailed."""
-    removals = {"nftables": nftables.remove, "ipvs": ipvs.remove}
+    removals = {"nftables": nftables.remove, "ipvs": ipvs.remove, "iptables": iptables.remove}
     return [words for name, removal in removals.items() if name != but for words in await removal()]

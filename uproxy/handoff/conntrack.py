@@ -22,7 +22,9 @@ _GET = 1 << 8 | 1
 """IPCTNL_MSG_CT_GET of NFNL_SUBSYS_CTNETLINK."""
 _DELETE = 1 << 8 | 2
 _FAMILY = struct.Struct("=BBH")
-_STATUS, _PROTOINFO, _STATUS_MASK = 3, 4, 26
+_STATUS, _PROTOINFO, _TO, _BACK, _IDENTITY, _STATUS_MASK = 3, 4, 9, 10, 12, 26
+_COUNTERS = struct.Struct("!4xQ4xQ")
+"""Packets and bytes of one direction."""
 _DST_NAT = 1 << 5
 _LAST_OPEN = 5
 """TCP_CONNTRACK_CLOSE_WAIT: one side may still send. What follows is over."""
@@ -40,6 +42,17 @@ class Translated(NamedTuple):
     backend: Backend
 
 
+class Remembered(NamedTuple):
+    """One connection, and what it has had; zeros where the kernel does not count (nf_conntrack_acct)."""
+
+    identity: bytes
+    its: Translated
+    packets_to: int
+    bytes_to: int
+    packets_back: int
+    bytes_back: int
+
+
 class Conntrack:
     """Asks in a thread at each call."""
 
@@ -47,6 +60,10 @@ class Conntrack:
         """Connections that DNAT leads elsewhere: TCP up to its end, UDP while the kernel remembers it. Those
         that are redirected to the relay are among them. Nothing where this kernel has no ctnetlink."""
         return await asyncio.to_thread(_count)
+
+    async def remembered(self) -> list[Remembered]:
+        """All connections that DNAT leads elsewhere, also those that are over and not forgotten yet."""
+        return await asyncio.to_thread(_remembered)
 
     async def forget(self, is_gone: Callable[[Translated], bool]) -> None:
         """Forget the UDP flows that `is_gone` says are: their next datagrams are led anew. They would
@@ -64,13 +81,36 @@ def _count() -> Mapping[Translated, int]:
     return {found: count for key, count in raw.items() if (found := _translated(*key)) is not None}
 
 
+def _remembered() -> list[Remembered]:
+    found: list[Remembered] = []
+    try:
+        with closing(Link(NETFILTER)) as link:
+            for family in _FAMILIES:
+                for key, rest in _dump(link, family, over=True):
+                    its = _translated(family, key)
+                    if its is not None:
+                        found.append(_with_counters(its, rest, _tuple_size(family)))
+    except OSError:
+        return []
+    return found
+
+
+def _with_counters(its: Translated, raw: bytes, size: int) -> Remembered:
+    rest = dict(attributes(raw[2 * size :]))
+    counters: list[int] = []
+    for kind in (_TO, _BACK):
+        found = rest.get(kind, b"")
+        counters += _COUNTERS.unpack(found) if len(found) == _COUNTERS.size else (0, 0)
+    return Remembered(rest.get(_IDENTITY, b"") + raw[:size], its, *counters)
+
+
 def _forget(is_gone: Callable[[Translated], bool]) -> None:
     try:
         with closing(Link(NETFILTER)) as link:
             for family in _FAMILIES:
                 gone = [its for key, its in _dump(link, family) if _is_flow(family, key, is_gone)]
-                head = _FAMILY.pack(_AF[family], 0, 0)
-                link.ask(_DELETE, [head + tuple_ for tuple_ in gone])  # some may be over by now
+                head, size = _FAMILY.pack(_AF[family], 0, 0), _tuple_size(family)
+                link.ask(_DELETE, [head + its[:size] for its in gone])  # some may be over by now
     except OSError:
         return
 
@@ -80,15 +120,16 @@ def _is_flow(family: Family, key: bytes, is_gone: Callable[[Translated], bool]) 
     return found is not None and found.protocol is Protocol.UDP and is_gone(found)
 
 
-def _dump(link: Link, family: Family) -> Iterator[tuple[bytes, bytes]]:
-    """Of each connection the bytes that tell it from others (but for the client), and what names it."""
+def _dump(link: Link, family: Family, *, over: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    """Of each connection the bytes that tell it from others (but for the client), and all its attributes, of
+    which the first names it. With those that are over?"""
     flags = struct.pack("!I", _DST_NAT)
     body = _FAMILY.pack(_AF[family], 0, 0) + attribute(_STATUS, flags) + attribute(_STATUS_MASK, flags)
     for its in link.dump(_GET, body):
         rest = its[_FAMILY.size :]
-        key = _key(rest, family)
+        key = _key(rest, family, over=over)
         if key is not None:
-            yield key, rest[: _tuple_size(family)]
+            yield key, rest
 
 
 def _tuple_size(family: Family) -> int:
@@ -96,8 +137,8 @@ def _tuple_size(family: Family) -> int:
     return 4 + 4 + 2 * (4 + (4 if family == 4 else 16)) + 4 + 3 * 8
 
 
-def _key(its: bytes, family: Family) -> bytes | None:
-    """The protocol, where it went and who answers; None when it is over, or not translated.
+def _key(its: bytes, family: Family, *, over: bool) -> bytes | None:
+    """The protocol, where it went and who answers; None when it is not translated, or is over.
 
     The kernel writes both tuples first, each always in the same shape: addresses, then protocol and ports,
     every attribute with a header of four bytes and padded to four.
@@ -108,7 +149,7 @@ def _key(its: bytes, family: Family) -> bytes | None:
     if not status & _DST_NAT:
         return None
     info = rest.get(_PROTOINFO, b"")
-    if len(info) > 8 and info[8] > _LAST_OPEN:  # nested: TCP, its state
+    if not over and len(info) > 8 and info[8] > _LAST_OPEN:  # nested: TCP, its state
         return None
     ports = 4 + 4 + 2 * (4 + wide) + 4
     went_to = its[ports - 4 - wide : ports - 4] + its[ports + 20 : ports + 22]

@@ -19,6 +19,7 @@ from itertools import product
 
 from uproxy.errors import CommandFailed
 from uproxy.handoff.conntrack import Conntrack
+from uproxy.handoff.forwarding import not_forwarded
 from uproxy.handoff.mechanism import Counts
 from uproxy.handoff.nft_batch import COUNTED, Batch, Counter, Dispatch, Leg, LegKey, dispatch, legs
 from uproxy.handoff.nft_batch import counter as counter_of
@@ -318,13 +319,8 @@ def _payload(suffix: str, packets: int, size: int) -> int:
 
 async def refusal_here() -> str | None:
     """Why this machine cannot do it; None when it can. Leaves nothing behind."""
-    for family, path in ((4, "/proc/sys/net/ipv4/ip_forward"),):
-        try:
-            with open(path) as file:  # noqa: ASYNC230, PTH123 - a line of /proc
-                if file.read().strip() == "0":
-                    return f"IPv{family} packets are not forwarded (net.ipv4.ip_forward is 0)"
-        except OSError as error:
-            return f"{path}: {error.strerror}"
+    if reason := not_forwarded(4):
+        return reason
     trial = "inet uproxy-trial"
     text = render_table(()).replace(_TABLE, trial)
     try:

@@ -65,7 +65,7 @@ def _add_network_flags(network: argparse._ArgumentGroup) -> None:
     )
     network.add_argument(
         "--handoff",
-        choices=("off", "auto", "nftables", "ipvs"),
+        choices=("off", "auto", "nftables", "ipvs", "iptables"),
         default="off",
         help="who carries hot Services, and those that an annotation names: the relay all the same (off), "
         "or the kernel, by the best that this machine has (auto); see docs/handoff.md (default: off)",

@@ -15,7 +15,7 @@ UNSERVED_IPS = ("172.30.0.9", "fd00:172:30::9")
 
 # The first rule that anybody adds makes iptables-nft add its built-in chains, which then stay.
 _BUILT_IN_CHAINS = {
-    "nat": ("PREROUTING", "OUTPUT"),
+    "nat": ("PREROUTING", "OUTPUT", "POSTROUTING"),
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
     "mangle": ("PREROUTING", "OUTPUT"),
 }

@@ -1,0 +1,280 @@
+"""Services carried by iptables: DNAT, for machines that have nothing better.
+
+Owns which chain an address has, and what is counted of whom. The rules are `iptables_rules.py`'s, the sums
+`conntrack_tally.py`'s. Refuses to touch anything but our own chains, and net.netfilter.nf_conntrack_acct
+while we are here: to count bytes by rules would take one for each endpoint, which every packet meets.
+
+A change is one `iptables-restore --noflush` for each family. It takes as long as the table is big, and a
+first packet passes through all addresses that are handed over: docs/handoff.md has the measurements.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+from uproxy.errors import CommandFailed
+from uproxy.handoff.conntrack import Conntrack, Translated
+from uproxy.handoff.conntrack_tally import Key, Tally
+from uproxy.handoff.forwarding import not_forwarded
+from uproxy.handoff.iptables_rules import (
+    Change,
+    Way,
+    chain_name,
+    chains,
+    parse_accounting,
+    render_begin,
+    render_removal,
+)
+from uproxy.handoff.mechanism import Counts
+from uproxy.handoff.plan import KernelPort
+from uproxy.kit.commands import run
+from uproxy.kit.programs import complaint, execute, peek
+from uproxy.model.frontend import Backend
+from uproxy.model.names import Family, IPNetwork, Protocol, ServicePortName, Vip
+
+_FAMILIES: tuple[Family, ...] = (4, 6)
+_PROGRAM = {4: "iptables", 6: "ip6tables"}
+_RESTORE_FLAGS = ("--noflush", "--wait", "5")
+_ACCOUNTING = Path("/proc/sys/net/netfilter/nf_conntrack_acct")
+_ANY = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
+_Answered = tuple[Vip, Backend]
+
+
+@dataclass(slots=True)
+class _Programmed:
+    """A Service port in the kernel."""
+
+    ways: dict[Vip, tuple[str, Way]] = field(default_factory=dict)
+    """With their chains."""
+    answered: dict[_Answered, Backend] = field(default_factory=dict)
+    """What is counted: kept while connections to a removed endpoint go on."""
+
+    def unused(self) -> set[Backend]:
+        """Endpoints that nobody is led to any more, and that are counted still."""
+        return {*self.answered.values()} - {one for _, way in self.ways.values() for one in way.backends}
+
+
+class IptablesHandoff:
+    """A Mechanism."""
+
+    name = "iptables"
+
+    def __init__(self, conntrack: Conntrack) -> None:
+        self._conntrack = conntrack
+        self._ports: dict[ServicePortName, _Programmed] = {}
+        self._problems: dict[Family, str] = {}
+        self._tally = Tally()
+        self._next = 0
+
+    def refusal(self, port: KernelPort) -> str | None:
+        """Who the client is decides nothing here; nor is there a family that the machine does not serve."""
+        if port.scheduler != "rr":
+            return "an IPVS scheduler is asked for"
+        if any(its.backends != its.inside for its in port.vips):
+            return "clients on this node have other endpoints than those from outside"
+        families = {its.vip.family for its in port.vips}
+        return next((reason for family, reason in self._problems.items() if family in families), None)
+
+    async def begin(self, inside: Sequence[IPNetwork]) -> None:
+        """Empty chains, in the place of any older ones."""
+        self._problems.clear()
+        self._ports.clear()
+        self._tally.clear()
+        saved = await execute("iptables-save")
+        before = parse_accounting(saved)
+        if before is None:
+            before = _accounting()
+        await self._restore(4, render_begin(saved, before))
+        try:
+            await self._restore(6, render_begin(await execute("ip6tables-save"), before))
+        except CommandFailed as error:
+            self._problems[6] = str(error)
+        else:
+            if reason := not_forwarded(6):
+                self._problems[6] = reason
+        _account(True)
+        await self._look({})
+
+    async def put(self, ports: Sequence[KernelPort]) -> None:
+        """One change for each family. If it is refused, what may be left of it nothing leads to."""
+        changed, after = {family: Change() for family in _FAMILIES}, {}
+        for port in ports:
+            before = self._ports.get(port.name, _Programmed())
+            after[port.name] = self._renew(changed, before, port)
+        await self._apply(changed)
+        self._ports.update(after)
+
+    def _renew(self, changed: Mapping[Family, Change], before: _Programmed, port: KernelPort) -> _Programmed:
+        now = _Programmed(answered=dict(before.answered))
+        for its in port.vips:
+            way, change = Way(its.vip, its.backends, port.affinity_timeout_s), changed[its.vip.family]
+            chain, old = before.ways.get(its.vip, (None, None))
+            if chain is None:
+                chain = self._new_name()
+                change.add(chain, way)
+            elif way != old:
+                change.replace(chain, way)
+            now.ways[its.vip] = chain, way
+            now.answered.update(((its.vip, backend), backend) for backend in its.backends)
+        for vip in before.ways.keys() - now.ways.keys():
+            changed[vip.family].remove(before.ways[vip][0], vip)
+        return now
+
+    def _new_name(self) -> str:
+        self._next += 1
+        return chain_name(self._next)
+
+    async def take(self, names: Collection[ServicePortName]) -> None:
+        """Their addresses go; connections keep their translation without any rule."""
+        changed, after = {family: Change() for family in _FAMILIES}, {}
+        for name in names:
+            before = self._ports.get(name)
+            if before is not None:
+                for vip, (chain, _) in before.ways.items():
+                    changed[vip.family].remove(chain, vip)
+                after[name] = _Programmed(answered=before.answered)
+        await self._apply(changed)
+        self._ports.update(after)
+
+    async def _apply(self, changed: Mapping[Family, Change]) -> None:
+        for family, change in changed.items():
+            if text := change.text():
+                await self._restore(family, text)
+
+    async def _restore(self, family: Family, text: str) -> None:
+        await execute(f"{_PROGRAM[family]}-restore", *_RESTORE_FLAGS, stdin=text)
+
+    async def drop_flows(self, usable: Mapping[ServicePortName, Collection[Backend]]) -> None:
+        """Have conntrack forget them."""
+        gone = {
+            answered
+            for name, backends in usable.items()
+            for answered, backend in self._ports.get(name, _Programmed()).answered.items()
+            if backend not in backends
+        }
+        if gone:
+            await self._conntrack.forget(lambda flow: any(one in gone for one in _answered(flow)))
+
+    async def tend(self) -> Collection[Key]:
+        """Count no longer for endpoints that nobody is led to, once their last connection has ended."""
+        unused = {name: its.unused() for name, its in self._ports.items() if not its.ways or its.unused()}
+        if not unused:
+            return ()
+        busy = await self._open()
+        gone: list[Key] = []
+        for name, backends in unused.items():
+            its = self._ports[name]
+            backends -= {backend for answered, backend in its.answered.items() if busy.get((name, *answered))}
+            its.answered = {at: one for at, one in its.answered.items() if one not in backends}
+            gone += [(name, backend) for backend in backends]
+            if not its.ways and not its.answered:
+                del self._ports[name]
+        self._tally.forget(gone)
+        return gone
+
+    async def counts(self) -> Mapping[Key, Counts]:
+        """What conntrack remembers, and what it did before."""
+        if not self._ports:
+            return {}
+        owners = self._owners()
+        found = await self._look(owners)
+        return {(name, its[1]): found.get((name, its[1]), Counts(0, 0, 0)) for its, name in owners.items()}
+
+    async def _look(self, owners: Mapping[_Answered, ServicePortName]) -> Mapping[Key, Counts]:
+        """Also at what nobody owns: it has been counted before, or was an earlier run's."""
+        keys = {its: (name, its[1]) for its, name in owners.items()}
+        return self._tally.look(
+            (next((keys[one] for one in _answered(its.its) if one in keys), None), its)
+            for its in await self._conntrack.remembered()
+        )
+
+    async def open_connections(self) -> Mapping[ServicePortName, int]:
+        """Connections that conntrack knows to lead to their endpoints."""
+        if not self._ports:
+            return {}
+        found = dict.fromkeys(self._ports, 0)
+        for (name, _, _), count in (await self._open()).items():
+            found[name] += count
+        return found
+
+    async def _open(self) -> Mapping[tuple[ServicePortName, Vip, Backend], int]:
+        owners = self._owners()
+        found: Counter[tuple[ServicePortName, Vip, Backend]] = Counter()
+        for flow, count in (await self._conntrack.open_connections()).items():
+            for one in _answered(flow):
+                if one in owners:
+                    found[owners[one], *one] += count
+                    break
+        return found
+
+    def _owners(self) -> dict[_Answered, ServicePortName]:
+        return {answered: name for name, its in self._ports.items() for answered in its.answered}
+
+    async def close(self) -> None:
+        """Remove everything, of earlier runs too."""
+        await remove()
+        self._ports.clear()
+        self._tally.clear()
+
+
+def _answered(flow: Translated) -> tuple[_Answered, _Answered]:
+    """The two that a connection may be of: an address, or a NodePort."""
+    at, anywhere = (Vip(ip, flow.port, flow.protocol) for ip in (flow.ip, _ANY[flow.ip.version]))
+    return (at, flow.backend), (anywhere, flow.backend)
+
+
+def _accounting() -> bool:
+    try:
+        return _ACCOUNTING.read_text().strip() == "1"
+    except OSError:
+        return False
+
+
+def _account(wanted: bool) -> None:
+    """Where it cannot be written, connections count as ever, and bytes do not."""
+    try:
+        if _accounting() != wanted:
+            _ACCOUNTING.write_text(f"{wanted:d}")
+    except OSError:
+        return
+
+
+async def refusal_here() -> str | None:
+    """Why this machine cannot do it; None when it can. Leaves nothing behind."""
+    if reason := not_forwarded(4):
+        return reason
+    trial, vip = Change(), Vip(ip_address("192.0.2.1"), 1, Protocol.TCP)
+    trial.add(chain_name(1), Way(vip, tuple(Backend(vip.ip, port) for port in (1, 2)), 1))
+    script, text = 'printf %s "$1" | iptables-restore --noflush', render_begin("", False) + trial.text()
+    try:
+        done = await run("unshare", "--net", "sh", "-c", script, "trial", text)
+        if not done.status:
+            return None
+        finding = complaint(done.stderr or done.stdout)
+        if not finding.startswith("unshare:"):
+            return finding
+        # Without CAP_SYS_ADMIN there is no other namespace to try them in: that they can be read has to do.
+        await execute("iptables-save", "-t", "nat")
+    except CommandFailed as error:
+        return str(error)
+    return None
+
+
+async def remove() -> list[str]:
+    """Remove chains and jumps of any run; returns what was there, in words. Raises CommandFailed."""
+    removed: list[str] = []
+    for family in _FAMILIES:
+        saved = await peek(f"{_PROGRAM[family]}-save")
+        if family == 4 and parse_accounting(saved) is False and _accounting():
+            _account(False)
+            removed.append("sysctl net.netfilter.nf_conntrack_acct")
+        if removal := render_removal(saved):
+            await execute(f"{_PROGRAM[family]}-restore", *_RESTORE_FLAGS, stdin=removal)
+            removed += [
+                f"{_PROGRAM[family]} {table} chain {chain}"
+                for table in ("mangle", "nat")
+                for chain in chains(saved, table)
+            ]
+    return removed
