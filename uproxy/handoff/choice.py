@@ -58,7 +58,8 @@ async def _refusal(name: str, redirects: bool) -> str | None:
             return await nftables.refusal_here()
         case "iptables":
             return await iptables.refusal_here()
-    return await ipvs.refusal_here() if redirects else "needs the capture redirect"
+        case _:
+            return await ipvs.refusal_here() if redirects else "needs the capture redirect"
 
 
 def _mechanism(name: str) -> Mechanism:
@@ -67,7 +68,8 @@ def _mechanism(name: str) -> Mechanism:
             return nftables.NftablesHandoff(Conntrack())
         case "iptables":
             return iptables.IptablesHandoff(Conntrack())
-    return ipvs.IpvsHandoff()
+        case _:
+            return ipvs.IpvsHandoff()
 
 
 async def remove(but: str = "") -> list[str]:
