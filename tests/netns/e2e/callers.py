@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
@@ -109,11 +109,11 @@ async def who_answers(host: Host, address: Address, protocol: str) -> str:
         return (await answer(sock, WHO)).decode()
 
 
-async def all_who_answer(host: Host, address: Address, protocol: str, expected: frozenset[str]) -> set[str]:
+async def all_who_answer(who: Callable[[], Awaitable[str]], expected: frozenset[str]) -> set[str]:
     """Ask until every expected pod has answered, or one that is not."""
     seen: set[str] = set()
     for _ in range(_TRIES):
-        seen.add(await who_answers(host, address, protocol))
+        seen.add(await who())
         if not seen < expected:
             break
     return seen

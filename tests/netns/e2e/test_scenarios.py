@@ -17,6 +17,7 @@ from tests.netns.e2e.callers import (
     datagram_is_refused,
     gets_no_answer,
     is_refused,
+    who_answers,
 )
 from tests.netns.e2e.servers import Greeter
 from tests.netns.e2e.stage import Stage, Way, way
@@ -75,23 +76,33 @@ def refused_on_output(stage: Stage, packet: Packet, protocol: str) -> bool:
 
 
 class Clients:
-    """Those whose datagrams come from one port, as long as the test lasts."""
+    """Clients by UDP that keep their ports as long as the test lasts."""
 
     def __init__(self) -> None:
         self._sockets: dict[tuple[Host, Address], socket.socket] = {}
+        self._others: list[socket.socket] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for sock in self._sockets.values():
+        for sock in (*self._sockets.values(), *self._others):
             sock.close()
+
+    def _new(self, host: Host, address: Address) -> socket.socket:
+        sock = nonblocking(host, address, socket.SOCK_DGRAM)
+        sock.connect(address)
+        return sock
+
+    async def ask_anew(self, host: Host, address: Address) -> str:
+        """The pod that answers somebody new: nobody else has had its port, whose flow might be there."""
+        self._others.append(self._new(host, address))
+        return (await answer(self._others[-1])).decode()
 
     async def who_answers(self, host: Host, address: Address, packet: Packet) -> str:
         """The pod, or REJECT or DROP."""
         if (host, address) not in self._sockets:
-            self._sockets[host, address] = nonblocking(host, address, socket.SOCK_DGRAM)
-            self._sockets[host, address].connect(address)
+            self._sockets[host, address] = self._new(host, address)
         is_dropped = packet.outcome == {"DROP"}
         try:
             async with asyncio.timeout(SILENT_FOR_S if is_dropped else ANSWERED_WITHIN_S):
@@ -120,6 +131,12 @@ async def wrong(
     if scenario.keeps_port and protocol == "UDP":
         fate = await clients.who_answers(host, address, packet)
         return "" if fate in packet.outcome else f"{words}{fate}, not {set(packet.outcome)}"
+
+    async def who() -> str:
+        if protocol == "UDP" and len(scenario.steps) > 1:
+            return await clients.ask_anew(host, address)
+        return await who_answers(host, address, protocol)
+
     try:
         if packet.outcome == {"REJECT"}:
             refused = is_refused if protocol == "TCP" else datagram_is_refused
@@ -127,7 +144,7 @@ async def wrong(
         if packet.outcome == {"DROP"}:
             return "" if await gets_no_answer(host, address, protocol) else f"{words}answered or refused"
         async with asyncio.timeout(ANSWERED_WITHIN_S):
-            seen = await all_who_answer(host, address, protocol, packet.outcome)
+            seen = await all_who_answer(who, packet.outcome)
     except (OSError, TimeoutError) as error:
         if isinstance(error, PermissionError) and refused_on_output(stage, packet, protocol):
             return ""
