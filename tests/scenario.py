@@ -11,6 +11,7 @@ the pure decision (pure/state/test_scenarios.py), and with real packets (netns/e
     endpoints:
     - {pod: 1, node: node-1, ready: true, serving: true, terminating: false, zones: [], nodes: []}
     - {pod: 2, second: true}       by another target port, in a slice of its own; it answers as pod2-second
+    - {pod: 3, port: web}          one of its ports only, in a slice of its own
     packets:
       outside -> cluster-ip: pod1 pod2      or REJECT, or DROP
     sticky: true                   one client's connections all go to one of them
@@ -154,25 +155,30 @@ def _objects(name: str, number: int, content: dict[str, Any], targets: set[str])
             {"ip": ip, "ipMode": content.get("ipMode", "VIP")} for ip in _vips(number, "load-balancer")
         ]
         made["status"] = {"loadBalancer": {"ingress": ingress}}
-    return [
-        made,
-        *(_slice(name, content, kind, of) for kind in ("IPv4", "IPv6") for of in (PORTS, SECOND_PORTS)),
-    ]
+    kinds = ("IPv4", "IPv6")
+    return [made, *(_slice(name, endpoints, kind) for endpoints in _slices(content) for kind in kinds)]
 
 
-def _slice(name: str, content: dict[str, Any], kind: str, of: dict[str, int]) -> Manifest:
+def _slices(content: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The endpoints of each slice: those that have the same ports. The first is there without any too."""
+    apart: dict[Any, list[dict[str, Any]]] = {(False, None): []}
+    for one in content.get("endpoints", []):
+        apart.setdefault((one.get("second", False), one.get("port")), []).append(one)
+    return list(apart.values())
+
+
+def _slice(name: str, endpoints: list[dict[str, Any]], kind: str) -> Manifest:
+    first = endpoints[0] if endpoints else {}
+    numbers = SECOND_PORTS if first.get("second") else PORTS
     ports = [
-        {"name": "web", "port": of["web"], "protocol": "TCP"},
-        {"name": "dns", "port": of["dns"], "protocol": "UDP"},
+        {"name": port, "port": numbers[port], "protocol": protocol}
+        for port, protocol in (("web", "TCP"), ("dns", "UDP"))
+        if first.get("port", port) == port
     ]
     made = endpoint_slice(name, [], ports, kind)
-    is_second = of is SECOND_PORTS
-    made["metadata"]["name"] += "-second" if is_second else ""
-    made["endpoints"] = [
-        _endpoint(one, kind == "IPv6")
-        for one in content.get("endpoints", [])
-        if one.get("second", False) == is_second
-    ]
+    made["metadata"]["name"] += "-second" if first.get("second") else ""
+    made["metadata"]["name"] += f"-{first['port']}" if "port" in first else ""
+    made["endpoints"] = [_endpoint(one, kind == "IPv6") for one in endpoints]
     return made
 
 

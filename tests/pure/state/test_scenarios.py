@@ -49,7 +49,9 @@ def source_of(origin: str, family: int) -> str:
     return {"outside": OUTSIDE_IPS, "node": NODE_IPS}[origin][family == 6]
 
 
-def found(store: Store, address: tuple[str, int], protocol: str) -> tuple[DesiredServicePort, Frontend]:
+def found(
+    store: Store, address: tuple[str, int], protocol: str
+) -> tuple[DesiredServicePort, Frontend] | None:
     """Whose address it is: a VIP itself goes before a NodePort of any address of the node."""
     ip = ip_address(address[0])
     wildcard = ip_address("0.0.0.0" if ip.version == 4 else "::")
@@ -58,12 +60,16 @@ def found(store: Store, address: tuple[str, int], protocol: str) -> tuple[Desire
             for frontend in port.frontends:
                 if frontend.vip == Vip(candidate, address[1], protocol):
                     return port, frontend
-    raise AssertionError(f"nobody has {address}")
+    return None
 
 
 def trace(store: Store, scenario: Scenario, packet: Packet, family: int, protocol: str) -> frozenset[str]:
     address = scenario.address(packet.target, family, protocol)
-    port, frontend = found(store, address, protocol)
+    owned = found(store, address, protocol)
+    if owned is None:
+        # An address of the node itself is refused by its kernel; any other would go anywhere.
+        return frozenset(("REJECT" if address[0] in NODE_IPS else "ELSEWHERE",))
+    port, frontend = owned
     source = ip_address(source_of(packet.origin, family))
     is_own = packet.origin == "node"
     # The node's own connections to a VIP of its own may come from the VIP itself.
