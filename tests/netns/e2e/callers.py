@@ -127,7 +127,7 @@ async def gets_no_answer(host: Host, address: Address, protocol: str) -> bool:
         connecting = asyncio.ensure_future(asyncio.get_running_loop().sock_connect(stream, address))
 
         async def asked_again_or_over() -> bool:
-            return connecting.done() or _retransmits(stream) > 0
+            return connecting.done() or retransmits(stream) > 0
 
         await eventually(asked_again_or_over, "a second try")
         if connecting.done():
@@ -137,7 +137,8 @@ async def gets_no_answer(host: Host, address: Address, protocol: str) -> bool:
     return True
 
 
-def _retransmits(stream: socket.socket) -> int:
+def retransmits(stream: socket.socket) -> int:
+    """How often the kernel has asked again."""
     return stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[_TCP_INFO_RETRANSMITS]
 
 
