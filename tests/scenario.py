@@ -10,9 +10,15 @@ the pure decision (pure/state/test_scenarios.py), and with real packets (netns/e
     ingress: false                 leave out the load balancer's address
     endpoints:
     - {pod: 1, node: node-1, ready: true, serving: true, terminating: false, zones: [], nodes: []}
+    - {pod: 2, second: true}       by another target port, in a slice of its own; it answers as pod2-second
+    - {pod: 3, port: web}          one of its ports only, in a slice of its own
     packets:
       outside -> cluster-ip: pod1 pod2      or REJECT, or DROP
     sticky: true                   one client's connections all go to one of them
+    keeps-port: true               UDP clients ask from one port in all steps
+    then:                          steps: what changes, and what becomes of packets afterwards
+    - endpoints: []
+      packets: ...
 
 From `outside`, `node`, `pod1`... to `cluster-ip`, `external-ip`, `load-balancer`, `node-port`.
 """
@@ -32,7 +38,9 @@ PODS_CIDRS = ("10.244.0.0/24", "fd00:10:244::/64")
 NODE_IPS = ("10.200.0.1", "fd00:10:200::1")
 OUTSIDE_IPS = ("10.200.0.2", "fd00:10:200::2")
 POD_COUNT = 3
-TCP_PORT, UDP_PORT = 8080, 5353
+PORTS = {"web": 8080, "dns": 5353}
+SECOND_PORTS = {"web": 8081, "dns": 5354}
+"""Where pods answer too, as somebody else."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +54,27 @@ class Packet:
 
 
 @dataclass(frozen=True)
+class Step:
+    """How things are for a while."""
+
+    objects: tuple[Manifest, ...]
+    packets: tuple[Packet, ...]
+    sticky: bool
+
+
+@dataclass(frozen=True)
 class Scenario:
     """One file."""
 
     name: str
     number: int
     behaviour: str
-    objects: tuple[Manifest, ...]
-    packets: tuple[Packet, ...]
-    sticky: bool
+    steps: tuple[Step, ...]
+    keeps_port: bool
+
+    def step(self, number: int) -> Step:
+        """The step of this number, from 0 on; the last one stays."""
+        return self.steps[min(number, len(self.steps) - 1)]
 
     def address(self, target: str, family: int, protocol: str) -> tuple[str, int]:
         """Where a packet goes, by the word for it."""
@@ -90,14 +110,19 @@ def load_all() -> list[Scenario]:
 
 def _load(path: Path, number: int) -> Scenario:
     content = yaml.safe_load(path.read_text())
-    return Scenario(
-        path.stem,
-        number,
-        content["behaviour"],
-        tuple(_objects(path.stem, number, content)),
-        tuple(_packet(words, outcome) for words, outcome in content["packets"].items()),
-        content.get("sticky", False),
-    )
+    states = [content]
+    for change in content.get("then", ()):
+        states.append({**states[-1], **change})
+    targets = {words.split(" -> ")[1] for state in states for words in state["packets"]}
+    steps = [
+        Step(
+            tuple(_objects(path.stem, number, state, targets)),
+            tuple(_packet(words, outcome) for words, outcome in state["packets"].items()),
+            state.get("sticky", False),
+        )
+        for state in states
+    ]
+    return Scenario(path.stem, number, content["behaviour"], tuple(steps), content.get("keeps-port", False))
 
 
 def _packet(words: str, outcome: str) -> Packet:
@@ -114,9 +139,9 @@ def _vips(number: int, target: str) -> tuple[str, str]:
     return f"{four}.113.{number}", f"{six}::{number:x}"
 
 
-def _objects(name: str, number: int, content: dict[str, Any]) -> list[Manifest]:
+def _objects(name: str, number: int, content: dict[str, Any], targets: set[str]) -> list[Manifest]:
     spec = {"clusterIPs": list(_vips(number, "cluster-ip"))} | content.get("service", {})
-    if any("external-ip" in words for words in content["packets"]):
+    if "external-ip" in targets:
         spec["externalIPs"] = list(_vips(number, "external-ip"))
     with_node_port = spec.get("type") in ("NodePort", "LoadBalancer")
     ports = [
@@ -130,18 +155,30 @@ def _objects(name: str, number: int, content: dict[str, Any]) -> list[Manifest]:
             {"ip": ip, "ipMode": content.get("ipMode", "VIP")} for ip in _vips(number, "load-balancer")
         ]
         made["status"] = {"loadBalancer": {"ingress": ingress}}
-    return [made, _slice(name, content, "IPv4"), _slice(name, content, "IPv6")]
+    kinds = ("IPv4", "IPv6")
+    return [made, *(_slice(name, endpoints, kind) for endpoints in _slices(content) for kind in kinds)]
 
 
-def _slice(name: str, content: dict[str, Any], kind: str) -> Manifest:
-    numbers = content.get("ports", {})
+def _slices(content: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The endpoints of each slice: those that have the same ports. The first is there without any too."""
+    apart: dict[Any, list[dict[str, Any]]] = {(False, None): []}
+    for one in content.get("endpoints", []):
+        apart.setdefault((one.get("second", False), one.get("port")), []).append(one)
+    return list(apart.values())
+
+
+def _slice(name: str, endpoints: list[dict[str, Any]], kind: str) -> Manifest:
+    first = endpoints[0] if endpoints else {}
+    numbers = SECOND_PORTS if first.get("second") else PORTS
     ports = [
-        {"name": "web", "port": numbers.get("web", TCP_PORT), "protocol": "TCP"},
-        {"name": "dns", "port": numbers.get("dns", UDP_PORT), "protocol": "UDP"},
+        {"name": port, "port": numbers[port], "protocol": protocol}
+        for port, protocol in (("web", "TCP"), ("dns", "UDP"))
+        if first.get("port", port) == port
     ]
     made = endpoint_slice(name, [], ports, kind)
-    families = {"IPv4": 0, "IPv6": 1}
-    made["endpoints"] = [_endpoint(one, families[kind]) for one in content.get("endpoints", [])]
+    made["metadata"]["name"] += "-second" if first.get("second") else ""
+    made["metadata"]["name"] += f"-{first['port']}" if "port" in first else ""
+    made["endpoints"] = [_endpoint(one, kind == "IPv6") for one in endpoints]
     return made
 
 

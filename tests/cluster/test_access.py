@@ -226,6 +226,44 @@ class TestCertificates:
         path.write_text(json.dumps(config))
         await reaches(server, Access(str(path)))
 
+    async def test_the_name_in_the_certificate_may_be_another_than_the_hosts(self, server, path):
+        config = json.loads(server.kubeconfig(path, {"token": "first-token"}).read_text())
+        cluster = config["clusters"][0]["cluster"]
+        assert cluster["tls-server-name"] == "localhost"
+        cluster["tls-server-name"] = "somebody-else"
+        path.write_text(json.dumps(config))
+        follower = Follower(Access(str(path)))
+        follower.start()
+        await follower.until(lambda: follower.status("services").failures >= 2)
+        await follower.stop()
+        assert "the server's certificate is not accepted" in follower.status("services").last_error
+        assert not server.requests
+
+    async def test_paths_are_relative_to_the_kubeconfig(self, server, tmp_path, monkeypatch):
+        folder, elsewhere = tmp_path / "etc", tmp_path / "elsewhere"
+        folder.mkdir()
+        elsewhere.mkdir()
+        certificate, key = await server.authority.issue(CLIENT)
+        for source, name in (
+            (server.authority.certificate, "ca.crt"),
+            (certificate, "client.crt"),
+            (key, "client.key"),
+        ):
+            shutil.copy(source, folder / name)
+        user = {"client-certificate": "client.crt", "client-key": "./client.key"}
+        config = json.loads(server.kubeconfig(folder / "kubeconfig", user).read_text())
+        config["clusters"][0]["cluster"]["certificate-authority"] = "../etc/ca.crt"
+        (folder / "kubeconfig").write_text(json.dumps(config))
+        monkeypatch.chdir(elsewhere)
+        await reaches(server, Access("../etc/kubeconfig"))
+
+    async def test_a_token_file_is_relative_to_the_kubeconfig_too(self, server, tmp_path, monkeypatch):
+        (tmp_path / "token").write_text("first-token")
+        path = server.kubeconfig(tmp_path / "kubeconfig", {"tokenFile": "token"})
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        await reaches(server, Access(str(path)))
+
     async def test_an_encrypted_key_is_an_error_and_not_a_prompt(self, server, path, tmp_path):
         from uproxy.kit.commands import run
 
@@ -261,6 +299,12 @@ class TestServers:
             replace(tmp_path / "token", "second-token\n")
 
         await follow_rotation(server, access, rotate)
+
+    async def test_the_environments_kubeconfig_is_not_read(self, server, path, monkeypatch):
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        monkeypatch.setenv("KUBECONFIG", f"{server.kubeconfig(path, {'token': 'first-token'})}:/absent")
+        with pytest.raises(AccessError, match="no kubeconfig is given"):
+            await Access(service_account=path.parent / "absent").credentials()
 
     async def test_no_kubeconfig_and_no_pod(self, tmp_path, monkeypatch):
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)

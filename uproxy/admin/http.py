@@ -18,6 +18,7 @@ from uproxy.admin.kube_proxy_metrics import Outcomes
 from uproxy.admin.metrics import About, Metrics
 from uproxy.admin.pacing import slices
 from uproxy.admin.rows import ServiceRow
+from uproxy.admin.statusz import statusz
 from uproxy.admin.view import service_rows
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.dns.stats import DnsStats
@@ -55,6 +56,7 @@ class Pages:
         self._dataplane = dataplane
         self._loop = loop
         self._settings = settings
+        self._started_at = datetime.now(UTC)
         self.outcomes = Outcomes()
         self._metrics = Metrics(
             store, dataplane, loop, about, self.outcomes, followed=followed, paths=paths, dns=dns
@@ -69,6 +71,7 @@ class Pages:
             "/services": self._serve_services,
             "/proxyMode": _serve_proxy_mode,
             "/configz": self._serve_configz,
+            "/statusz": self._serve_statusz,
         }
 
     def of_health_address(self) -> dict[str, Handler]:
@@ -87,6 +90,10 @@ class Pages:
     async def _serve_configz(self, _request: web.Request) -> web.Response:
         settings = msgspec.to_builtins(self._settings, enc_hook=str)
         return _json(200, msgspec.json.encode({"uproxy": settings}))
+
+    async def _serve_statusz(self, _request: web.Request) -> web.Response:
+        paths = sorted(self.of_metrics_address())
+        return web.Response(text=statusz(self._started_at, datetime.now(UTC), paths))
 
     async def _serve_healthz(self, _request: web.Request) -> web.Response:
         eligible = node_eligible(self._store.node, self._settings.from_cluster)

@@ -35,7 +35,7 @@ def _endpoint(item: Cursor, read_host: Callable[[Cursor], _Host]) -> Endpoint:
     return Endpoint(
         host=hosts[0] if hosts else "",
         ready=ready,
-        serving=conditions.at("serving").boolean(default=ready),
+        serving=conditions.at("serving").boolean(default=True),  # kube-proxy's default
         terminating=conditions.at("terminating").boolean(default=False),
         node=item.at("nodeName").subdomain() or None,
         hostname=item.at("hostname").label(),

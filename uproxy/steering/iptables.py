@@ -59,6 +59,7 @@ _RULES = {
 -A UPROXY-GUARD-IN -j UPROXY-GUARD
 -A UPROXY-GUARD-OUT -m mark --mark {mark:#x} -j RETURN
 -A UPROXY-GUARD-OUT -p udp -o lo -j RETURN
+-A UPROXY-GUARD-OUT -m set --match-set UPROXY-DROP{family} dst,dst -j DROP
 -A UPROXY-GUARD-OUT -j UPROXY-GUARD
 -A UPROXY-GUARD -m set --match-set UPROXY-LIMITED{family} dst,dst \
 -m set ! --match-set UPROXY-ALLOWED{family} dst,dst,src -j DROP

@@ -59,6 +59,8 @@ _SETS = {
 # - Who may come is asked before NAT, of new connections only, by a filter chain: a connection that was
 #   let in lives on when that changes. What the node itself sends is asked on its way out, as TCP is
 #   redirected there; but for UDP by `lo`, which is asked when it comes in (a sender would see EPERM).
+# - What the node itself sends and is to get no answer is dropped there too: once it is on `lo` conntrack
+#   remembers that it was not redirected, and its next SYN would be refused, though it is served by then.
 _CHAINS = """\
 	chain capture {{
 		meta mark {mark:#x} return
@@ -102,6 +104,8 @@ ip6 daddr . meta l4proto . th dport . ip6 saddr != @allowed6 drop
 		ct state != new accept
 		meta mark {mark:#x} accept
 		meta l4proto udp oifname "lo" accept
+		ip daddr . meta l4proto . th dport @drop4 drop
+		ip6 daddr . meta l4proto . th dport @drop6 drop
 		jump guard
 	}}
 	chain refuse {{

@@ -61,6 +61,15 @@ async def test_settings_are_shown(proxy, servers):
     assert json.loads(body)["uproxy"]["metrics_address"] == ["127.0.0.1", 10249]
 
 
+async def test_status_names_the_paths(proxy, servers):
+    status, headers, body = await ask(servers.metrics_address, "/statusz")
+    assert (status, headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
+    (paths,) = [line for line in body.splitlines() if line.startswith("Paths: ")]
+    for path in paths.split()[1:]:
+        assert (await ask(servers.metrics_address, path))[0] in (200, 503)
+    assert "/statusz" in paths
+
+
 async def test_draining_shows_on_healthz_only(proxy, servers):
     await proxy.apply()
     await proxy.loop.programmed.wait()

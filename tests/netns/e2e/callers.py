@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
@@ -109,11 +109,11 @@ async def who_answers(host: Host, address: Address, protocol: str) -> str:
         return (await answer(sock, WHO)).decode()
 
 
-async def all_who_answer(host: Host, address: Address, protocol: str, expected: frozenset[str]) -> set[str]:
+async def all_who_answer(who: Callable[[], Awaitable[str]], expected: frozenset[str]) -> set[str]:
     """Ask until every expected pod has answered, or one that is not."""
     seen: set[str] = set()
     for _ in range(_TRIES):
-        seen.add(await who_answers(host, address, protocol))
+        seen.add(await who())
         if not seen < expected:
             break
     return seen
@@ -127,7 +127,7 @@ async def gets_no_answer(host: Host, address: Address, protocol: str) -> bool:
         connecting = asyncio.ensure_future(asyncio.get_running_loop().sock_connect(stream, address))
 
         async def asked_again_or_over() -> bool:
-            return connecting.done() or _retransmits(stream) > 0
+            return connecting.done() or retransmits(stream) > 0
 
         await eventually(asked_again_or_over, "a second try")
         if connecting.done():
@@ -137,7 +137,8 @@ async def gets_no_answer(host: Host, address: Address, protocol: str) -> bool:
     return True
 
 
-def _retransmits(stream: socket.socket) -> int:
+def retransmits(stream: socket.socket) -> int:
+    """How often the kernel has asked again."""
     return stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[_TCP_INFO_RETRANSMITS]
 
 

@@ -16,21 +16,22 @@ class Greeter:
     TCP: a line with its name, then an echo. UDP: an echo; WHO is answered with its name.
     """
 
-    def __init__(self, name: str, host: Host) -> None:
+    def __init__(self, name: str, host: Host, tcp_port: int = TCP_PORT, udp_port: int = UDP_PORT) -> None:
         self.name = name
         self.host = host
+        self._ports = tcp_port, udp_port
         self.sessions: set[asyncio.Transport] = set()
         self._listeners: list[asyncio.Server] = []
         self._datagrams: list[socket.socket] = []
 
     async def listen_tcp(self) -> None:
         loop = asyncio.get_running_loop()
-        for sock in self._bound(socket.SOCK_STREAM, TCP_PORT):
+        for sock in self._bound(socket.SOCK_STREAM, self._ports[0]):
             self._listeners.append(await loop.create_server(lambda: _Session(self), sock=sock))
 
     def listen_udp(self) -> None:
         loop = asyncio.get_running_loop()
-        for sock in self._bound(socket.SOCK_DGRAM, UDP_PORT):
+        for sock in self._bound(socket.SOCK_DGRAM, self._ports[1]):
             # Not a datagram endpoint: asyncio's sends no empty datagrams.
             loop.add_reader(sock, self._answer, sock)
             self._datagrams.append(sock)

@@ -1,5 +1,7 @@
 """Endpoints that come, go, die and vanish, with and without clients who are at work."""
 
+import asyncio
+import socket
 from contextlib import AsyncExitStack
 from time import monotonic
 
@@ -13,9 +15,10 @@ from tests.netns.e2e.callers import (
     echoes,
     is_refused,
     name_from,
+    retransmits,
 )
 from tests.netns.e2e.stage import DNS, WEB, Stage, web
-from tests.proxy_process import eventually
+from tests.proxy_process import PATIENCE_S, eventually, nonblocking
 
 LIVE_WITHIN_S = 1.0
 ENOUGH = 60
@@ -52,6 +55,27 @@ async def test_service_without_endpoints_refuses_until_one_comes(stage: Stage) -
         await eventually(lambda: everybody_is_answered(stage), "answers")
         stage.write(web([]))
         await eventually(lambda: everybody_is_refused(stage), "refusals")
+
+
+async def test_who_got_no_answer_is_let_in_when_it_asks_again(stage: Stage) -> None:
+    """That is what DROP is for, where REJECT would send a client away for good."""
+    elsewhere = web(stage.pods, internalTrafficPolicy="Local")
+    loop = asyncio.get_running_loop()
+    async with stage.proxy(elsewhere, "--hostname-override", "node-1"), AsyncExitStack() as stack:
+        connecting = []
+        for caller in stage.callers:
+            for address in WEB:
+                stream = stack.enter_context(nonblocking(caller, address, socket.SOCK_STREAM))
+                connecting.append((stream, asyncio.ensure_future(loop.sock_connect(stream, address))))
+
+        async def all_ask_again() -> bool:
+            assert not any(task.done() for _, task in connecting)
+            return all(retransmits(stream) > 0 for stream, _ in connecting)
+
+        await eventually(all_ask_again, "second tries")
+        stage.write(web(stage.pods))
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(*(task for _, task in connecting))
 
 
 async def test_killed_pod_costs_no_new_connection(stage: Stage) -> None:

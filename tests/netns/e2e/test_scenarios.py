@@ -1,15 +1,28 @@
 """Every scenario, with real packets: all Services at once, in one proxy, and each packet sent."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 import pytest_asyncio
 
-from tests.netns.e2e.callers import all_who_answer, datagram_is_refused, gets_no_answer, is_refused
+from tests.manifests import Manifest, service
+from tests.netns.e2e.callers import (
+    SILENT_FOR_S,
+    all_who_answer,
+    answer,
+    datagram_is_refused,
+    gets_no_answer,
+    is_refused,
+    who_answers,
+)
+from tests.netns.e2e.servers import Greeter
 from tests.netns.e2e.stage import Stage, Way, way
-from tests.scenario import NODE, Packet, Scenario, load_all, node_object
+from tests.proxy_process import Address, ProxyProcess, eventually, nonblocking
+from tests.scenario import NODE, SECOND_PORTS, Packet, Scenario, Step, load_all, node_object
 from uproxy.dataplane.native_relay import engine_or_reason
 from uproxy.kit.lab import Host, Lab
 
@@ -37,11 +50,12 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             host.sysctl("net.ipv4.icmp_ratelimit", 0)
             host.sysctl("net.ipv6.icmp.ratelimit", 0)
         made = Stage(lab, chosen, tmp_path)
-        for pod in made.pods:
+        second = [Greeter(f"{pod.name}-second", pod.host, *SECOND_PORTS.values()) for pod in made.pods]
+        for pod in (*made.pods, *second):
             await pod.listen_tcp()
             pod.listen_udp()
         yield made
-        for pod in made.pods:
+        for pod in (*made.pods, *second):
             pod.kill()
 
 
@@ -61,10 +75,68 @@ def refused_on_output(stage: Stage, packet: Packet, protocol: str) -> bool:
     )
 
 
-async def wrong(stage: Stage, scenario: Scenario, packet: Packet, family: int, protocol: str) -> str:
+class Clients:
+    """Clients by UDP that keep their ports as long as the test lasts."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[tuple[Host, Address], socket.socket] = {}
+        self._others: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sock in (*self._sockets.values(), *self._others):
+            sock.close()
+
+    def _new(self, host: Host, address: Address) -> socket.socket:
+        sock = nonblocking(host, address, socket.SOCK_DGRAM)
+        sock.connect(address)
+        return sock
+
+    async def ask_anew(self, host: Host, address: Address) -> str:
+        """The pod that answers somebody new: nobody else has had its port, whose flow might be there."""
+        self._others.append(self._new(host, address))
+        return (await answer(self._others[-1])).decode()
+
+    async def who_answers(self, host: Host, address: Address, packet: Packet) -> str:
+        """The pod, or REJECT or DROP."""
+        if (host, address) not in self._sockets:
+            self._sockets[host, address] = self._new(host, address)
+        is_dropped = packet.outcome == {"DROP"}
+        try:
+            async with asyncio.timeout(SILENT_FOR_S if is_dropped else ANSWERED_WITHIN_S):
+                return (await answer(self._sockets[host, address])).decode()
+        except ConnectionRefusedError:
+            return "REJECT"
+        except PermissionError:  # on its way out of the node
+            return "DROP" if is_dropped else "REJECT"
+        except TimeoutError:
+            return "DROP"
+
+
+async def wrong(
+    stage: Stage,
+    clients: Clients,
+    scenario: Scenario,
+    packet: Packet,
+    protocol: str,
+    *,
+    family: int,
+    sticky: bool,
+) -> str:
     """What is wrong with the fate of a packet; empty when nothing is."""
     host, address = host_of(stage, packet.origin), scenario.address(packet.target, family, protocol)
     words = f"{scenario.name}: {packet.origin} -> {packet.target}, IPv{family} {protocol}: "
+    if scenario.keeps_port and protocol == "UDP":
+        fate = await clients.who_answers(host, address, packet)
+        return "" if fate in packet.outcome else f"{words}{fate}, not {set(packet.outcome)}"
+
+    async def who() -> str:
+        if protocol == "UDP" and len(scenario.steps) > 1:
+            return await clients.ask_anew(host, address)
+        return await who_answers(host, address, protocol)
+
     try:
         if packet.outcome == {"REJECT"}:
             refused = is_refused if protocol == "TCP" else datagram_is_refused
@@ -72,31 +144,61 @@ async def wrong(stage: Stage, scenario: Scenario, packet: Packet, family: int, p
         if packet.outcome == {"DROP"}:
             return "" if await gets_no_answer(host, address, protocol) else f"{words}answered or refused"
         async with asyncio.timeout(ANSWERED_WITHIN_S):
-            seen = await all_who_answer(host, address, protocol, packet.outcome)
+            seen = await all_who_answer(who, packet.outcome)
     except (OSError, TimeoutError) as error:
         if isinstance(error, PermissionError) and refused_on_output(stage, packet, protocol):
             return ""
         return f"{words}{type(error).__name__} {error}, not {set(packet.outcome)}"
-    fine = len(seen) == 1 and seen <= packet.outcome if scenario.sticky else seen == packet.outcome
+    fine = len(seen) == 1 and seen <= packet.outcome if sticky else seen == packet.outcome
     return "" if fine else f"{words}{seen}, not {set(packet.outcome)}"
+
+
+async def put(stage: Stage, proxy: ProxyProcess, objects: list[Manifest], number: int) -> None:
+    """Have it serve these objects, and no others."""
+    mark = service("zz-step", [{"name": "web", "port": 1 + number}], clusterIP="172.30.255.1")
+    stage.write([*objects, mark])
+
+    async def is_programmed() -> bool:
+        marks = [row["port"] for row in await proxy.services() if row["name"] == "zz-step"]
+        if marks != [1 + number]:
+            return False
+        # Asked for only now: all of it has come, and is programmed or not.
+        queued_s, programmed_s = [
+            await proxy.metric(f"kubeproxy_sync_proxy_rules_last_{name}_seconds", ip_family="IPv4")
+            for name in ("queued_timestamp", "timestamp")
+        ]
+        return programmed_s > queued_s
+
+    await eventually(is_programmed, f"step {number}")
 
 
 @pytest.mark.timeout(180)
 async def test_packets_go_where_they_should(stage: Stage) -> None:
     scenarios = load_all()
-    objects = [node_object(), *(thing for scenario in scenarios for thing in scenario.objects)]
     gate = asyncio.Semaphore(AT_ONCE)
+    clients = Clients()
 
-    async def check(scenario: Scenario) -> list[str]:
+    async def check(scenario: Scenario, step: Step, family: int, protocol: str) -> list[str]:
         async with gate:
             return [
-                await wrong(stage, scenario, packet, family, protocol)
-                for packet in scenario.packets
-                for family in (4, 6)
-                for protocol in ("TCP", "UDP")
+                await wrong(stage, clients, scenario, packet, protocol, family=family, sticky=step.sticky)
+                for packet in step.packets
             ]
 
-    async with stage.proxy(objects, "--hostname-override", NODE):
-        found = await asyncio.gather(*(check(scenario) for scenario in scenarios))
-    misses = [line for lines in found for line in lines if line]
+    misses = []
+    with clients:
+        async with stage.proxy([node_object()], "--hostname-override", NODE) as proxy:
+            for number in range(max(len(scenario.steps) for scenario in scenarios)):
+                now = [thing for scenario in scenarios for thing in scenario.step(number).objects]
+                await put(stage, proxy, [node_object(), *now], number)
+                found = await asyncio.gather(
+                    *(
+                        check(scenario, scenario.steps[number], family, protocol)
+                        for scenario in scenarios
+                        if number < len(scenario.steps)
+                        for family in (4, 6)
+                        for protocol in ("TCP", "UDP")
+                    )
+                )
+                misses += [f"step {number + 1}: {line}" for lines in found for line in lines if line]
     assert not misses, "\n".join(misses)

@@ -40,7 +40,7 @@ def test_a_slice():
     [
         pytest.param(None, True, True, False, id="none"),
         pytest.param({"ready": None, "serving": None, "terminating": None}, True, True, False, id="all null"),
-        pytest.param({"ready": False}, False, False, False, id="serving follows ready"),
+        pytest.param({"ready": False}, False, True, False, id="unknown is serving"),
         pytest.param(
             {"ready": False, "serving": True, "terminating": True}, False, True, True, id="terminating"
         ),

@@ -11,7 +11,7 @@ from uproxy.model.events import Delete, Resolved, Upsert
 from uproxy.model.frontend import Changes, Treatment
 from uproxy.model.names import NamespacedName, Protocol, ServicePortName
 from uproxy.model.options import Options
-from uproxy.model.service import Service, ServicePort
+from uproxy.model.service import Service, ServicePort, ServiceType
 from uproxy.state.addresses import AddressPlan
 from uproxy.state.store import Store
 
@@ -99,6 +99,9 @@ def test_a_port_that_goes_is_removed_alone():
     [
         pytest.param({"headless": True, "cluster_ips": ()}, id="headless"),
         pytest.param({"proxy_name": "other"}, id="another proxy's"),
+        pytest.param(
+            {"type": ServiceType.EXTERNAL_NAME, "external_name": "db.example.com"}, id="a name only"
+        ),
     ],
 )
 def test_services_that_are_not_ours_are_not_served(ignored):

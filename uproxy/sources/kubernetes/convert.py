@@ -127,11 +127,10 @@ def _port(given: wire.EndpointPort) -> SlicePort:
 def _endpoint(given: wire.Endpoint, address: str) -> Endpoint:
     """Only the first address counts: the API gives no meaning to further ones (KEP-752)."""
     conditions, hints, node = given.conditions or _UNKNOWN, given.hints, given.node_name
-    ready = conditions.ready is not False
     return Endpoint(
         parse_address(address),
-        ready,
-        ready if conditions.serving is None else conditions.serving,
+        conditions.ready is not False,
+        conditions.serving is not False,
         conditions.terminating is True,
         intern(node) if node else None,
         given.hostname or "",

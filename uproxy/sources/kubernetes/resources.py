@@ -44,8 +44,10 @@ def services(proxy_name: str | None, headless: bool) -> Resource:
 
 
 def endpoint_slices(proxy_name: str | None, headless: bool) -> Resource:
-    """Their EndpointSlices: controllers copy a Service's labels to its slices."""
-    labels = _proxy_name(proxy_name) + ("" if headless else f",!{_HEADLESS_LABEL}")
+    """Their EndpointSlices. Controllers copy a Service's labels to its slices; one that somebody has
+    written need not have them, so that a name of our own leaves nothing out."""
+    of_others = (f"!{PROXY_NAME_LABEL}",) if proxy_name is None else ()
+    labels = ",".join((*of_others, *(() if headless else (f"!{_HEADLESS_LABEL}",))))
     return Resource(
         "endpointslices",
         "/apis/discovery.k8s.io/v1/endpointslices",

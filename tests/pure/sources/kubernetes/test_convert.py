@@ -198,7 +198,7 @@ def test_a_slice():
     ("conditions", "states"),
     [
         pytest.param({}, (True, True, False), id="unknown is ready"),
-        pytest.param({"ready": False}, (False, False, False), id="serving follows ready"),
+        pytest.param({"ready": False}, (False, True, False), id="unknown is serving"),
         pytest.param(
             {"ready": False, "serving": True, "terminating": True}, (False, True, True), id="terminating"
         ),

@@ -19,9 +19,10 @@ NAME, HEADLESS = "service.kubernetes.io/service-proxy-name", "service.kubernetes
             "mine",
             False,
             {"labelSelector": f"{NAME}=mine", "fieldSelector": "spec.clusterIP!=None"},
-            {"labelSelector": f"{NAME}=mine,!{HEADLESS}"},
+            {"labelSelector": f"!{HEADLESS}"},
             id="a name of our own",
         ),
+        pytest.param("mine", True, {"labelSelector": f"{NAME}=mine"}, {}, id="that, and headless too"),
         pytest.param(
             None, True, {"labelSelector": f"!{NAME}"}, {"labelSelector": f"!{NAME}"}, id="headless too"
         ),
