@@ -24,6 +24,7 @@ from typing import TypeVar
 
 from uproxy.errors import CommandFailed
 from uproxy.handoff import ipvs_rules
+from uproxy.handoff.forwarding import not_forwarded
 from uproxy.handoff.ipvs_netlink import (
     Command,
     Destination,
@@ -408,8 +409,8 @@ def _busy(destinations: Mapping[Backend, Destination]) -> bool:
 
 async def refusal_here() -> str | None:
     """Why this machine cannot do it; None when it can. May load kernel modules, and leaves nothing else."""
-    if not ipvs_rules.forwards(4):
-        return "IPv4 packets are not forwarded (net.ipv4.ip_forward is 0)"
+    if reason := not_forwarded(4):
+        return reason
     ipvs = Ipvs()
     try:
         await asyncio.to_thread(ipvs.servers)

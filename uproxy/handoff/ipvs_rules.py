@@ -23,6 +23,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from uproxy.errors import CommandFailed
+from uproxy.handoff.forwarding import not_forwarded
 from uproxy.kit.commands import run
 from uproxy.kit.privileges import Capability, has
 from uproxy.kit.programs import complaint, execute, peek
@@ -162,8 +163,8 @@ async def program() -> Mapping[Family, str]:
                 raise
             problems[family] = str(error)
     _write_sysctls(wanted_sysctls(platform.release()))
-    if 6 not in problems and not forwards(6):
-        problems[6] = "IPv6 packets are not forwarded (net.ipv6.conf.all.forwarding is 0)"
+    if 6 not in problems and (reason := not_forwarded(6)):
+        problems[6] = reason
     return problems
 
 
@@ -242,15 +243,6 @@ def wanted_sysctls(kernel: str) -> dict[str, int]:
     if found and (int(found[1]), int(found[2])) < (5, 9):
         wanted["conn_reuse_mode"] = 0
     return wanted
-
-
-def forwards(family: Family) -> bool:
-    """Whether this node passes packets on. Where it does not, answers of endpoints have no way back."""
-    path = "net/ipv4/ip_forward" if family == 4 else "net/ipv6/conf/all/forwarding"
-    try:
-        return Path("/proc/sys", path).read_text().strip() != "0"
-    except OSError:
-        return False
 
 
 def _read_sysctls() -> dict[str, int]:
