@@ -170,6 +170,29 @@ async def test_a_rotated_token_is_taken_up(one_node: World, proxy: ProxyProcess)
     assert await proxy.metric("uproxy_kubernetes_denied_total") == 0
 
 
+async def test_a_new_process_takes_over_with_what_came_while_it_waited(
+    one_node: World, proxy: ProxyProcess
+) -> None:
+    pod1, pod2, pod3 = one_node.pods
+    async with (
+        one_node.proxy(one_node.nodes[0], "--take-over") as later,
+        Load(one_node.client, WEB.addresses()[0]) as load,
+    ):
+        await until_logged(later, "serving as soon as the other uproxy is told to stop")
+        one_node.put(WEB, (pod1, pod2), **NODE_PORTS)
+        one_node.put(LATE, (pod3,))
+        await until_served(proxy, WEB, (pod1, pod2))
+        proxy.terminate()
+        await until_logged(later, "ready: ")
+        await until_served(later, WEB, (pod1, pod2))
+        await until_served(later, LATE, (pod3,))
+        await until_answered_by(load, pod1, pod2)
+        assert await proxy.status() == 0
+        assert (await ask(one_node.client, LATE.addresses()[0])).startswith("pod3 ")
+        assert load.errors_since() == []
+        assert await later.health() == 200
+
+
 async def test_the_same_again_is_no_command(one_node: World, proxy: ProxyProcess) -> None:
     """A new list, and then another set of endpoints: neither is the kernel's business."""
     (node,) = one_node.nodes
