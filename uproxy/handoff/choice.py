@@ -19,6 +19,8 @@ class Possible:
 
     mechanism: Mechanism | None
     reason: str
+    matches_sets: bool = False
+    """Whether it has iptables match ipsets, or use the kernel's old interface, which take CAP_NET_RAW."""
 
 
 NO_HANDOFF = Possible(None, "not asked for")
@@ -39,7 +41,7 @@ async def choose(wanted: str, *, keeps_address: bool, programs: bool) -> Possibl
     for name in MECHANISMS if wanted == "auto" else (wanted,):
         refusal = await _refusal(name)
         if refusal is None:
-            return Possible(_mechanism(name), f"{name} works here")
+            return Possible(_mechanism(name), f"{name} works here", matches_sets=name == "iptables")
         reasons.append(f"{name}: {refusal}")
     return Possible(None, "; ".join(reasons))
 
