@@ -43,6 +43,7 @@ _SETS = {
 # - Refusal comes after NAT: a redirected connection no longer carries its VIP there, so one
 #   that was made while there were endpoints lives on when they are gone. Priority -10 puts it
 #   before the node's firewall, whose DROP would turn `refused` into a timeout.
+# - The guard of output comes before `mangle` (-150), where handoff by IPVS marks: the guard lets marks pass.
 # - What was translated carries no VIP any more: each of its packets is spared all these lookups.
 # - Output to `lo` is left to the input hook: refused in output, a UDP sender would see EPERM.
 # - `ct direction original` keeps replies to the node's own connections out of the NodePorts.
@@ -88,7 +89,7 @@ ip6 daddr . meta l4proto . th dport . ip6 saddr != @allowed6 drop
 		jump guard
 	}}
 	chain guard_output {{
-		type filter hook output priority -150; policy accept;
+		type filter hook output priority -151; policy accept;
 		ct state != new accept
 		meta mark {mark:#x} accept
 		meta l4proto udp oifname "lo" accept
