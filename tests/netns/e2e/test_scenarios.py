@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -30,13 +31,20 @@ ANSWERED_WITHIN_S = 3
 @pytest_asyncio.fixture(params=WAYS, ids=str)
 async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
     chosen: Way = request.param
+    async with staged(chosen, tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def staged(chosen: Way, folder: Path) -> AsyncIterator[Stage]:
+    """Pods that answer."""
     if not chosen.by_python and (reason := engine_or_reason()):
         pytest.skip(f"no native relay: {reason}")
     with Lab(node_default_route=True) as lab:
         for host in lab.hosts:
             host.sysctl("net.ipv4.icmp_ratelimit", 0)
             host.sysctl("net.ipv6.icmp.ratelimit", 0)
-        made = Stage(lab, chosen, tmp_path)
+        made = Stage(lab, chosen, folder)
         for pod in made.pods:
             await pod.listen_tcp()
             pod.listen_udp()
@@ -81,10 +89,8 @@ async def wrong(stage: Stage, scenario: Scenario, packet: Packet, family: int, p
     return "" if fine else f"{words}{seen}, not {set(packet.outcome)}"
 
 
-@pytest.mark.timeout(180)
-async def test_packets_go_where_they_should(stage: Stage) -> None:
-    scenarios = load_all()
-    objects = [node_object(), *(thing for scenario in scenarios for thing in scenario.objects)]
+async def astray(stage: Stage, scenarios: list[Scenario]) -> list[str]:
+    """A line for each packet that does not go where it should."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def check(scenario: Scenario) -> list[str]:
@@ -96,7 +102,14 @@ async def test_packets_go_where_they_should(stage: Stage) -> None:
                 for protocol in ("TCP", "UDP")
             ]
 
+    found = await asyncio.gather(*(check(scenario) for scenario in scenarios))
+    return [line for lines in found for line in lines if line]
+
+
+@pytest.mark.timeout(180)
+async def test_packets_go_where_they_should(stage: Stage) -> None:
+    scenarios = load_all()
+    objects = [node_object(), *(thing for scenario in scenarios for thing in scenario.objects)]
     async with stage.proxy(objects, "--hostname-override", NODE):
-        found = await asyncio.gather(*(check(scenario) for scenario in scenarios))
-    misses = [line for lines in found for line in lines if line]
+        misses = await astray(stage, scenarios)
     assert not misses, "\n".join(misses)
