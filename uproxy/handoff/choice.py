@@ -20,7 +20,7 @@ class Possible:
     mechanism: Mechanism | None
     reason: str
     matches_sets: bool = False
-    """Whether it has iptables match ipsets, which takes CAP_NET_RAW."""
+    """Whether it has iptables match ipsets, or use the kernel's old interface, which take CAP_NET_RAW."""
 
 
 NO_HANDOFF = Possible(None, "not asked for")
@@ -42,7 +42,7 @@ async def choose(wanted: str, *, keeps_address: bool, programs: bool, redirects:
     for name in MECHANISMS if wanted == "auto" else (wanted,):
         refusal = await _refusal(name, redirects)
         if refusal is None:
-            return Possible(_mechanism(name), f"{name} works here", matches_sets=name == "ipvs")
+            return Possible(_mechanism(name), f"{name} works here", matches_sets=name != "nftables")
         reasons.append(f"{name}: {refusal}")
     return Possible(None, "; ".join(reasons))
 

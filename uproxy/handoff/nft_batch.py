@@ -73,13 +73,15 @@ class Batch:
 
     def count(self, counter: Counter) -> None:
         """Begin to count."""
+        element = nft.element(counter.key)
         for what in COUNTED:
-            _append(self._added, f"{what}_{counter.suffix}", nft.element(counter.key))
+            _append(self._added, f"{what}_{counter.suffix}", element)
 
     def count_no_more(self, counter: Counter) -> None:
         """End it."""
+        element = nft.element(counter.key)
         for what in COUNTED:
-            _append(self._deleted, f"{what}_{counter.suffix}", nft.element(counter.key))
+            _append(self._deleted, f"{what}_{counter.suffix}", element)
 
     def lead(self, before: Dispatch, now: Dispatch) -> None:
         """Addresses that lead elsewhere now. One that moves is never without a chain."""

@@ -62,6 +62,8 @@ def holding(desired: DesiredServicePort) -> list[str]:
     found = [name for name in _RELAY_ONLY if name in options]
     if desired.options.balancing is not DEFAULT_OPTIONS.balancing and not desired.options.ipvs_scheduler:
         found.append(f"balancing {desired.options.balancing}")
+    if _keeps_datagrams_out(desired):
+        found.append("source ranges of datagrams")
     if _joins_families(desired):
         found.append("endpoints of the other IP family")
     return found
@@ -74,6 +76,12 @@ def _vip(desired: DesiredServicePort, frontend: Frontend) -> KernelVip | None:
         return None
     outside, inside = desired.backends(frontend), desired.backends(frontend, inside=True)
     return KernelVip(frontend.vip, outside, inside) if outside or inside else None
+
+
+def _keeps_datagrams_out(desired: DesiredServicePort) -> bool:
+    """Those of the node itself are asked where `lo` brings them in; translated ones leave by another way."""
+    udp = desired.name.protocol is Protocol.UDP
+    return udp and any(frontend.allowed for frontend in desired.frontends)
 
 
 def _joins_families(desired: DesiredServicePort) -> bool:

@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
 
@@ -43,13 +44,20 @@ ANSWERED_WITHIN_S = 3
 @pytest_asyncio.fixture(params=WAYS, ids=str)
 async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
     chosen: Way = request.param
+    async with staged(chosen, tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def staged(chosen: Way, folder: Path) -> AsyncIterator[Stage]:
+    """Pods that answer."""
     if not chosen.by_python and (reason := engine_or_reason()):
         pytest.skip(f"no native relay: {reason}")
     with Lab(node_default_route=True) as lab:
         for host in lab.hosts:
             host.sysctl("net.ipv4.icmp_ratelimit", 0)
             host.sysctl("net.ipv6.icmp.ratelimit", 0)
-        made = Stage(lab, chosen, tmp_path)
+        made = Stage(lab, chosen, folder)
         second = [Greeter(f"{pod.name}-second", pod.host, *SECOND_PORTS.values()) for pod in made.pods]
         for pod in (*made.pods, *second):
             await pod.listen_tcp()
@@ -172,9 +180,12 @@ async def put(stage: Stage, proxy: ProxyProcess, objects: list[Manifest], number
     await eventually(is_programmed, f"step {number}")
 
 
-@pytest.mark.timeout(180)
-async def test_packets_go_where_they_should(stage: Stage) -> None:
-    scenarios = load_all()
+async def astray(
+    stage: Stage, proxy: ProxyProcess, dressed: Callable[[list[Manifest]], list[Manifest]] = list
+) -> list[str]:
+    """Play all scenarios, whose objects the proxy is given as they are `dressed`; a line for each packet that
+    does not go where it should."""
+    scenarios, misses = load_all(), []
     gate = asyncio.Semaphore(AT_ONCE)
     clients = Clients()
 
@@ -185,20 +196,25 @@ async def test_packets_go_where_they_should(stage: Stage) -> None:
                 for packet in step.packets
             ]
 
-    misses = []
     with clients:
-        async with stage.proxy([node_object()], "--hostname-override", NODE) as proxy:
-            for number in range(max(len(scenario.steps) for scenario in scenarios)):
-                now = [thing for scenario in scenarios for thing in scenario.step(number).objects]
-                await put(stage, proxy, [node_object(), *now], number)
-                found = await asyncio.gather(
-                    *(
-                        check(scenario, scenario.steps[number], family, protocol)
-                        for scenario in scenarios
-                        if number < len(scenario.steps)
-                        for family in (4, 6)
-                        for protocol in ("TCP", "UDP")
-                    )
+        for number in range(max(len(scenario.steps) for scenario in scenarios)):
+            now = [thing for scenario in scenarios for thing in scenario.step(number).objects]
+            await put(stage, proxy, [node_object(), *dressed(now)], number)
+            found = await asyncio.gather(
+                *(
+                    check(scenario, scenario.steps[number], family, protocol)
+                    for scenario in scenarios
+                    if number < len(scenario.steps)
+                    for family in (4, 6)
+                    for protocol in ("TCP", "UDP")
                 )
-                misses += [f"step {number + 1}: {line}" for lines in found for line in lines if line]
+            )
+            misses += [f"step {number + 1}: {line}" for lines in found for line in lines if line]
+    return misses
+
+
+@pytest.mark.timeout(180)
+async def test_packets_go_where_they_should(stage: Stage) -> None:
+    async with stage.proxy([node_object()], "--hostname-override", NODE) as proxy:
+        misses = await astray(stage, proxy)
     assert not misses, "\n".join(misses)

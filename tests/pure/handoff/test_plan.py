@@ -1,7 +1,7 @@
 """What the kernel could carry, and what keeps a Service port in userspace."""
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -68,6 +68,14 @@ def test_what_only_a_relay_can_do_keeps_it_there(annotations):
     held = port(CLUSTER, annotations=annotations)
     assert kernel_port(held) is None
     assert any(annotations[-1][0] in what for what in holding(held))
+
+
+def test_source_ranges_keep_datagrams_there_and_nothing_else():
+    held = port(replace(OUTSIDE, allowed=(ip_network("192.0.2.0/24"),)))
+    assert holding(held) == []
+    assert holding(replace(held, name=held.name._replace(protocol=Protocol.UDP))) == [
+        "source ranges of datagrams"
+    ]
 
 
 def test_endpoints_of_the_other_family_keep_it_there():
