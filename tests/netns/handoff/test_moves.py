@@ -42,6 +42,7 @@ LEFT = {
 }
 STREAMS = 200
 MOVES = 20
+LOST_AFTER_S = 1.0
 PIECE = bytes(range(256)) * 16
 
 
@@ -245,7 +246,8 @@ async def test_flows_of_an_endpoint_that_goes_move_at_once(stage: Stage, mechani
 
                 async def has_moved(sock: socket.socket = sock, before: str = before) -> bool:
                     try:
-                        return (await answer(sock)).decode() != before
+                        async with asyncio.timeout(LOST_AFTER_S):
+                            return (await answer(sock)).decode() != before
                     except TimeoutError:
                         return False  # its answer was under way when the flow was forgotten
 
