@@ -146,14 +146,11 @@ class IptablesHandoff:
     async def _restore(self, family: Family, text: str) -> None:
         await execute(f"{_PROGRAM[family]}-restore", *_RESTORE_FLAGS, stdin=text)
 
-    async def drop_flows(self, usable: Mapping[ServicePortName, Collection[Backend]]) -> None:
+    async def drop_flows(self, served: Mapping[ServicePortName, Collection[tuple[Vip, Backend]]]) -> None:
         """Have conntrack forget them."""
-        gone = {
-            answered
-            for name, backends in usable.items()
-            for answered, backend in self._ports.get(name, _Programmed()).answered.items()
-            if backend not in backends
-        }
+        gone: set[_Answered] = set()
+        for name, pairs in served.items():
+            gone |= self._ports.get(name, _Programmed()).answered.keys() - set(pairs)
         if gone:
             await self._conntrack.forget(lambda flow: any(one in gone for one in _answered(flow)))
 

@@ -306,7 +306,7 @@ class IpvsHandoff:
         ends = [vip for vip in vips if vip.protocol is Protocol.TCP]
         await ipvs_rules.move(("add", Kind.ENDS, ends), ("del", Kind.LEADS, vips))
 
-    async def drop_flows(self, usable: Mapping[ServicePortName, Collection[Backend]]) -> None:
+    async def drop_flows(self, served: Mapping[ServicePortName, Collection[tuple[Vip, Backend]]]) -> None:
         """They have lost their way with their destination, or with the virtual server."""
 
     async def _unroute(self, vips: Iterable[Vip]) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from uproxy.handoff.plan import KernelPort
 from uproxy.model.frontend import Backend
-from uproxy.model.names import IPNetwork, ServicePortName
+from uproxy.model.names import IPNetwork, ServicePortName, Vip
 
 
 class Counts(NamedTuple):
@@ -42,9 +42,9 @@ class Mechanism(Protocol):
         """Take no new connections for these; those in the kernel finish there."""
         ...
 
-    async def drop_flows(self, usable: Mapping[ServicePortName, Collection[Backend]]) -> None:
-        """Let go of UDP flows to endpoints that are not usable any more, also where a port still drains.
-        Ports that are unknown here are passed over."""
+    async def drop_flows(self, served: Mapping[ServicePortName, Collection[tuple[Vip, Backend]]]) -> None:
+        """Let go of UDP flows of these ports but those from an address to an endpoint that are `served`, also
+        where a port still drains. Ports that are unknown here are passed over."""
         ...
 
     async def tend(self) -> Collection[tuple[ServicePortName, Backend]]:

@@ -29,7 +29,7 @@ from uproxy.handoff.nft_netlink import NftNetlink
 from uproxy.handoff.plan import KernelPort
 from uproxy.kit.nft import Nft
 from uproxy.model.frontend import Backend
-from uproxy.model.names import IPNetwork, Protocol, ServicePortName
+from uproxy.model.names import IPNetwork, Protocol, ServicePortName, Vip
 
 _TABLE = f"inet {TABLE}"
 _IP = {4: "ip", 6: "ip6"}
@@ -229,14 +229,13 @@ class NftablesHandoff:
             await self._commit(batch)
             self._ports.update(after)
 
-    async def drop_flows(self, usable: Mapping[ServicePortName, Collection[Backend]]) -> None:
+    async def drop_flows(self, served: Mapping[ServicePortName, Collection[tuple[Vip, Backend]]]) -> None:
         """Have conntrack forget them."""
-        gone = {
-            counter
-            for name, backends in usable.items()
-            for counter, backend in self._ports.get(name, _Programmed()).counters.items()
-            if backend not in backends
-        }
+        gone: set[Counter] = set()
+        for name, pairs in served.items():
+            gone |= self._ports.get(name, _Programmed()).counters.keys() - {
+                counter_of(*pair) for pair in pairs
+            }
         if gone:
             await self._conntrack.forget(lambda flow: any(counter in gone for counter in counters_of(flow)))
 

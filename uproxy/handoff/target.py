@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from typing import Protocol
 
 from uproxy.errors import CommandFailed
@@ -185,10 +185,12 @@ class KernelPaths:
         await self._put(again)
 
     async def _drop_flows(self, changes: Changes) -> None:
-        usable: dict[ServicePortName, Collection[Backend]] = dict.fromkeys(changes.removed, ())
+        served: dict[ServicePortName, Collection[tuple[Vip, Backend]]] = dict.fromkeys(changes.removed, ())
         for desired in changes.updated:
-            usable[desired.name] = {*chain.from_iterable((*desired.usable.values(), *desired.local.values()))}
-        flows = {name: its for name, its in usable.items() if name.protocol is L4.UDP}
+            usable = chain.from_iterable((*desired.usable.values(), *desired.local.values()))
+            vips = [frontend.vip for frontend in desired.frontends]
+            served[desired.name] = set(product(vips, set(usable)))
+        flows = {name: its for name, its in served.items() if name.protocol is L4.UDP}
         if not flows or not self._begun:
             return
         try:
