@@ -8,15 +8,12 @@ from collections.abc import Collection, Iterable, Mapping
 
 from uproxy.handoff.conntrack import Remembered
 from uproxy.handoff.mechanism import Counts
+from uproxy.handoff.payload import counts as as_counts
+from uproxy.handoff.payload import payload
 from uproxy.model.frontend import Backend
-from uproxy.model.names import Protocol, ServicePortName
+from uproxy.model.names import ServicePortName
 
 Key = tuple[ServicePortName, Backend]
-
-_HEADERS = {(4, Protocol.TCP): 52, (6, Protocol.TCP): 72, (4, Protocol.UDP): 28, (6, Protocol.UDP): 48}
-"""Of each packet, with TCP timestamps: the kernel counts them, the relay does not."""
-_SYN_MORE = 8
-"""The options of the first segment each way take so much more."""
 
 
 class Tally:
@@ -35,9 +32,12 @@ class Tally:
         """All counts, where `now` is what conntrack remembers, of whom."""
         before, self._seen = self._seen, {}
         for key, one in now:
-            to, back = (
-                _payload(one, one.packets_to, one.bytes_to),
-                _payload(one, one.packets_back, one.bytes_back),
+            its = one.its.ip.version, one.its.protocol
+            _, to, back = as_counts(
+                its[1],
+                1,
+                payload(*its, one.packets_to, one.bytes_to),
+                payload(*its, one.packets_back, one.bytes_back),
             )
             self._seen[one.identity] = to, back
             if key is None:
@@ -55,8 +55,3 @@ class Tally:
         """Their counts would begin at nothing."""
         for key in keys:
             self._totals.pop(key, None)
-
-
-def _payload(one: Remembered, packets: int, size: int) -> int:
-    headers = _HEADERS[one.its.ip.version, one.its.protocol] * packets
-    return max(0, size - headers - (_SYN_MORE if one.its.protocol is Protocol.TCP else 0))

@@ -13,16 +13,14 @@ from collections.abc import Collection, Iterable
 
 from uproxy.handoff.ipvs_netlink import Traffic
 from uproxy.handoff.mechanism import Counts
+from uproxy.handoff.payload import counts as as_counts
+from uproxy.handoff.payload import payload
 from uproxy.model.frontend import Backend
-from uproxy.model.names import Protocol, ServicePortName, Vip
+from uproxy.model.names import ServicePortName, Vip
 
 Key = tuple[ServicePortName, Backend]
 
 _NOTHING = Counts(0, 0, 0)
-_HEADERS = {(4, Protocol.TCP): 52, (6, Protocol.TCP): 72, (4, Protocol.UDP): 28, (6, Protocol.UDP): 48}
-"""Of each packet, with TCP timestamps: the kernel counts them, the relay does not."""
-_SYN_MORE = 8
-"""The options of the first segment each way take so much more."""
 
 
 class Tally:
@@ -75,13 +73,9 @@ class Tally:
         connections, packets_in, packets_out, bytes_in, bytes_out = (
             max(0, one - other) for one, other in zip(now, before, strict=True)
         )
-        header = _HEADERS[vip.family, vip.protocol]
-        more = connections * _SYN_MORE if vip.protocol is Protocol.TCP else 0
-        return Counts(
-            connections,
-            max(0, bytes_in - packets_in * header - more),
-            max(0, bytes_out - packets_out * header - more),
-        )
+        family, protocol = vip.family, vip.protocol
+        to_backend = payload(family, protocol, packets_in, bytes_in)
+        return as_counts(protocol, connections, to_backend, payload(family, protocol, packets_out, bytes_out))
 
 
 def _sum(one: Counts, other: Counts) -> Counts:

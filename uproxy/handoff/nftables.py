@@ -26,6 +26,8 @@ from uproxy.handoff.nft_batch import counter as counter_of
 from uproxy.handoff.nft_batch import counters as counters_of
 from uproxy.handoff.nft_messages import TABLE
 from uproxy.handoff.nft_netlink import NftNetlink
+from uproxy.handoff.payload import counts as as_counts
+from uproxy.handoff.payload import payload
 from uproxy.handoff.plan import KernelPort
 from uproxy.kit.nft import Nft
 from uproxy.model.frontend import Backend
@@ -34,10 +36,6 @@ from uproxy.model.names import IPNetwork, Protocol, ServicePortName, Vip
 _TABLE = f"inet {TABLE}"
 _IP = {4: "ip", 6: "ip6"}
 _ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
-_HEADERS = {(4, "tcp"): 52, (6, "tcp"): 72, (4, "udp"): 28, (6, "udp"): 48}
-"""Of each packet, with TCP timestamps: the kernel counts them, the relay does not."""
-_SYN_MORE = 8
-"""The options of the first segment each way take so much more."""
 _KINDS = tuple(product(("tcp", "udp"), (4, 6), ("", "_node")))
 
 
@@ -272,13 +270,14 @@ class NftablesHandoff:
     ) -> Mapping[tuple[ServicePortName, Backend], Counts]:
         found = {key: [0, 0, 0] for key in owners.values()}
         for suffix, size in {(counter.suffix, len(counter.key)) for counter in owners}:
+            protocol, family = Protocol(suffix[:3].upper()), int(suffix[3])
             for index, what in enumerate(COUNTED):
                 for its in self._link.counters(f"{what}_{suffix}", size):
                     owner = owners.get(Counter(suffix, its.key))
                     if owner is not None:
-                        more = its.packets if index == 0 else _payload(suffix, its.packets, its.size)
+                        more = its.packets if index == 0 else payload(family, protocol, its.packets, its.size)
                         found[owner][index] += more
-        return {key: _as_counts(key[0].protocol, *values) for key, values in found.items()}
+        return {key: as_counts(key[0].protocol, *values) for key, values in found.items()}
 
     async def open_connections(self) -> Mapping[ServicePortName, int]:
         """Connections that conntrack knows to lead to their endpoints."""
@@ -304,16 +303,6 @@ class NftablesHandoff:
         await remove()
         self._link.close()
         self._ports.clear()
-
-
-def _as_counts(protocol: Protocol, connections: int, to_backend: int, to_client: int) -> Counts:
-    more = connections * _SYN_MORE if protocol is Protocol.TCP else 0
-    return Counts(connections, max(0, to_backend - more), max(0, to_client - more))
-
-
-def _payload(suffix: str, packets: int, size: int) -> int:
-    headers = _HEADERS[int(suffix[3]), suffix[:3]]
-    return max(0, size - packets * headers)
 
 
 async def refusal_here() -> str | None:
