@@ -14,7 +14,7 @@ from tests.loop.conftest import free_port
 from tests.proxy_process import UPROXY
 
 POWERLESS = ("setpriv", "--securebits=+noroot", "--inh-caps=-all", "--bounding-set=-all")
-BRIEFLY = ("--rounds", "2", "--duration", "0.05")
+BRIEFLY = ("--rounds", "2", "--duration", "0.2")
 
 
 @pytest.fixture
