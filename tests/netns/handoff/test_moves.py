@@ -289,7 +289,8 @@ async def test_killed_in_the_kernel_and_started_without_handoff(
                 # Else these were the only chains of nat, without which nothing is translated.
                 if stage.way.redirects:
                     assert await echoes(reader, writer)
-                assert f"removed what an earlier run had handed over: {LEFT[mechanism]}" in again.log
+                assert "removed what an earlier run had handed over: " in again.log
+                assert LEFT[mechanism] in again.log
                 again.terminate()
                 assert await again.status() == 0
         assert stage.kernel_state() == before
