@@ -102,7 +102,7 @@ class Batch:
             self._sticky(chain, leg, before, leg.affinity_timeout_s)
             return
         if before is None:
-            self._chains.append(nft.add_turns(chain, self._new_set(), leg.vip.family))
+            self._chains.append(nft.add_turns(chain, self._new_set(), leg.vip.family, leg.vip.protocol))
         old, now = before.backends if before is not None else (), leg.backends
         kept = {turn for turn, (one, other) in enumerate(zip(old, now, strict=False)) if one == other}
         for turn in range(len(old)):

@@ -38,6 +38,9 @@ _ANONYMOUS, _CONSTANT, _MAP, _TIMEOUT, _EVALUATED = 1, 2, 8, 0x10, 0x20
 _VERDICTS = 0xFFFFFF00
 _BIG_ENDIAN, _HOST_ENDIAN = struct.pack("=BBI", 0, 4, 2), struct.pack("=BBI", 0, 4, 1)
 """NFTNL_UDATA_SET_KEYBYTEORDER, for whoever lists the set."""
+_NETWORK_HEADER, _DESTINATION_FIELD = {4: 12, 6: 13}, {4: 12, 6: 9}
+_TRANSPORT_HEADER = {Protocol.TCP: 8, Protocol.UDP: 6}
+"""Headers and their fields as libnftables numbers them (enum proto_desc_id)."""
 _ANY_NAME = b"__map%d\0"
 """The kernel counts them."""
 _R1, _R2, _WORD_2 = 1, 2, 9
@@ -150,10 +153,34 @@ def delete_set(name: str) -> Message:
     return Message(_DELETE_SET, 0, body, f"end of set {name}")
 
 
-def add_turns(name: str, identity: int, family: Family) -> Message:
+def add_turns(name: str, identity: int, family: Family, its: Protocol) -> Message:
     """A map of turns, by `turn`, to what is translated to, a `destination` each."""
     kind = _ADDRESS_TYPE[family] << _TYPE_BITS | _PORT_TYPE
-    return _new_set(_text(name), identity, _turns(_MAP, kind, _wide(family) + 4))
+    turns = _turns(_MAP, kind, _wide(family) + 4, _typeof_turns(family, its))
+    return _new_set(_text(name), identity, turns)
+
+
+def _typeof_turns(family: Family, its: Protocol) -> bytes:
+    """For whoever lists the map, so that the list can be loaded again: libnftables' own note that it is of
+    `typeof numgen inc mod 65535 : ip daddr . tcp dport` (its struct nftnl_udata, expr_udata_ops)."""
+    numgen, concatenation, payload = 23, 13, 7
+    key = _note_number(0, numgen) + _note(1, b"".join(map(_note_number, range(3), (0, 0xFFFF, 0))))
+    address = _note_number(0, _NETWORK_HEADER[family]) + _note_number(1, _DESTINATION_FIELD[family])
+    its_port = _note_number(0, _TRANSPORT_HEADER[its]) + _note_number(1, 2)
+    parts = [
+        _note(0, _note_number(0, payload) + _note(1, address)),
+        _note(1, _note_number(0, payload) + _note(1, its_port)),
+    ]
+    data = _note_number(0, concatenation) + _note(1, b"".join(parts))
+    return _HOST_ENDIAN + _note_number(1, 0) + _note(3, key) + _note(4, data) + _note_number(2, 0)
+
+
+def _note(kind: int, its: bytes) -> bytes:
+    return bytes((kind, len(its))) + its
+
+
+def _note_number(kind: int, number: int) -> bytes:
+    return _note(kind, struct.pack("=I", number))
 
 
 def add_chain_turns(identity: int, chains: Sequence[str]) -> Iterator[Message]:
@@ -166,9 +193,9 @@ def add_chain_turns(identity: int, chains: Sequence[str]) -> Iterator[Message]:
         yield Message(_NEW_ELEMENT, _CREATE, body + _nest(3, some), "turns")
 
 
-def _turns(flags: int, kind: int, size: int) -> bytes:
+def _turns(flags: int, kind: int, size: int, note: bytes = _HOST_ENDIAN) -> bytes:
     its = attribute(3, _u32(flags)) + attribute(4, _u32(_INTEGER_TYPE)) + attribute(5, _u32(4))
-    return its + attribute(6, _u32(kind)) + attribute(7, _u32(size)) + attribute(13, _HOST_ENDIAN)
+    return its + attribute(6, _u32(kind)) + attribute(7, _u32(size)) + attribute(13, note)
 
 
 def _new_set(name: bytes, identity: int, its: bytes) -> Message:

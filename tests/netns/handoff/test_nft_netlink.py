@@ -72,6 +72,15 @@ def test_nft_prints_what_came_by_netlink(node: Host) -> None:
         assert words in text, text
 
 
+@pytest.mark.parametrize("timeout_s", [None, 300])
+def test_what_nft_prints_can_be_loaded_again(node: Host, timeout_s: int | None) -> None:
+    text = handed(node, web(3, timeout_s), then=lambda: printed(node))
+    if timeout_s is None:
+        assert "typeof numgen inc mod 65535 : ip6 daddr . tcp dport" in text
+    node.run("nft", "-f", "-", input=text)
+    assert printed(node) == text
+
+
 def test_nft_prints_affinity_that_came_by_netlink(node: Host) -> None:
     text = handed(node, web(2), web(2, 300), web(1, 300), then=lambda: printed(node))
     for words in (
