@@ -10,7 +10,7 @@ from tests.loop.dataplane.engine_rig import Stage
 from uproxy.dataplane import sockets
 from uproxy.dataplane.native_relay import engine_or_reason
 from uproxy.kit.lab import Host, Lab
-from uproxy.steering.rules import PROXY_MARK
+from uproxy.kit.netfilter import PROXY_MARK
 
 CLIENT = ("198.51.100.9", 40_000)
 

@@ -13,11 +13,12 @@ from typing import TypeVar
 import pytest
 
 from uproxy.kit.lab import Host, Lab
+from uproxy.kit.netfilter import PROXY_MARK
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Family, Protocol, ServicePortName, Vip
 from uproxy.steering.probe import Mechanism
 from uproxy.steering.routes import LocalRoutes
-from uproxy.steering.rules import PROXY_MARK, RedirectPorts
+from uproxy.steering.rules import RedirectPorts
 from uproxy.steering.target import SteeringRules, steering_rules
 
 T = TypeVar("T")

@@ -14,12 +14,13 @@ from uproxy.dataplane.reactor import Reactor
 from uproxy.dataplane.relay import Ended, Relay
 from uproxy.dataplane.ways_back import WaysBack
 from uproxy.errors import UproxyError
+from uproxy.kit.netfilter import PROXY_MARK
 from uproxy.model.frontend import DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Protocol
 from uproxy.settings import Settings
 from uproxy.steering.bridges import BridgeAnswers
 from uproxy.steering.probe import Capture, Choice
-from uproxy.steering.rules import PROXY_MARK, RedirectPorts
+from uproxy.steering.rules import RedirectPorts
 
 _DIALS_A_CONNECTION = 4
 """How many endpoints may time out before a connection is given up; refusals cost no time."""

@@ -19,24 +19,23 @@ from uproxy.handoff.conntrack import Conntrack, Translated
 from uproxy.handoff.conntrack_tally import Key, Tally
 from uproxy.handoff.forwarding import not_forwarded
 from uproxy.handoff.iptables_rules import (
+    PREFIX,
+    TABLES,
     Change,
     Way,
     chain_name,
-    chains,
     parse_accounting,
     render_begin,
-    render_removal,
 )
 from uproxy.handoff.mechanism import Counts
 from uproxy.handoff.plan import KernelPort
-from uproxy.kit.commands import run
-from uproxy.kit.programs import complaint, execute, peek
+from uproxy.kit import netfilter
+from uproxy.kit.netfilter import PROGRAM, remove_chains, restore
+from uproxy.kit.programs import execute, peek
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Family, IPNetwork, Protocol, ServicePortName, Vip
 
 _FAMILIES: tuple[Family, ...] = (4, 6)
-_PROGRAM = {4: "iptables", 6: "ip6tables"}
-_RESTORE_FLAGS = ("--noflush", "--wait", "5")
 _ACCOUNTING = Path("/proc/sys/net/netfilter/nf_conntrack_acct")
 _ANY = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
 _Answered = tuple[Vip, Backend]
@@ -48,12 +47,13 @@ class _Programmed:
 
     ways: dict[Vip, tuple[str, Way]] = field(default_factory=dict)
     """With their chains."""
-    answered: dict[_Answered, Backend] = field(default_factory=dict)
+    answered: set[_Answered] = field(default_factory=set)
     """What is counted: kept while connections to a removed endpoint go on."""
 
     def unused(self) -> set[Backend]:
         """Endpoints that nobody is led to any more, and that are counted still."""
-        return {*self.answered.values()} - {one for _, way in self.ways.values() for one in way.backends}
+        used = {backend for _, way in self.ways.values() for backend in way.backends}
+        return {backend for _, backend in self.answered} - used
 
 
 class IptablesHandoff:
@@ -86,9 +86,9 @@ class IptablesHandoff:
         before = parse_accounting(saved)
         if before is None:
             before = _accounting()
-        await self._restore(4, render_begin(saved, before))
+        await restore(4, render_begin(saved, before))
         try:
-            await self._restore(6, render_begin(await execute("ip6tables-save"), before))
+            await restore(6, render_begin(await execute("ip6tables-save"), before))
         except CommandFailed as error:
             self._problems[6] = str(error)
         else:
@@ -107,7 +107,7 @@ class IptablesHandoff:
         self._ports.update(after)
 
     def _renew(self, changed: Mapping[Family, Change], before: _Programmed, port: KernelPort) -> _Programmed:
-        now = _Programmed(answered=dict(before.answered))
+        now = _Programmed(answered=set(before.answered))
         for its in port.vips:
             way, change = Way(its.vip, its.backends, port.affinity_timeout_s), changed[its.vip.family]
             chain, old = before.ways.get(its.vip, (None, None))
@@ -117,7 +117,7 @@ class IptablesHandoff:
             elif way != old:
                 change.replace(chain, way)
             now.ways[its.vip] = chain, way
-            now.answered.update(((its.vip, backend), backend) for backend in its.backends)
+            now.answered.update((its.vip, backend) for backend in its.backends)
         for vip in before.ways.keys() - now.ways.keys():
             changed[vip.family].remove(before.ways[vip][0], vip)
         return now
@@ -141,16 +141,13 @@ class IptablesHandoff:
     async def _apply(self, changed: Mapping[Family, Change]) -> None:
         for family, change in changed.items():
             if text := change.text():
-                await self._restore(family, text)
-
-    async def _restore(self, family: Family, text: str) -> None:
-        await execute(f"{_PROGRAM[family]}-restore", *_RESTORE_FLAGS, stdin=text)
+                await restore(family, text)
 
     async def drop_flows(self, served: Mapping[ServicePortName, Collection[tuple[Vip, Backend]]]) -> None:
         """Have conntrack forget them."""
         gone: set[_Answered] = set()
         for name, pairs in served.items():
-            gone |= self._ports.get(name, _Programmed()).answered.keys() - set(pairs)
+            gone |= self._ports.get(name, _Programmed()).answered - set(pairs)
         if gone:
             await self._conntrack.forget(lambda flow: any(one in gone for one in _answered(flow)))
 
@@ -163,8 +160,8 @@ class IptablesHandoff:
         gone: list[Key] = []
         for name, backends in unused.items():
             its = self._ports[name]
-            backends -= {backend for answered, backend in its.answered.items() if busy.get((name, *answered))}
-            its.answered = {at: one for at, one in its.answered.items() if one not in backends}
+            backends -= {one[1] for one in its.answered if busy.get((name, *one))}
+            its.answered = {one for one in its.answered if one[1] not in backends}
             gone += [(name, backend) for backend in backends]
             if not its.ways and not its.answered:
                 del self._ports[name]
@@ -245,33 +242,16 @@ async def refusal_here() -> str | None:
     trial, vip = Change(), Vip(ip_address("192.0.2.1"), 1, Protocol.TCP)
     trial.add(chain_name(1), Way(vip, tuple(Backend(vip.ip, port) for port in (1, 2)), 1))
     script, text = 'printf %s "$1" | iptables-restore --noflush', render_begin("", False) + trial.text()
-    try:
-        done = await run("unshare", "--net", "sh", "-c", script, "trial", text)
-        if not done.status:
-            return None
-        finding = complaint(done.stderr or done.stdout)
-        if not finding.startswith("unshare:"):
-            return finding
-        # Without CAP_SYS_ADMIN there is no other namespace to try them in: that they can be read has to do.
-        await execute("iptables-save", "-t", "nat")
-    except CommandFailed as error:
-        return str(error)
-    return None
+    return await netfilter.trial(script, text, readable=(("iptables-save", "-t", "nat"),))
 
 
 async def remove() -> list[str]:
     """Remove chains and jumps of any run; returns what was there, in words. Raises CommandFailed."""
     removed: list[str] = []
     for family in _FAMILIES:
-        saved = await peek(f"{_PROGRAM[family]}-save")
+        saved = await peek(f"{PROGRAM[family]}-save")
         if family == 4 and parse_accounting(saved) is False and _accounting():
             _account(False)
             removed.append("sysctl net.netfilter.nf_conntrack_acct")
-        if removal := render_removal(saved):
-            await execute(f"{_PROGRAM[family]}-restore", *_RESTORE_FLAGS, stdin=removal)
-            removed += [
-                f"{_PROGRAM[family]} {table} chain {chain}"
-                for table in ("mangle", "nat")
-                for chain in chains(saved, table)
-            ]
+        removed += await remove_chains(family, saved, TABLES, PREFIX)
     return removed

@@ -11,17 +11,16 @@ kube-proxy's iptables/proxier.go for `recent`.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from uproxy.kit.netfilter import PROXY_MARK, leftovers_gone, table
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Protocol, Vip
 
-_PREFIX = "UPROXY_H"
-_MAIN, _BACK = f"{_PREFIX}ANDOFF", f"{_PREFIX}ANDOFF_BACK"
-_MARK = 0x3070
-"""The mark of the proxy's own dials, as steering has it."""
-_MARKED = f"-m mark --mark {_MARK:#x}"
+PREFIX = "UPROXY_H"
+_MAIN, _BACK = f"{PREFIX}ANDOFF", f"{PREFIX}ANDOFF_BACK"
+_MARKED = f"-m mark --mark {PROXY_MARK:#x}"
 _LOOPBACK = {4: "127.0.0.0/8", 6: "::1/128"}
 _BEFORE = re.compile(r'--comment "?accounting before: ([01])')
 
@@ -39,6 +38,7 @@ _JUMPS = {
         ("-I", "POSTROUTING", f"{_MARKED} -m conntrack --ctstate DNAT -j {_BACK}"),
     ),
 }
+TABLES = tuple(_JUMPS)
 _CHAINS = {"mangle": (_MAIN,), "nat": (_MAIN, _BACK)}
 
 
@@ -69,7 +69,7 @@ class Change:
             ("nat", [*self._chains, *self._rules, *self._gone]),
             ("mangle", self._mark),
         )
-        return "".join(_table(name, lines) for name, lines in tables if lines)
+        return "".join(table(name, lines) for name, lines in tables if lines)
 
     def add(self, chain: str, way: Way) -> None:
         """An address comes."""
@@ -90,7 +90,7 @@ class Change:
 
 def chain_name(number: int) -> str:
     """Of an address: names have 28 letters at most."""
-    return f"{_PREFIX}{number}"
+    return f"{PREFIX}{number}"
 
 
 def render_begin(saved: str, accounting_before: bool) -> str:
@@ -101,45 +101,18 @@ def render_begin(saved: str, accounting_before: bool) -> str:
     """
     before = f'-m comment --comment "accounting before: {accounting_before:d}" -j MASQUERADE'
     text = ""
-    for table, jumps in _JUMPS.items():
-        lines = [*_leftovers(saved, table), *(f":{chain} - [0:0]" for chain in _CHAINS[table])]
+    for name, jumps in _JUMPS.items():
+        lines = [*leftovers_gone(saved, name, PREFIX), *(f":{chain} - [0:0]" for chain in _CHAINS[name])]
         lines += [f"{verb} {hook} {rule}" for verb, hook, rule in jumps]
-        lines += [f"-A {_BACK} {before}"] if table == "nat" else []
-        text += _table(table, lines)
+        lines += [f"-A {_BACK} {before}"] if name == "nat" else []
+        text += table(name, lines)
     return text
-
-
-def render_removal(saved: str) -> str:
-    """Input for `iptables-restore --noflush` that removes chains and jumps; empty when there are none."""
-    return "".join(_table(table, lines) for table in _JUMPS if (lines := _leftovers(saved, table)))
 
 
 def parse_accounting(saved: str) -> bool | None:
     """Whether connections were accounted before the run that made these rules; None where there is none."""
     found = _BEFORE.search(saved)
     return found[1] == "1" if found else None
-
-
-def chains(saved: str, table: str) -> list[str]:
-    """Ours."""
-    lines = _section(saved, table)
-    return [line.split()[0].removeprefix(":") for line in lines if line.startswith(f":{_PREFIX}")]
-
-
-def _leftovers(saved: str, table: str) -> list[str]:
-    ours = chains(saved, table)
-    jumps = [line for line in _section(saved, table) if line.startswith("-A ") and f"-j {_PREFIX}" in line]
-    lines = [f"-D {line.removeprefix('-A ')}" for line in jumps if not line.startswith(f"-A {_PREFIX}")]
-    return [*lines, *(f"-F {chain}" for chain in ours), *(f"-X {chain}" for chain in ours)]
-
-
-def _section(saved: str, table: str) -> list[str]:
-    _, _, rest = f"\n{saved}".partition(f"\n*{table}\n")
-    return rest.partition("\nCOMMIT")[0].splitlines()
-
-
-def _table(name: str, lines: Iterable[str]) -> str:
-    return "".join(f"{line}\n" for line in (f"*{name}", *lines, "COMMIT"))
 
 
 def _match(vip: Vip) -> str:
@@ -154,7 +127,7 @@ def _marking(vip: Vip) -> str:
     """Only a first segment: what the relay has in hand, and conntrack did not see begin, stays there."""
     syn = " --tcp-flags FIN,SYN,RST,ACK SYN" if vip.protocol is Protocol.TCP else ""
     port = f"--dport {vip.port}"
-    return f"{_match(vip).replace(port, port + syn)} -j MARK --set-xmark {_MARK:#x}/0xffffffff"
+    return f"{_match(vip).replace(port, port + syn)} -j MARK --set-xmark {PROXY_MARK:#x}/0xffffffff"
 
 
 def _turns(chain: str, way: Way) -> Sequence[str]:

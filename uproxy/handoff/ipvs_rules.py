@@ -24,21 +24,19 @@ from pathlib import Path
 
 from uproxy.errors import CommandFailed
 from uproxy.handoff.forwarding import not_forwarded
+from uproxy.kit import netfilter
 from uproxy.kit.commands import run
+from uproxy.kit.netfilter import PROGRAM, PROXY_MARK, jumps_gone, remove_chains, restore
 from uproxy.kit.privileges import Capability, has
 from uproxy.kit.programs import complaint, execute, peek
 from uproxy.model.names import Family, IPAddress, Vip
 
-MARK = 0x3070
-"""The mark of the proxy's own dials, as steering has it."""
 ROUTE_PROTOCOL = 118
 _METRIC = 118
 """Of its own, so that it can be beside capture's route of the same address."""
 
 FAMILIES: tuple[Family, ...] = (4, 6)
 _NAME = "UPROXY_IPVS"
-_PROGRAM = {4: "iptables", 6: "ip6tables"}
-_RESTORE_FLAGS = ("--noflush", "--wait", "5")
 _DESTROY_TRIES, _DESTROY_PAUSE_S = 10, 0.05
 _SYSCTLS = Path("/proc/sys/net/ipv4/vs")
 _BEFORE = re.compile(r'-m comment --comment "?sysctls before: ([a-z_0-9=, ]*)"?')
@@ -53,7 +51,7 @@ _JUMPS = {
         ("-A", "PREROUTING", f"-j {_NAME}"),
         ("-A", "OUTPUT", f"-m conntrack --ctstate NEW -j {_NAME}"),
     ),
-    "nat": (("-I", "POSTROUTING", f"-m mark --mark {MARK:#x} -m ipvs --ipvs -j {_NAME}"),),
+    "nat": (("-I", "POSTROUTING", f"-m mark --mark {PROXY_MARK:#x} -m ipvs --ipvs -j {_NAME}"),),
 }
 
 
@@ -90,7 +88,7 @@ def render_rules(family: Family, saved: str, before: Mapping[str, int]) -> str:
     `saved` is what `iptables-save` prints now, `before` what the sysctls were.
     """
     words = ", ".join(f"{name}={value}" for name, value in sorted(before.items()))
-    mark = f"-j MARK --set-xmark {MARK:#x}/0xffffffff"
+    mark = f"-j MARK --set-xmark {PROXY_MARK:#x}/0xffffffff"
     rules = {
         "mangle": [
             f"-m set --match-set {Kind.LEADS}{family} dst,dst {mark}",
@@ -100,17 +98,9 @@ def render_rules(family: Family, saved: str, before: Mapping[str, int]) -> str:
     }
     lines = []
     for table, jumps in _JUMPS.items():
-        lines += [f"*{table}", f":{_NAME} - [0:0]", *_jumps_gone(saved, table)]
+        lines += [f"*{table}", f":{_NAME} - [0:0]", *jumps_gone(saved, table, _NAME)]
         lines += [f"{verb} {hook} {rule}" for verb, hook, rule in jumps]
         lines += [*(f"-A {_NAME} {rule}" for rule in rules[table]), "COMMIT"]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def render_removal(saved: str) -> str:
-    """Input for `iptables-restore --noflush` that removes chains and jumps; empty when there are none."""
-    lines = []
-    for table in _chains(saved):
-        lines += [f"*{table}", *_jumps_gone(saved, table), f"-F {_NAME}", f"-X {_NAME}", "COMMIT"]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -119,23 +109,6 @@ def parse_before(saved: str) -> dict[str, int]:
     found = _BEFORE.search(saved)
     pairs = (word.split("=") for word in found[1].split(", ") if "=" in word) if found else ()
     return {name: int(value) for name, value in pairs}
-
-
-def _section(saved: str, table: str) -> list[str]:
-    _, _, rest = f"\n{saved}".partition(f"\n*{table}\n")
-    return rest.partition("\nCOMMIT")[0].splitlines()
-
-
-def _jumps_gone(saved: str, table: str) -> list[str]:
-    jumps = [line for line in _section(saved, table) if line.endswith(f"-j {_NAME}")]
-    return [f"-D {line.removeprefix('-A ')}" for line in jumps]
-
-
-def _chains(saved: str) -> list[str]:
-    """The tables that have our chain."""
-    return [
-        table for table in _JUMPS if any(line.startswith(f":{_NAME} ") for line in _section(saved, table))
-    ]
 
 
 # ---- the kernel ----
@@ -157,7 +130,7 @@ async def program() -> Mapping[Family, str]:
     for family in families:
         rules = render_rules(family, saved[family], before)
         try:
-            await execute(f"{_PROGRAM[family]}-restore", *_RESTORE_FLAGS, stdin=rules)
+            await restore(family, rules)
         except CommandFailed as error:
             if family == 4:
                 raise
@@ -172,16 +145,13 @@ async def unprogram() -> list[str]:
     """Undo it, of any run; returns what was there, in words. Raises CommandFailed."""
     removed = []
     for family in FAMILIES:
-        saved = await peek(f"{_PROGRAM[family]}-save")
-        removal = render_removal(saved)
+        saved = await peek(f"{PROGRAM[family]}-save")
         if family == 4 and (before := parse_before(saved)):
             now = _read_sysctls()
             changed = {name: value for name, value in before.items() if now.get(name) not in (value, None)}
             _write_sysctls(changed)
             removed += [f"sysctl net.ipv4.vs.{name}" for name in changed]
-        if removal:
-            await execute(f"{_PROGRAM[family]}-restore", *_RESTORE_FLAGS, stdin=removal)
-            removed += [f"{_PROGRAM[family]} {table} chain {_NAME}" for table in _chains(saved)]
+        removed += await remove_chains(family, saved, tuple(_JUMPS), _NAME)
     sets = [name for name in (await peek("ipset", "list", "-name")).split() if name.startswith(_NAME)]
     if sets:
         await _destroy(sets)
@@ -213,25 +183,8 @@ async def trial() -> str | None:
     if not has(Capability.NET_RAW):
         return "CAP_NET_RAW is not granted, which iptables needs to match ipsets"
     script = 'printf %s "$1" | ipset restore && printf %s "$2" | iptables-restore --noflush'
-    words = ("sh", "-c", script, "trial", render_sets((4,)), render_rules(4, "", {}))
-    try:
-        done = await run("unshare", "--net", *words)
-    except CommandFailed as error:
-        return str(error)
-    if not done.status:
-        return None
-    finding = complaint(done.stderr or done.stdout)
-    # Without CAP_SYS_ADMIN there is no other namespace to try them in: whether they can be read has to do.
-    return await _unreadable() if finding.startswith("unshare:") else finding
-
-
-async def _unreadable() -> str | None:
-    try:
-        await execute("iptables-save", "-t", "mangle")
-        await execute("ipset", "list", "-name")
-    except CommandFailed as error:
-        return str(error)
-    return None
+    readable = (("iptables-save", "-t", "mangle"), ("ipset", "list", "-name"))
+    return await netfilter.trial(script, render_sets((4,)), render_rules(4, "", {}), readable=readable)
 
 
 def wanted_sysctls(kernel: str) -> dict[str, int]:

@@ -13,15 +13,13 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from uproxy.errors import CommandFailed
+from uproxy.kit.netfilter import PROGRAM, PROXY_MARK, jumps_gone, remove_chains, restore
 from uproxy.kit.programs import execute, peek
 from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, Vip
-from uproxy.steering.rules import PROXY_MARK, RedirectPorts, Rule, RuleDelta, Verdict, alone
+from uproxy.steering.rules import RedirectPorts, Rule, RuleDelta, Verdict, alone
 
 _PREFIX = "UPROXY-"
 _FAMILIES: tuple[Family, ...] = (4, 6)
-_NETFILTER = {4: "iptables", 6: "ip6tables"}
-# Another run of iptables may hold the lock; kube-proxy waits 5 s for it too.
-_RESTORE_FLAGS = ("--noflush", "--wait", "5")
 
 # The kernel lets go of a removed rule's sets a moment after the rule (nf_tables frees it from
 # a work queue), and until then calls them in use.
@@ -149,20 +147,9 @@ def render_rules(family: Family, ports: RedirectPorts, saved: str) -> str:
     for table, rules in _RULES.items():
         lines += [f"*{table}"]
         lines += [f":{chain} - [0:0]" for chain in _CHAINS[table]]
-        lines += [_deleted(jump) for jump in _jumps(saved, table)]
+        lines += jumps_gone(saved, table, _PREFIX)
         lines += [f"-I {hook} 1 {jump}" for hook, jump in _JUMPS[table].items()]
         lines += [*rules.format(**words).splitlines(), "COMMIT"]
-    return _text(lines)
-
-
-def render_removal(saved: str) -> str:
-    """Input for `iptables-restore --noflush` that removes our chains and jumps in `saved`."""
-    lines: list[str] = []
-    for table in _RULES:
-        if chains := _chains(saved, table):
-            lines += [f"*{table}", *(_deleted(jump) for jump in _jumps(saved, table))]
-            lines += [f"-F {chain}" for chain in chains]
-            lines += [*(f"-X {chain}" for chain in chains), "COMMIT"]
     return _text(lines)
 
 
@@ -209,27 +196,6 @@ def _node_port_elements(vip: Vip, rule: Rule) -> Iterator[tuple[str, str]]:
         yield f"UPROXY-REJECT-NODE-{protocol}{vip.family}", str(vip.port)
     if rule.inside_only:
         yield f"UPROXY-INSIDE-NODE-{protocol}{vip.family}", str(vip.port)
-
-
-def _section(saved: str, table: str) -> list[str]:
-    """The lines of one table in the output of iptables-save."""
-    _, _, rest = f"\n{saved}".partition(f"\n*{table}\n")
-    return rest.partition("\nCOMMIT")[0].splitlines()
-
-
-def _jumps(saved: str, table: str) -> list[str]:
-    """Rules in chains that are not ours which lead to chains that are."""
-    rules = [line for line in _section(saved, table) if line.startswith("-A ")]
-    return [rule for rule in rules if f"-j {_PREFIX}" in rule and not rule.startswith(f"-A {_PREFIX}")]
-
-
-def _chains(saved: str, table: str) -> list[str]:
-    lines = _section(saved, table)
-    return [line.split()[0].removeprefix(":") for line in lines if line.startswith(f":{_PREFIX}")]
-
-
-def _deleted(rule: str) -> str:
-    return f"-D {rule.removeprefix('-A ')}"
 
 
 def _text(lines: list[str]) -> str:
@@ -284,7 +250,7 @@ class IptablesRules:
 
     async def _restore(self, family: Family, saved: str) -> None:
         rules = render_rules(family, self._ports, saved)
-        await execute(f"{_NETFILTER[family]}-restore", *_RESTORE_FLAGS, stdin=rules)
+        await restore(family, rules)
 
     async def _restore_ipv6(self, saved: str) -> None:
         try:
@@ -305,21 +271,13 @@ async def remove() -> list[str]:
     """
     removed: list[str] = []
     for family in _FAMILIES:
-        removed += await _remove_rules(family)
+        saved = await peek(f"{PROGRAM[family]}-save")
+        removed += await remove_chains(family, saved, tuple(_RULES), _PREFIX)
     for name in (await peek("ipset", "list", "-name")).split():
         if name.startswith(_PREFIX):
             await _destroy(name)
             removed.append(f"ipset {name}")
     return removed
-
-
-async def _remove_rules(family: Family) -> list[str]:
-    program = _NETFILTER[family]
-    saved = await peek(f"{program}-save")
-    removal = render_removal(saved)
-    if removal:
-        await execute(f"{program}-restore", *_RESTORE_FLAGS, stdin=removal)
-    return [f"{program} {table} chain {chain}" for table in _RULES for chain in _chains(saved, table)]
 
 
 async def _destroy(name: str) -> None:

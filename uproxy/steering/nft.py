@@ -8,9 +8,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from uproxy.errors import CommandFailed
+from uproxy.kit.netfilter import PROXY_MARK
 from uproxy.kit.nft import Nft
 from uproxy.model.names import Family, IPAddress, IPNetwork, Vip
-from uproxy.steering.rules import PROXY_MARK, RedirectPorts, Rule, RuleDelta, Verdict, alone
+from uproxy.steering.rules import RedirectPorts, Rule, RuleDelta, Verdict, alone
 
 _TABLE = "inet uproxy"
 

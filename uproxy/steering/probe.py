@@ -16,6 +16,7 @@ from pathlib import Path
 
 from uproxy.errors import CommandFailed, UproxyError
 from uproxy.kit.commands import run
+from uproxy.kit.netfilter import trial
 from uproxy.kit.privileges import Capability, has
 from uproxy.kit.programs import complaint
 from uproxy.model.names import Family, Protocol, Vip
@@ -246,14 +247,8 @@ async def _try_netfilter(family: Family, program: str) -> str:
     sample = {vip: what for vip, what in _SAMPLE.items() if vip.family == family}
     sets = iptables.render_sets(sample, (), [family])
     rules = iptables.render_rules(family, _PORTS, saved="")
-    script = ("sh", "-c", _IPTABLES_SCRIPT, "sh", sets, rules, program)
-    finding = await _finding("unshare", "--net", *script)
-    if not finding.startswith("unshare:"):
-        return finding
-    # A pod with CAP_NET_ADMIN alone may not make namespaces. That the tables and sets can be
-    # read is the best that can be known without touching them.
-    readable = await _finding(program.replace("restore", "save"), "-t", "nat")
-    return readable if readable != OK else await _finding("ipset", "list", "-name")
+    readable = ((program.replace("restore", "save"), "-t", "nat"), ("ipset", "list", "-name"))
+    return await trial(_IPTABLES_SCRIPT, sets, rules, program, readable=readable) or OK
 
 
 async def _try_ip() -> str:

@@ -13,10 +13,6 @@ from typing import NamedTuple
 from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, FrontendKind, Treatment
 from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, ServicePortName, Vip
 
-PROXY_MARK = 0x3070
-"""SO_MARK of the proxy's own dials: packets whose whole mark is this are left alone. No bit of it is
-one of kube-proxy's (0x4000, 0x8000), whose rules would give a dial another address."""
-
 
 class Verdict(StrEnum):
     """What happens to a new connection, or datagram, for a VIP."""

@@ -9,9 +9,10 @@ Sources: nft(8), `SOCKET EXPRESSION`; the kernel's Documentation/networking/tpro
 
 from collections.abc import Mapping, Sequence
 
+from uproxy.kit.netfilter import PROXY_MARK
 from uproxy.model.names import IPNetwork, Vip
 from uproxy.steering import nft
-from uproxy.steering.rules import PROXY_MARK, RedirectPorts, Rule
+from uproxy.steering.rules import RedirectPorts, Rule
 
 DELIVERED, TURNED_ROUND, MASK = 0x3075, 0x3077, 0xFFFF
 """Marks of packets that the policy route is to deliver here: those that came in, and the node's own.

@@ -4,8 +4,9 @@ from ipaddress import ip_address
 
 from uproxy.handoff.conntrack import Remembered, Translated
 from uproxy.handoff.conntrack_tally import Tally
-from uproxy.handoff.iptables_rules import Change, Way, parse_accounting, render_begin, render_removal
+from uproxy.handoff.iptables_rules import PREFIX, TABLES, Change, Way, parse_accounting, render_begin
 from uproxy.handoff.mechanism import Counts
+from uproxy.kit.netfilter import render_removal
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Protocol, ServicePortName, Vip
 
@@ -91,19 +92,19 @@ COMMIT
 
 
 def test_what_any_run_has_left_goes_and_nothing_else() -> None:
-    assert render_removal(SAVED) == (
+    assert render_removal(SAVED, TABLES, PREFIX) == (
         "*mangle\n-D PREROUTING -m conntrack --ctstate NEW -j UPROXY_HANDOFF\n"
         "-F UPROXY_HANDOFF\n-X UPROXY_HANDOFF\nCOMMIT\n"
         "*nat\n-D PREROUTING -m mark --mark 0x3070 -j UPROXY_HANDOFF\n"
         "-F UPROXY_H7\n-F UPROXY_HANDOFF\n-F UPROXY_HANDOFF_BACK\n"
         "-X UPROXY_H7\n-X UPROXY_HANDOFF\n-X UPROXY_HANDOFF_BACK\nCOMMIT\n"
     )
-    assert render_removal("") == ""
+    assert render_removal("", TABLES, PREFIX) == ""
 
 
 def test_the_constant_part_takes_the_place_of_an_older_one() -> None:
     text = render_begin(SAVED, accounting_before=True)
-    assert text.startswith(render_removal(SAVED).partition("COMMIT")[0])
+    assert text.startswith(render_removal(SAVED, TABLES, PREFIX).partition("COMMIT")[0])
     assert text.endswith(
         "-I PREROUTING -m mark --mark 0x3070 -j UPROXY_HANDOFF\n"
         "-I OUTPUT -m mark --mark 0x3070 -j UPROXY_HANDOFF\n"

@@ -10,16 +10,17 @@ from uproxy.handoff.ipvs_rules import (
     Kind,
     parse_before,
     render_elements,
-    render_removal,
     render_rules,
     wanted_sysctls,
 )
 from uproxy.handoff.plan import KernelPort, KernelVip
+from uproxy.kit.netfilter import render_removal
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Protocol, ServicePortName, Vip
 
 VIP = Vip(ip_address("10.96.0.1"), 80, Protocol.TCP)
 ONE, TWO = (Backend(ip_address(f"10.244.0.{last}"), 8080) for last in (1, 2))
+TABLES = ("mangle", "nat")
 RR = Server("rr")
 SAVED = """\
 *mangle
@@ -83,8 +84,8 @@ def test_rules_take_the_place_of_older_ones_and_leave_others_alone() -> None:
 
 
 def test_removal_is_what_is_there() -> None:
-    assert render_removal("") == ""
-    assert render_removal(SAVED).splitlines()[-5:] == [
+    assert render_removal("", TABLES, "UPROXY_IPVS") == ""
+    assert render_removal(SAVED, TABLES, "UPROXY_IPVS").splitlines()[-5:] == [
         "*nat",
         "-D POSTROUTING -m mark --mark 0x3070 -m ipvs --ipvs -j UPROXY_IPVS",
         "-F UPROXY_IPVS",

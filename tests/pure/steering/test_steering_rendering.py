@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from uproxy.kit import netfilter
 from uproxy.model.names import Protocol, Vip
 from uproxy.steering import bridges, iptables, nft, policy_routes, tproxy
 from uproxy.steering.routes import parse_failures, render_batch
@@ -88,7 +89,11 @@ COMMIT
         pytest.param("delta.ipset", iptables.render_set_delta(FLIPPED), id="ipset-delta"),
         pytest.param("fresh.iptables", iptables.render_rules(4, PORTS, saved=""), id="iptables"),
         pytest.param("fresh.ip6tables", iptables.render_rules(6, PORTS, saved=""), id="ip6tables"),
-        pytest.param("removal.iptables", iptables.render_removal(STRAYS), id="iptables-removal"),
+        pytest.param(
+            "removal.iptables",
+            netfilter.render_removal(STRAYS, ("mangle", "nat", "filter"), "UPROXY-"),
+            id="iptables-removal",
+        ),
     ],
 )
 def test_rendering_is_as_the_golden_file(golden: str, text: str) -> None:
@@ -104,7 +109,10 @@ def test_jumps_of_an_earlier_run_are_replaced_and_those_of_others_kept() -> None
 
 
 def test_nothing_is_removed_where_nothing_is() -> None:
-    assert iptables.render_removal("*nat\n:FOREIGN - [0:0]\nCOMMIT\n") == ""
+    assert (
+        netfilter.render_removal("*nat\n:FOREIGN - [0:0]\nCOMMIT\n", ("mangle", "nat", "filter"), "UPROXY-")
+        == ""
+    )
 
 
 def test_route_batch_names_the_prefix_of_each_family() -> None:
