@@ -142,8 +142,8 @@ def _prepare(settings: Settings) -> "tuple[Choice, Possible, int]":
     if settings.oom_score_adj is not None and (why := set_oom_score_adj(settings.oom_score_adj)):
         _log.info("oom_score_adj stays as it is: %s", why)
     kept = [Capability.NET_ADMIN, Capability.NET_BIND_SERVICE]
-    matches_sets = possible.matches_sets or choice.mechanism is Mechanism.IPTABLES
-    if matches_sets or asyncio.run(iptables.is_left()):
+    raw_sockets = possible.raw_sockets or choice.mechanism is Mechanism.IPTABLES
+    if raw_sockets or asyncio.run(iptables.is_left()):
         kept.append(Capability.NET_RAW)  # iptables matches ipsets, which takes a raw socket
     if settings.files or settings.kubeconfig:  # which may be somebody's private ones
         kept.append(Capability.DAC_READ_SEARCH)

@@ -36,7 +36,7 @@ def unknown(known) -> asyncio.Event:
 
 @pytest.fixture
 async def earlier():
-    turn = Turn(None)
+    turn = Turn()
     assert turn.try_lock()
     yield turn
     turn.release()
@@ -44,7 +44,7 @@ async def earlier():
 
 @pytest.fixture
 async def later(known):
-    turn = Turn(None)
+    turn = Turn()
     coming = asyncio.ensure_future(turn.comes(known))
     await asyncio.sleep(0)
     yield turn
@@ -108,7 +108,7 @@ async def test_one_that_never_says_that_it_serves_is_given_up(earlier, later, mo
 
 
 async def test_of_two_that_wait_one_goes_on_and_the_other_waits_for_that(earlier, later, known):
-    third = Turn(None)
+    third = Turn()
     coming = asyncio.ensure_future(third.comes(known))
     await asyncio.sleep(0)
     taking = asyncio.ensure_future((await earlier.successor()).takes_over())
@@ -128,7 +128,7 @@ async def test_of_two_that_wait_one_goes_on_and_the_other_waits_for_that(earlier
 async def test_a_version_that_opens_to_nobody_is_waited_for(known):
     old = socket.socket(socket.AF_UNIX)
     old.bind(lock_module._NAME)
-    turn = Turn(None)
+    turn = Turn()
     coming = asyncio.ensure_future(turn.comes(known))
     await asyncio.sleep(0.3)
     assert not turn.is_ours

@@ -17,6 +17,7 @@ from uproxy.settings import LOOPBACK_SERVICE_CIDR, SERVICE_CIDR, LocalMode, Sett
 from uproxy.state.addresses import AddressPlan
 from uproxy.state.node_ports import NodePortPlan
 from uproxy.state.store import Store
+from uproxy.steering.lock import HELD
 from uproxy.steering.probe import Capture, Choice, Mechanism
 
 
@@ -66,12 +67,11 @@ def steering(choice: Choice, *, take_over: bool = False) -> Iterator[tuple[Choic
     if choice.mechanism is Mechanism.LOOPBACK:
         yield choice, None
         return
-    turn = Turn(None)
+    turn = Turn()
     if not turn.try_lock() and not take_over:
-        held = "another uproxy programs this machine's network: stop it first"
         if choice.capture is not Capture.BIND:
-            raise UproxyError(held)
-        yield Choice(Capture.BIND, Mechanism.LOOPBACK, f"on loopback only, {held}"), None
+            raise UproxyError(HELD)
+        yield Choice(Capture.BIND, Mechanism.LOOPBACK, f"on loopback only, {HELD}"), None
         return
     try:
         yield choice, turn

@@ -50,15 +50,13 @@ class Successor:
 
 
 class Turn:
-    """Whose turn it is to program this machine's network: this process's, from the moment it has `lock`."""
+    """Whose turn it is to program this machine's network: this process's, from the moment it has the lock."""
 
-    def __init__(self, lock: SteeringLock | None) -> None:
-        self._lock = lock
+    def __init__(self) -> None:
+        self._lock: SteeringLock | None = None
         self._before: socket.socket | None = None
         """To a predecessor that still takes connections."""
         self._visitors: list[socket.socket] = []
-        if lock is not None:
-            self._open(lock)
 
     @property
     def is_ours(self) -> bool:

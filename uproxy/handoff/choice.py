@@ -3,14 +3,21 @@
 Owns the order of preference and the reasons. Programs nothing that stays.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from uproxy.handoff import iptables, ipvs, nftables
 from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.mechanism import Mechanism
 
-MECHANISMS = ("nftables", "ipvs", "iptables")
+_MODULES = {"nftables": nftables, "ipvs": ipvs, "iptables": iptables}
 """The best first."""
+_CLASSES: dict[str, Callable[[Conntrack], Mechanism]] = {
+    "nftables": nftables.NftablesHandoff,
+    "ipvs": ipvs.IpvsHandoff,
+    "iptables": iptables.IptablesHandoff,
+}
+MECHANISMS = tuple(_MODULES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +26,7 @@ class Possible:
 
     mechanism: Mechanism | None
     reason: str
-    matches_sets: bool = False
+    raw_sockets: bool = False
     """Whether it has iptables match ipsets, or use the kernel's old interface, which take CAP_NET_RAW."""
 
 
@@ -42,7 +49,8 @@ async def choose(wanted: str, *, keeps_address: bool, programs: bool, redirects:
     for name in MECHANISMS if wanted == "auto" else (wanted,):
         refusal = await _refusal(name, redirects)
         if refusal is None:
-            return Possible(_mechanism(name), f"{name} works here", matches_sets=name != "nftables")
+            made = _CLASSES[name](Conntrack())
+            return Possible(made, f"{name} works here", raw_sockets=name != "nftables")
         reasons.append(f"{name}: {refusal}")
     return Possible(None, "; ".join(reasons))
 
@@ -53,27 +61,12 @@ async def findings() -> list[str]:
 
 
 async def _refusal(name: str, redirects: bool) -> str | None:
-    match name:
-        case "nftables":
-            return await nftables.refusal_here()
-        case "iptables":
-            return await iptables.refusal_here()
-        case _:
-            return await ipvs.refusal_here() if redirects else "needs the capture redirect"
-
-
-def _mechanism(name: str) -> Mechanism:
-    match name:
-        case "nftables":
-            return nftables.NftablesHandoff(Conntrack())
-        case "iptables":
-            return iptables.IptablesHandoff(Conntrack())
-        case _:
-            return ipvs.IpvsHandoff()
+    if name == "ipvs" and not redirects:
+        return "needs the capture redirect"
+    return await _MODULES[name].refusal_here()
 
 
 async def remove(but: str = "") -> list[str]:
     """Remove what any run has left by mechanisms `but` one; returns what was there, in words. Raises
     CommandFailed."""
-    removals = {"nftables": nftables.remove, "ipvs": ipvs.remove, "iptables": iptables.remove}
-    return [words for name, removal in removals.items() if name != but for words in await removal()]
+    return [words for name, module in _MODULES.items() if name != but for words in await module.remove()]

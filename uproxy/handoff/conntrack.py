@@ -9,14 +9,14 @@ import asyncio
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from uproxy.kit.netlink import NETFILTER, Link, attribute, attributes
 from uproxy.model.frontend import Backend
-from uproxy.model.names import Family, IPAddress, Protocol
+from uproxy.model.names import Family, IPAddress, Protocol, Vip
 
 _GET = 1 << 8 | 1
 """IPCTNL_MSG_CT_GET of NFNL_SUBSYS_CTNETLINK."""
@@ -30,6 +30,7 @@ _LAST_OPEN = 5
 """TCP_CONNTRACK_CLOSE_WAIT: one side may still send. What follows is over."""
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _AF: dict[Family, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
+_ANYWHERE = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
 _PROTOCOLS = {socket.IPPROTO_TCP: Protocol.TCP, socket.IPPROTO_UDP: Protocol.UDP}
 
 
@@ -40,6 +41,12 @@ class Translated(NamedTuple):
     ip: IPAddress
     port: int
     backend: Backend
+
+    @property
+    def vips(self) -> tuple[Vip, Vip]:
+        """The two that it may be of: its address's, and a NodePort's."""
+        anywhere = _ANYWHERE[self.ip.version]
+        return Vip(self.ip, self.port, self.protocol), Vip(anywhere, self.port, self.protocol)
 
 
 class Remembered(NamedTuple):
@@ -69,6 +76,11 @@ class Conntrack:
         """Forget the UDP flows that `is_gone` says are: their next datagrams are led anew. They would
         go to an endpoint that is no more for as long as they keep coming (kubernetes/kubernetes#19029)."""
         await asyncio.to_thread(_forget, is_gone)
+
+    async def forget_untranslated(self, vips: Collection[Vip]) -> None:
+        """Forget the UDP flows to these that are not translated: conntrack remembers of each whether it is to
+        be, and those that the relay has had are not."""
+        await asyncio.to_thread(_forget_untranslated, vips)
 
 
 def _count() -> Mapping[Translated, int]:
@@ -109,10 +121,26 @@ def _forget(is_gone: Callable[[Translated], bool]) -> None:
         with closing(Link(NETFILTER)) as link:
             for family in _FAMILIES:
                 gone = [its for key, its in _dump(link, family) if _is_flow(family, key, is_gone)]
-                head, size = _FAMILY.pack(_AF[family], 0, 0), _tuple_size(family)
-                link.ask(_DELETE, [head + its[:size] for its in gone])  # some may be over by now
+                _delete(link, family, gone)
     except OSError:
         return
+
+
+def _forget_untranslated(vips: Collection[Vip]) -> None:
+    wanted = {(vip.protocol, vip.ip, vip.port) for vip in vips}
+    try:
+        with closing(Link(NETFILTER)) as link:
+            for family in {vip.family for vip in vips}:
+                flows = [its[_FAMILY.size :] for its in link.dump(_GET, _FAMILY.pack(_AF[family], 0, 0))]
+                _delete(link, family, [its for its in flows if _went_to(its, family) in wanted])
+    except OSError:
+        return
+
+
+def _delete(link: Link, family: Family, flows: Iterable[bytes]) -> None:
+    """Some may be over by now."""
+    size = _tuple_size(family)
+    link.ask(_DELETE, [_FAMILY.pack(_AF[family], 0, 0) + its[:size] for its in flows])
 
 
 def _is_flow(family: Family, key: bytes, is_gone: Callable[[Translated], bool]) -> bool:
@@ -155,6 +183,17 @@ def _key(its: bytes, family: Family, *, over: bool) -> bytes | None:
     went_to = its[ports - 4 - wide : ports - 4] + its[ports + 20 : ports + 22]
     answers_from = its[size + 12 : size + 12 + wide] + its[size + ports + 12 : size + ports + 14]
     return its[ports + 4 : ports + 5] + went_to + answers_from
+
+
+def _went_to(its: bytes, family: Family) -> tuple[Protocol, IPAddress, int] | None:
+    """Where a connection went, if it is one of TCP or UDP; translated or not."""
+    wide = 4 if family == 4 else 16
+    ports = 4 + 4 + 2 * (4 + wide) + 4
+    protocol = _PROTOCOLS.get(its[ports + 4])
+    if protocol is None:
+        return None
+    port = int.from_bytes(its[ports + 20 : ports + 22], "big")
+    return protocol, ip_address(its[ports - 4 - wide : ports - 4]), port
 
 
 def _translated(family: Family, key: bytes) -> Translated | None:

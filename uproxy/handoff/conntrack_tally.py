@@ -7,13 +7,9 @@ minutes (TCP) or 30 s without a datagram (UDP). Who looks more often than that m
 from collections.abc import Collection, Iterable, Mapping
 
 from uproxy.handoff.conntrack import Remembered
-from uproxy.handoff.mechanism import Counts
+from uproxy.handoff.mechanism import Counts, Key
 from uproxy.handoff.payload import counts as as_counts
 from uproxy.handoff.payload import payload
-from uproxy.model.frontend import Backend
-from uproxy.model.names import ServicePortName
-
-Key = tuple[ServicePortName, Backend]
 
 
 class Tally:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from uproxy.errors import CommandFailed
 from uproxy.handoff.conntrack import Conntrack, Translated
-from uproxy.handoff.conntrack_tally import Key, Tally
+from uproxy.handoff.conntrack_tally import Tally
 from uproxy.handoff.forwarding import not_forwarded
 from uproxy.handoff.iptables_rules import (
     PREFIX,
@@ -27,7 +27,7 @@ from uproxy.handoff.iptables_rules import (
     parse_accounting,
     render_begin,
 )
-from uproxy.handoff.mechanism import Counts
+from uproxy.handoff.mechanism import Counts, Key
 from uproxy.handoff.plan import KernelPort
 from uproxy.kit import netfilter
 from uproxy.kit.netfilter import PROGRAM, remove_chains, restore
@@ -37,7 +37,6 @@ from uproxy.model.names import Family, IPNetwork, Protocol, ServicePortName, Vip
 
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _ACCOUNTING = Path("/proc/sys/net/netfilter/nf_conntrack_acct")
-_ANY = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
 _Answered = tuple[Vip, Backend]
 
 
@@ -215,7 +214,7 @@ class IptablesHandoff:
 
 def _answered(flow: Translated) -> tuple[_Answered, _Answered]:
     """The two that a connection may be of: an address, or a NodePort."""
-    at, anywhere = (Vip(ip, flow.port, flow.protocol) for ip in (flow.ip, _ANY[flow.ip.version]))
+    at, anywhere = flow.vips
     return (at, flow.backend), (anywhere, flow.backend)
 
 

@@ -24,6 +24,7 @@ from typing import TypeVar
 
 from uproxy.errors import CommandFailed
 from uproxy.handoff import ipvs_rules
+from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.forwarding import not_forwarded
 from uproxy.handoff.ipvs_netlink import (
     Command,
@@ -33,7 +34,6 @@ from uproxy.handoff.ipvs_netlink import (
     Traffic,
     delete_dest,
     delete_server,
-    forget_flows,
     new_dest,
     new_server,
     node_addresses,
@@ -41,8 +41,8 @@ from uproxy.handoff.ipvs_netlink import (
     set_server,
 )
 from uproxy.handoff.ipvs_rules import Kind
-from uproxy.handoff.ipvs_tally import Key, Tally
-from uproxy.handoff.mechanism import Counts
+from uproxy.handoff.ipvs_tally import Tally
+from uproxy.handoff.mechanism import Counts, Key
 from uproxy.handoff.plan import KernelPort
 from uproxy.kit.commands import run
 from uproxy.model.frontend import Backend
@@ -109,7 +109,8 @@ class IpvsHandoff:
 
     name = "ipvs"
 
-    def __init__(self) -> None:
+    def __init__(self, conntrack: Conntrack) -> None:
+        self._conntrack = conntrack
         self._ipvs = Ipvs()
         self._servers: dict[Vip, _Programmed] = {}
         self._node_ports: dict[ServicePortName, KernelPort] = {}
@@ -172,7 +173,7 @@ class IpvsHandoff:
             await ipvs_rules.route("replace", {vip.ip for vip in change.enter} - self._addresses)
             flows = [vip for vip in change.enter if vip.protocol is Protocol.UDP]
             if flows:
-                await asyncio.to_thread(forget_flows, flows)
+                await self._conntrack.forget_untranslated(flows)
             await ipvs_rules.move(("add", Kind.LEADS, change.enter), ("del", Kind.ENDS, change.enter))
             await self._leave(change.leave)
         except CommandFailed:

@@ -1,9 +1,8 @@
 """IPVS over netlink: virtual servers and their destinations, as the kernel has them.
 
 Owns the messages of the generic netlink family IPVS (linux/ip_vs.h), the mark by which virtual servers are
-known as ours, and two questions beside: which addresses this node has (rtnetlink), and the forgetting of UDP
-flows (ctnetlink). Refuses to decide anything. Everything here blocks, for some tens of microseconds a
-question; the caller has it done in a thread.
+known as ours, and a question beside: which addresses this node has (rtnetlink). Refuses to decide anything.
+Everything here blocks, for some tens of microseconds a question; the caller has it done in a thread.
 
 Written by hand, as `conntrack.py` is: counters of ten thousand destinations are read every second, which
 takes a general library (pyroute2: some 0.1 ms a message, seen with conntrack) as long as that second.
@@ -15,12 +14,12 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from uproxy.kit.netlink import GENERIC, NESTED, NETFILTER, ROUTE, Link, Refused, attribute, attributes
+from uproxy.kit.netlink import GENERIC, ROUTE, Link, Refused, attribute, attributes
 from uproxy.model.frontend import Backend
 from uproxy.model.names import IPAddress, Protocol, Vip
 
@@ -40,7 +39,6 @@ _NUMBER = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
 _PROTOCOL = {number: protocol for protocol, number in _NUMBER.items()}
 
 _GET_ADDRESS, _LOOPBACK_INDEX = 22, 1
-_GET_FLOW, _DELETE_FLOW = 1 << 8 | 1, 1 << 8 | 2
 
 
 class Command(NamedTuple):
@@ -240,36 +238,6 @@ def _is_for_vips(index: int) -> bool:
         return index != _LOOPBACK_INDEX and socket.if_indextoname(index) == "kube-ipvs0"
     except OSError:
         return False
-
-
-def forget_flows(vips: Iterable[Vip]) -> None:
-    """Have conntrack forget the UDP flows to these: it remembers of each whether its addresses are to be
-    translated, and those that the relay has had are not. Does nothing where there is no ctnetlink."""
-    try:
-        link = Link(NETFILTER)
-    except OSError:
-        return
-    try:
-        for vip in vips:
-            head = struct.pack("=BBH", _AF[vip.family], 0, 0)
-            link.ask(_DELETE_FLOW, [head + its for its in _flows_to(link, head, vip)])
-    except OSError:
-        return
-    finally:
-        link.close()
-
-
-def _flows_to(link: Link, head: bytes, vip: Vip) -> list[bytes]:
-    """The attribute CTA_TUPLE_ORIG of each."""
-    found = []
-    for body in link.dump(_GET_FLOW, head):
-        original = next((value for kind, value in attributes(body[4:]) if kind == 1), b"")
-        its = dict(attributes(original))
-        addresses, ports = dict(attributes(its.get(1, b""))), dict(attributes(its.get(2, b"")))
-        went_to = addresses.get(2 if vip.family == 4 else 4), ports.get(1), ports.get(3)
-        if went_to == (vip.ip.packed, bytes((_NUMBER[vip.protocol],)), vip.port.to_bytes(2, "big")):
-            found.append(attribute(1 | NESTED, original))
-    return found
 
 
 def _u16(kind: int, value: int) -> bytes:

@@ -12,13 +12,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 
 from uproxy.handoff.ipvs_netlink import Traffic
-from uproxy.handoff.mechanism import Counts
+from uproxy.handoff.mechanism import Counts, Key
 from uproxy.handoff.payload import counts as as_counts
 from uproxy.handoff.payload import payload
 from uproxy.model.frontend import Backend
 from uproxy.model.names import ServicePortName, Vip
-
-Key = tuple[ServicePortName, Backend]
 
 _NOTHING = Counts(0, 0, 0)
 

@@ -10,6 +10,9 @@ from uproxy.handoff.plan import KernelPort
 from uproxy.model.frontend import Backend
 from uproxy.model.names import IPNetwork, ServicePortName, Vip
 
+Key = tuple[ServicePortName, Backend]
+"""Whose counts."""
+
 
 class Counts(NamedTuple):
     """What one endpoint of a Service port got in the kernel. Never falls, until `tend` says so."""
@@ -47,12 +50,12 @@ class Mechanism(Protocol):
         where a port still drains. Ports that are unknown here are passed over."""
         ...
 
-    async def tend(self) -> Collection[tuple[ServicePortName, Backend]]:
+    async def tend(self) -> Collection[Key]:
         """Remove what has drained; returns whose counts begin at nothing when they come back. Called every
         second or so, after `counts`."""
         ...
 
-    async def counts(self) -> Mapping[tuple[ServicePortName, Backend], Counts]:
+    async def counts(self) -> Mapping[Key, Counts]:
         """Of ports that were put, and of those that still drain."""
         ...
 

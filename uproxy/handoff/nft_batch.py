@@ -6,7 +6,6 @@ chain's rule with its endpoints in turn, the elements that count. Refuses to kno
 """
 
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_address
 from itertools import chain as chained
 from typing import NamedTuple
 
@@ -21,7 +20,6 @@ COUNTED = ("new", "to", "from")
 """Sets that count: first packets, and packets with bytes in each direction."""
 _CLIENTS_MAX = 65536
 """Of one endpoint under session affinity."""
-_ANY = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
 
 
 class Leg(NamedTuple):
@@ -189,7 +187,7 @@ def counter(vip: Vip, backend: Backend) -> Counter:
 
 def counters(flow: Translated) -> tuple[Counter, Counter]:
     """The two that may count a connection: by its address, or as a NodePort's."""
-    at, anywhere = (Vip(ip, flow.port, flow.protocol) for ip in (flow.ip, _ANY[flow.ip.version]))
+    at, anywhere = flow.vips
     return counter(at, flow.backend), counter(anywhere, flow.backend)
 
 

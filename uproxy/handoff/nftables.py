@@ -20,7 +20,7 @@ from itertools import product
 from uproxy.errors import CommandFailed
 from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.forwarding import not_forwarded
-from uproxy.handoff.mechanism import Counts
+from uproxy.handoff.mechanism import Counts, Key
 from uproxy.handoff.nft_batch import COUNTED, Batch, Counter, Dispatch, Leg, LegKey, dispatch, legs
 from uproxy.handoff.nft_batch import counter as counter_of
 from uproxy.handoff.nft_batch import counters as counters_of
@@ -237,7 +237,7 @@ class NftablesHandoff:
         if gone:
             await self._conntrack.forget(lambda flow: any(counter in gone for counter in counters_of(flow)))
 
-    async def tend(self) -> Collection[tuple[ServicePortName, Backend]]:
+    async def tend(self) -> Collection[Key]:
         """Count no longer for endpoints that nobody is led to, once their last connection has ended."""
         unused = {name: its.unused() for name, its in self._ports.items() if its.taken_back or its.unused()}
         if not unused:
@@ -256,7 +256,7 @@ class NftablesHandoff:
                 del self._ports[name]
         return [(name, backend) for name, backends in unused.items() for backend in backends]
 
-    async def counts(self) -> Mapping[tuple[ServicePortName, Backend], Counts]:
+    async def counts(self) -> Mapping[Key, Counts]:
         """Read all sets that have an element."""
         owners = {
             counter: (name, backend)
@@ -265,9 +265,7 @@ class NftablesHandoff:
         }
         return await asyncio.to_thread(self._counts, owners)
 
-    def _counts(
-        self, owners: Mapping[Counter, tuple[ServicePortName, Backend]]
-    ) -> Mapping[tuple[ServicePortName, Backend], Counts]:
+    def _counts(self, owners: Mapping[Counter, Key]) -> Mapping[Key, Counts]:
         found = {key: [0, 0, 0] for key in owners.values()}
         for suffix, size in {(counter.suffix, len(counter.key)) for counter in owners}:
             protocol, family = Protocol(suffix[:3].upper()), int(suffix[3])

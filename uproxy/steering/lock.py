@@ -12,6 +12,7 @@ import struct
 
 from uproxy.errors import UproxyError
 
+HELD = "another uproxy programs this machine's network: stop it first"
 _NAME = "\0uproxy/steering"
 _BACKLOG = 8
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -30,7 +31,7 @@ class SteeringLock:
             self._socket.listen(_BACKLOG)
         except OSError as error:
             self._socket.close()
-            raise UproxyError("another uproxy programs this machine's network: stop it first") from error
+            raise UproxyError(HELD) from error
 
     def fileno(self) -> int:
         """Readable when somebody has come."""

@@ -9,6 +9,7 @@ import pytest
 
 from tests.kernel.inside.stage import ANY, EXTERNAL, NODE_PORT, TCP, VIPS, Stage, run
 from tests.netns.e2e.servers import TCP_PORT
+from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.ipvs import IpvsHandoff
 from uproxy.kit.lab import Lab, _set_namespace
 from uproxy.model.names import Vip
@@ -45,7 +46,7 @@ async def stage(lab: Lab) -> AsyncIterator[Stage]:
 
 @pytest.fixture
 async def handoff(stage: Stage) -> AsyncIterator[IpvsHandoff]:
-    made = IpvsHandoff()
+    made = IpvsHandoff(Conntrack())
     await made.begin(())
     yield made
     await made.close()

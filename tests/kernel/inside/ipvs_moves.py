@@ -20,6 +20,7 @@ from tests.netns.e2e.servers import TCP_PORT, UDP_PORT
 from tests.proxy_process import connected, eventually
 from uproxy.errors import CommandFailed
 from uproxy.handoff import ipvs
+from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.ipvs import IpvsHandoff
 from uproxy.handoff.ipvs_netlink import OURS
 from uproxy.handoff.plan import KernelPort
@@ -36,7 +37,7 @@ from uproxy.handoff.plan import KernelVip
 async def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 async def main():
-    handoff = IpvsHandoff()
+    handoff = IpvsHandoff(Conntrack())
     await handoff.begin(())
     if "{step}":
         ipvs_rules.{step or "step"} = die
@@ -58,7 +59,7 @@ async def test_after_a_kill_connections_go_on_and_new_ones_are_the_relays(stage:
     assert await who(stage.client, VIPS[0]) == "pod1"
     async with connected(stage.client, (VIPS[0], 80)) as (reader, writer):
         await name_from(reader)
-        handoff = IpvsHandoff()
+        handoff = IpvsHandoff(Conntrack())
         await handoff.begin(())
         assert await echoes(reader, writer)
         assert await who(stage.client, VIPS[0]) == "relay"
@@ -144,7 +145,7 @@ async def test_a_kill_in_the_middle_of_a_move_is_repaired(stage: Stage, step: st
     await killed_after(stage, step)
     assert "10.96.0.1:80" in run("ipvsadm -S -n")
     assert await who(stage.client, VIPS[0]) == "relay"
-    handoff = IpvsHandoff()
+    handoff = IpvsHandoff(Conntrack())
     await handoff.begin(())
     assert run("ipvsadm -S -n") == ""
     assert await who(stage.client, VIPS[0]) == "relay"

@@ -4,6 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.ipvs import IpvsHandoff, Shape, changes
 from uproxy.handoff.ipvs_netlink import Server
 from uproxy.handoff.ipvs_rules import (
@@ -106,7 +107,7 @@ def test_port_reuse_is_left_as_it_is_where_it_costs_nothing(kernel: str, value: 
 
 
 def test_who_is_refused() -> None:
-    name, handoff = ServicePortName("default", "web", "", Protocol.TCP), IpvsHandoff()
+    name, handoff = ServicePortName("default", "web", "", Protocol.TCP), IpvsHandoff(Conntrack())
     assert handoff.refusal(KernelPort(name, (KernelVip(VIP, (ONE,), (ONE,)),), 60, "mh")) is None
     assert handoff.refusal(KernelPort(name, (KernelVip(VIP, (ONE,), (TWO,)),))) is not None
     assert handoff.refusal(KernelPort(name, (KernelVip(VIP, (ONE,), (ONE,)),), scheduler="nq")) is not None
