@@ -23,6 +23,16 @@ def path(tmp_path):
     return tmp_path / "kubeconfig"
 
 
+async def trusts_nobody(server, path):
+    """Have a follower refuse the server's certificate, and ask for nothing."""
+    follower = Follower(Access(str(path)))
+    follower.start()
+    await follower.until(lambda: follower.status("services").failures >= 2)
+    await follower.stop()
+    assert "the server's certificate is not accepted" in follower.status("services").last_error
+    assert not server.requests
+
+
 async def reaches(server, access) -> Follower:
     """A follower that had to get through with `access`, and has."""
     server.storage.put(objects.service("a"))
@@ -211,12 +221,7 @@ class TestCertificates:
         config = json.loads(server.kubeconfig(path, {"token": "first-token"}).read_text())
         del config["clusters"][0]["cluster"]["certificate-authority"]
         path.write_text(json.dumps(config))
-        follower = Follower(Access(str(path)))
-        follower.start()
-        await follower.until(lambda: follower.status("services").failures >= 2)
-        await follower.stop()
-        assert "the server's certificate is not accepted" in follower.status("services").last_error
-        assert not server.requests
+        await trusts_nobody(server, path)
 
     async def test_verification_can_be_switched_off(self, server, path):
         config = json.loads(server.kubeconfig(path, {"token": "first-token"}).read_text())
@@ -232,12 +237,7 @@ class TestCertificates:
         assert cluster["tls-server-name"] == "localhost"
         cluster["tls-server-name"] = "somebody-else"
         path.write_text(json.dumps(config))
-        follower = Follower(Access(str(path)))
-        follower.start()
-        await follower.until(lambda: follower.status("services").failures >= 2)
-        await follower.stop()
-        assert "the server's certificate is not accepted" in follower.status("services").last_error
-        assert not server.requests
+        await trusts_nobody(server, path)
 
     async def test_paths_are_relative_to_the_kubeconfig(self, server, tmp_path, monkeypatch):
         folder, elsewhere = tmp_path / "etc", tmp_path / "elsewhere"

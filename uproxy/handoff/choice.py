@@ -3,21 +3,30 @@
 Owns the order of preference and the reasons. Programs nothing that stays.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from uproxy.handoff import iptables, ipvs, nftables
 from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.mechanism import Mechanism
 
-_MODULES = {"nftables": nftables, "ipvs": ipvs, "iptables": iptables}
-"""The best first."""
-_CLASSES: dict[str, Callable[[Conntrack], Mechanism]] = {
-    "nftables": nftables.NftablesHandoff,
-    "ipvs": ipvs.IpvsHandoff,
-    "iptables": iptables.IptablesHandoff,
+
+class _Known(NamedTuple):
+    """A mechanism, without one being made."""
+
+    make: Callable[[Conntrack], Mechanism]
+    refusal_here: Callable[[], Awaitable[str | None]]
+    remove: Callable[[], Awaitable[list[str]]]
+
+
+_KNOWN = {
+    "nftables": _Known(nftables.NftablesHandoff, nftables.refusal_here, nftables.remove),
+    "ipvs": _Known(ipvs.IpvsHandoff, ipvs.refusal_here, ipvs.remove),
+    "iptables": _Known(iptables.IptablesHandoff, iptables.refusal_here, iptables.remove),
 }
-MECHANISMS = tuple(_MODULES)
+"""The best first."""
+MECHANISMS = tuple(_KNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,7 @@ async def choose(wanted: str, *, keeps_address: bool, programs: bool, redirects:
     for name in MECHANISMS if wanted == "auto" else (wanted,):
         refusal = await _refusal(name, redirects)
         if refusal is None:
-            made = _CLASSES[name](Conntrack())
+            made = _KNOWN[name].make(Conntrack())
             return Possible(made, f"{name} works here", raw_sockets=name != "nftables")
         reasons.append(f"{name}: {refusal}")
     return Possible(None, "; ".join(reasons))
@@ -63,10 +72,10 @@ async def findings() -> list[str]:
 async def _refusal(name: str, redirects: bool) -> str | None:
     if name == "ipvs" and not redirects:
         return "needs the capture redirect"
-    return await _MODULES[name].refusal_here()
+    return await _KNOWN[name].refusal_here()
 
 
 async def remove(but: str = "") -> list[str]:
     """Remove what any run has left by mechanisms `but` one; returns what was there, in words. Raises
     CommandFailed."""
-    return [words for name, module in _MODULES.items() if name != but for words in await module.remove()]
+    return [words for name, known in _KNOWN.items() if name != but for words in await known.remove()]

@@ -19,18 +19,7 @@ from typing import NamedTuple
 
 from uproxy.errors import CommandFailed
 from uproxy.handoff.nft_messages import GET_ELEMENT, Message, of_set
-from uproxy.kit.netlink import (
-    ACK,
-    DONE,
-    DUMP,
-    ERROR,
-    NETFILTER,
-    REQUEST,
-    attributes,
-    errno_of,
-    message,
-    messages,
-)
+from uproxy.kit.netlink import ACK, ERROR, NETFILTER, REQUEST, Link, attributes, errno_of, message, messages
 
 _NF_TABLES, _INET, _LIST = 10, 1, 3
 _BEGIN, _END = 16, 17
@@ -56,15 +45,14 @@ class NftNetlink:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._sequence = 0
+        self._link: Link | None = None
 
     def close(self) -> None:
         """It opens again by itself."""
         with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
+            if self._link is not None:
+                self._link.close()
+                self._link = None
 
     def commit(self, messages: Sequence[Message]) -> None:
         """One transaction. Raises CommandFailed, and then nothing has changed."""
@@ -81,33 +69,30 @@ class NftNetlink:
         this set they leave alone. Raises CommandFailed."""
         with self._lock:
             try:
-                return list(self._counters(self._open(), name, _element(key_size)))
+                return list(_counters(self._open(), name, _element(key_size)))
             except OSError as error:
                 raise CommandFailed(f"nf_tables: counters of {name}: {error.strerror}") from error
 
-    def _open(self) -> socket.socket:
-        if self._socket is None:
-            link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER)
-            link.bind((0, 0))
+    def _open(self) -> Link:
+        if self._link is None:
+            self._link = Link(NETFILTER)
             # Without this every refusal has the whole message with it.
-            link.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
-            self._socket = link
-        return self._socket
+            self._link.socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+        return self._link
 
-    def _commit(self, link: socket.socket, messages: Sequence[Message]) -> None:
-        first = self._sequence + 1
-        self._sequence += len(messages) + 2
+    def _commit(self, link: Link, messages: Sequence[Message]) -> None:
+        first = link.take_sequences(len(messages) + 2)
         parts = [_edge(_BEGIN, first)]
         last = len(messages)
         for index, its in enumerate(messages, 1):
             # The answer to the last one says that all are in effect.
             flags = its.flags | (ACK if index == last else 0)
             parts.append(_framed(its.kind, flags, first + index, its.body))
-        parts.append(_edge(_END, self._sequence))
+        parts.append(_edge(_END, first + last + 1))
         data = b"".join(parts)
-        _make_room(link, len(data) + _SEND_MORE)
-        link.send(data)
-        refusals = self._answers(link, first)
+        _make_room(link.socket, len(data) + _SEND_MORE)
+        link.socket.send(data)
+        refusals = _answers(link.socket, first, first + last + 1)
         for index, number in sorted(refusals.items()):
             if number:
                 words = messages[index - 1].words if 0 < index <= last else "transaction"
@@ -115,40 +100,33 @@ class NftNetlink:
         if last not in refusals:
             raise CommandFailed("nf_tables: no answer to a transaction")
 
-    def _answers(self, link: socket.socket, first: int) -> dict[int, int]:
-        """By message, what the kernel said: 0 or an errno. It has answered when sending returns."""
-        found: dict[int, int] = {}
-        while True:
-            try:
-                data = link.recv(_RECEIVE, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return found
-            except OSError as error:
-                # More refusals than the socket holds. The first ones are told first.
-                if error.errno != errno.ENOBUFS:
-                    raise
-                found.setdefault(0, errno.ENOBUFS)
-                continue
-            for kind, sequence, body in messages(data):
-                # What is left of a question that failed before has another number.
-                if kind == ERROR and first <= sequence <= self._sequence:
-                    number = errno_of(body)
-                    found[sequence - first] = found.get(sequence - first) or number
 
-    def _counters(self, link: socket.socket, name: str, layout: struct.Struct) -> Iterator[Counted]:
-        self._sequence += 1
-        link.send(_framed(GET_ELEMENT, DUMP, self._sequence, of_set(name)))
-        while True:
-            for kind, sequence, body in messages(link.recv(_RECEIVE)):
-                if sequence != self._sequence:
-                    continue
-                if kind in (ERROR, DONE):
-                    number = errno_of(body)
-                    if number:
-                        raise OSError(number, os.strerror(number))
-                    return
-                for key, size, packets in layout.iter_unpack(_elements(body[_ABOUT.size :], layout.size)):
-                    yield Counted(key, packets, size)
+def _answers(link: socket.socket, first: int, end: int) -> dict[int, int]:
+    """By message, what the kernel said: 0 or an errno. It has answered when sending returns."""
+    found: dict[int, int] = {}
+    while True:
+        try:
+            data = link.recv(_RECEIVE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return found
+        except OSError as error:
+            # More refusals than the socket holds. The first ones are told first.
+            if error.errno != errno.ENOBUFS:
+                raise
+            found.setdefault(0, errno.ENOBUFS)
+            continue
+        for kind, sequence, body in messages(data):
+            # What is left of a question that failed before has another number.
+            if kind == ERROR and first <= sequence <= end:
+                number = errno_of(body)
+                found[sequence - first] = found.get(sequence - first) or number
+
+
+def _counters(link: Link, name: str, layout: struct.Struct) -> Iterator[Counted]:
+    question = _ABOUT.pack(_INET, 0, 0) + of_set(name)
+    for body in link.dump(_NF_TABLES << 8 | GET_ELEMENT, question):
+        for key, size, packets in layout.iter_unpack(_elements(body[_ABOUT.size :], layout.size)):
+            yield Counted(key, packets, size)
 
 
 def _make_room(link: socket.socket, size: int) -> None:

@@ -74,13 +74,20 @@ class Link:
 
     def __init__(self, family: int) -> None:
         """Raises OSError when the kernel does not have the family."""
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
-        self._socket.bind((0, 0))
+        self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
+        """For who has something else to send than questions; with numbers from `take_sequences`."""
+        self.socket.bind((0, 0))
         self._sequence = 0
 
     def close(self) -> None:
         """Ask no more."""
-        self._socket.close()
+        self.socket.close()
+
+    def take_sequences(self, count: int) -> int:
+        """The first of so many numbers for messages, none of which is used again."""
+        first = self._sequence + 1
+        self._sequence += count
+        return first
 
     def ask(self, kind: int, bodies: Sequence[bytes]) -> dict[int, int]:
         """Have all done, in this order; returns the errno of each that failed, by its index."""
@@ -91,15 +98,14 @@ class Link:
         return failed
 
     def _ask(self, kind: int, bodies: Sequence[bytes]) -> dict[int, int]:
-        first = self._sequence + 1
-        self._sequence += len(bodies)
-        self._socket.send(
+        first = self.take_sequences(len(bodies))
+        self.socket.send(
             b"".join(message(kind, REQUEST | ACK, first + index, body) for index, body in enumerate(bodies))
         )
         failed, left = {}, len(bodies)
         while left:
-            for answer, sequence, body in messages(self._socket.recv(_RECEIVE)):
-                if answer == ERROR and first <= sequence <= self._sequence:
+            for answer, sequence, body in messages(self.socket.recv(_RECEIVE)):
+                if answer == ERROR and first <= sequence < first + len(bodies):
                     left -= 1
                     if number := errno_of(body):
                         failed[sequence - first] = number
@@ -111,11 +117,11 @@ class Link:
 
     def answers(self, kind: int, body: bytes, flags: int = ACK) -> Iterator[bytes]:
         """The bodies of what comes up to the end of the answer. Raises Refused, if need be at the end."""
-        self._sequence += 1
-        self._socket.send(message(kind, REQUEST | flags, self._sequence, body))
+        asked = self.take_sequences(1)
+        self.socket.send(message(kind, REQUEST | flags, asked, body))
         while True:
-            for answer, sequence, its in messages(self._socket.recv(_RECEIVE)):
-                if sequence != self._sequence:
+            for answer, sequence, its in messages(self.socket.recv(_RECEIVE)):
+                if sequence != asked:
                     continue  # of a question that nobody listened to up to the end
                 if answer in (ERROR, DONE):
                     if number := errno_of(its):

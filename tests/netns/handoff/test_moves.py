@@ -254,15 +254,21 @@ async def test_flows_of_an_endpoint_that_goes_move_at_once(stage: Stage, mechani
                 await eventually(has_moved, f"away from {before}")
 
 
+@asynccontextmanager
+async def in_kernel(
+    stage: Stage, mechanism: str
+) -> AsyncIterator[tuple[ProxyProcess, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A proxy that has handed its Service over, and a connection there."""
+    async with stage.proxy(handed(web(stage.pods), "always"), *by(mechanism)) as proxy:
+        await until_path(proxy, mechanism)
+        async with connected(stage.client, WEB[0]) as (reader, writer):
+            await name_from(reader)
+            yield proxy, reader, writer
+
+
 @by_each
 async def test_killed_in_the_kernel_and_started_again(stage: Stage, mechanism: str, before: str) -> None:
-    async with AsyncExitStack() as stack:
-        proxy = await stack.enter_async_context(
-            stage.proxy(handed(web(stage.pods), "always"), *by(mechanism))
-        )
-        await until_path(proxy, mechanism)
-        reader, writer = await stack.enter_async_context(connected(stage.client, WEB[0]))
-        await name_from(reader)
+    async with in_kernel(stage, mechanism) as (proxy, reader, writer):
         proxy.kill9()
         assert await echoes(reader, writer)
         assert await ask(stage.client, WEB[0])  # what the kernel carries goes on without the proxy
@@ -279,20 +285,17 @@ async def test_killed_in_the_kernel_and_started_again(stage: Stage, mechanism: s
 async def test_killed_in_the_kernel_and_started_without_handoff(
     stage: Stage, mechanism: str, before: str
 ) -> None:
-    async with stage.proxy(handed(web(stage.pods), "always"), *by(mechanism)) as proxy:
-        await until_path(proxy, mechanism)
-        async with connected(stage.client, WEB[0]) as (reader, writer):
-            await name_from(reader)
-            proxy.kill9()
-            async with stage.proxy(web(stage.pods[:1])) as again:
-                assert set(await ask_often(stage.client, WEB[0], 12)) == {"pod1"}
-                # Else these were the only chains of nat, without which nothing is translated.
-                if stage.way.redirects:
-                    assert await echoes(reader, writer)
-                assert "removed what an earlier run had handed over: " in again.log
-                assert LEFT[mechanism] in again.log
-                again.terminate()
-                assert await again.status() == 0
+    async with in_kernel(stage, mechanism) as (proxy, reader, writer):
+        proxy.kill9()
+        async with stage.proxy(web(stage.pods[:1])) as again:
+            assert set(await ask_often(stage.client, WEB[0], 12)) == {"pod1"}
+            # Else these were the only chains of nat, without which nothing is translated.
+            if stage.way.redirects:
+                assert await echoes(reader, writer)
+            assert "removed what an earlier run had handed over: " in again.log
+            assert LEFT[mechanism] in again.log
+            again.terminate()
+            assert await again.status() == 0
         assert stage.kernel_state() == before
 
 
@@ -339,15 +342,12 @@ async def test_cleanup_removes_what_a_killed_one_left(stage: Stage, mechanism: s
 async def test_sigterm_lets_connections_in_the_kernel_finish(
     stage: Stage, mechanism: str, before: str
 ) -> None:
-    async with stage.proxy(handed(web(stage.pods), "always"), *by(mechanism)) as proxy:
-        await until_path(proxy, mechanism)
-        async with connected(stage.client, WEB[0]) as (reader, writer):
-            await name_from(reader)
-            proxy.terminate()
-            await eventually(lambda: is_refused(stage.client, WEB[0]), "refusals")
-            assert await echoes(reader, writer)
-            writer.write_eof()
-            assert await rest_of(reader) == b""
+    async with in_kernel(stage, mechanism) as (proxy, reader, writer):
+        proxy.terminate()
+        await eventually(lambda: is_refused(stage.client, WEB[0]), "refusals")
+        assert await echoes(reader, writer)
+        writer.write_eof()
+        assert await rest_of(reader) == b""
         assert await proxy.status() == 0
     assert stage.kernel_state() == before
 
