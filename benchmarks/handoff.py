@@ -13,26 +13,21 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from ipaddress import IPv4Address, ip_network
 from socket import SHUT_RDWR
 from statistics import median, quantiles
 from threading import Thread
 from time import perf_counter
 
-from uproxy.handoff.conntrack import Conntrack
-from uproxy.handoff.iptables import IptablesHandoff
+from uproxy.handoff.choice import MECHANISMS, made
 from uproxy.handoff.mechanism import Mechanism
-from uproxy.handoff.nftables import NftablesHandoff
 from uproxy.handoff.plan import KernelPort, KernelVip
 from uproxy.handoff.target import AT_ONCE
 from uproxy.kit.lab import Lab, reason_unavailable
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Protocol, ServicePortName, Vip
 
-MECHANISMS: dict[str, Callable[[], Mechanism]] = {
-    "nftables": lambda: NftablesHandoff(Conntrack()),
-    "iptables": lambda: IptablesHandoff(Conntrack()),
-}
 _VIPS, _EXTERNAL = IPv4Address("172.30.0.0"), IPv4Address("172.31.0.0")
 _PODS, _OTHERS = IPv4Address("10.128.0.0"), IPv4Address("10.0.0.0")
 
@@ -145,7 +140,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--mechanism", choices=sorted(MECHANISMS), default="nftables")
+    parser.add_argument("--mechanism", choices=MECHANISMS, default="nftables")
     parser.add_argument("--services", type=int, default=1000)
     parser.add_argument("--endpoints", type=int, default=10)
     parser.add_argument("--changes", type=int, default=100)
@@ -154,7 +149,7 @@ def main() -> int:
     if reason is not None:
         print(reason, file=sys.stderr)
         return 1
-    make = MECHANISMS[words.mechanism]
+    make = partial(made, words.mechanism)
     print(f"{words.mechanism}, {words.endpoints} endpoints each")
     with Lab() as lab:
         lab.node.inside(lambda: asyncio.run(measure(make, words.services, words.endpoints, words.changes)))

@@ -58,10 +58,14 @@ async def choose(wanted: str, *, keeps_address: bool, programs: bool, redirects:
     for name in MECHANISMS if wanted == "auto" else (wanted,):
         refusal = await _refusal(name, redirects)
         if refusal is None:
-            made = _KNOWN[name].make(Conntrack())
-            return Possible(made, f"{name} works here", raw_sockets=name != "nftables")
+            return Possible(made(name), f"{name} works here", raw_sockets=name != "nftables")
         reasons.append(f"{name}: {refusal}")
     return Possible(None, "; ".join(reasons))
+
+
+def made(name: str) -> Mechanism:
+    """One of MECHANISMS, whether it works here or not."""
+    return _KNOWN[name].make(Conntrack())
 
 
 async def findings() -> list[str]:
