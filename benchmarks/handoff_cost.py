@@ -17,7 +17,7 @@ from statistics import median
 
 from uproxy.bench.generator import generator, serving, wait_serving
 from uproxy.bench.load.plan import LoadPlan
-from uproxy.bench.manifests import Manifests
+from uproxy.bench.manifests import NODE_NAME, Manifests
 from uproxy.bench.peers import Forward
 from uproxy.bench.placement import place
 from uproxy.bench.programs import running
@@ -72,7 +72,7 @@ def handed_over(site: Site, folder: Path) -> Iterator[None]:
     """A proxy that has handed its one Service over."""
     Manifests(folder, in_kernel=True).write_service(0, Forward(site.vip(0), VIP_PORT, site.pods))
     argv = (sys.executable, "-m", "uproxy", "run", "-f", str(folder), "--capture", "redirect")
-    flags = ("--redirect-mechanism", "nft", "--handoff", "nftables")
+    flags = ("--redirect-mechanism", "nft", "--handoff", "nftables", "--hostname-override", NODE_NAME)
     with running("uproxy", site.node, *argv, *flags) as program:
         program.wait_until(lambda: "go by nftables" in program.log, "to hand over")
         yield

@@ -14,6 +14,8 @@ from uproxy.bench.sites import Pod
 
 KubernetesObject = Mapping[str, Any]
 
+NODE_NAME = "bench-node"
+"""Where all pods run: on the node that a path leads through."""
 _NAMESPACE = "bench"
 _TCP = ("TCP",)
 _BOTH = ("TCP", "UDP")
@@ -56,7 +58,9 @@ def endpoint_slice(
         },
         "addressType": "IPv4",
         "ports": _ports(port, protocols),
-        "endpoints": [{"addresses": [ip], "conditions": {"ready": True}} for ip in ips],
+        "endpoints": [
+            {"addresses": [ip], "conditions": {"ready": True}, "nodeName": NODE_NAME} for ip in ips
+        ],
     }
 
 

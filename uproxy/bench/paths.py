@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from uproxy.bench import peers
-from uproxy.bench.manifests import Manifests
+from uproxy.bench.manifests import NODE_NAME, Manifests
 from uproxy.bench.peers import Forward
 from uproxy.bench.programs import Program, http_get, running
 from uproxy.bench.sites import VIP_PORT, Pod, Site, accepts, find_program, free_port, program
@@ -147,7 +147,7 @@ def _uproxy(site: Site, others: int, *, flags: Sequence[str], in_kernel: bool = 
     metrics = free_port("127.0.0.1") if site.lab is None else 10249
     with TemporaryDirectory(prefix="uproxy-bench-") as folder:
         manifests = _manifests(Manifests(Path(folder), in_kernel=in_kernel), site, forwards, others)
-        argv = [sys.executable, "-m", "uproxy", "run", "-f", folder, *flags]
+        argv = [sys.executable, "-m", "uproxy", "run", "-f", folder, "--hostname-override", NODE_NAME, *flags]
         argv += ["--healthz-bind-address", f"127.0.0.1:{healthz}"]
         argv += ["--metrics-bind-address", f"127.0.0.1:{metrics}", "--drain-timeout", "0s"]
         with running("uproxy", site.node, *argv) as proxy:

@@ -14,7 +14,7 @@ from uproxy.handoff.conntrack import Translated
 from uproxy.handoff.nft_messages import Message
 from uproxy.handoff.plan import KernelPort
 from uproxy.model.frontend import Backend
-from uproxy.model.names import Vip
+from uproxy.model.names import IPAddress, Vip
 
 COUNTED = ("new", "to", "from")
 """Sets that count: first packets, and packets with bytes in each direction."""
@@ -80,6 +80,12 @@ class Batch:
         element = nft.element(counter.key)
         for what in COUNTED:
             _append(self._deleted, f"{what}_{counter.suffix}", element)
+
+    def here(self, come: Iterable[IPAddress], gone: Iterable[IPAddress]) -> None:
+        """Endpoints on this node."""
+        for ips, elements in ((come, self._added), (gone, self._deleted)):
+            for ip in ips:
+                _append(elements, f"here{ip.version}", nft.element(ip.packed * 2))
 
     def lead(self, before: Dispatch, now: Dispatch) -> None:
         """Addresses that lead elsewhere now. One that moves is never without a chain."""

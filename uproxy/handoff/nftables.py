@@ -20,6 +20,7 @@ from itertools import product
 from uproxy.errors import CommandFailed
 from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.forwarding import not_forwarded
+from uproxy.handoff.here import Here, Wanted
 from uproxy.handoff.mechanism import Counts, Key
 from uproxy.handoff.nft_batch import COUNTED, Batch, Counter, Dispatch, Leg, LegKey, dispatch, legs
 from uproxy.handoff.nft_batch import counter as counter_of
@@ -75,8 +76,11 @@ def _lookups(kind: str) -> str:
 # - `inside*` has only those addresses whose clients inside have other endpoints: at each new rule the kernel
 #   walks from every base chain to all that it leads to.
 # - `new_*` is looked up in chains of type nat, which see the first packet of each connection and no other.
-# - Masquerade, always: endpoints see the node's address, as they do with the relay, so that their answers
-#   come back here whatever the routes are. An endpoint on the node itself answers here anyway.
+# - Masquerade where answers would not come back here otherwise: from endpoints elsewhere; to clients behind a
+#   bridge, since that may be the endpoint's; to an endpoint that calls itself; and to the node, whose address
+#   may be the VIP. The answers of other endpoints on this node pass here, so they see who calls.
+# - `here` has an address twice, so that one set tells both who is on this node and who calls himself. Before
+#   Linux 5.7 `iif` is nothing in postrouting, and everything is masqueraded.
 # - Packets that `lo` brings back were counted when they left.
 _CHAINS = f"""\
 	chain take {{
@@ -99,7 +103,15 @@ _CHAINS = f"""\
 	chain leave_postrouting {{
 		type nat hook postrouting priority 99; policy accept;
 		ct status & dnat == 0 accept
-{_counting("new", "masquerade")}	}}
+{_counting("new", "goto leave")}	}}
+	chain leave {{
+		meta iifkind "bridge" masquerade
+		ip saddr . ip daddr @here4 masquerade
+		ip6 saddr . ip6 daddr @here6 masquerade
+		meta iif != 0 ip daddr . ip daddr @here4 accept
+		meta iif != 0 ip6 daddr . ip6 daddr @here6 accept
+		masquerade
+	}}
 	chain leave_input {{
 		type nat hook input priority 99; policy accept;
 		ct status & dnat == 0 accept
@@ -133,6 +145,7 @@ def render_table(inside: Sequence[IPNetwork]) -> str:
     for what, (protocol, family, node) in product(COUNTED, _KINDS):
         sets.append(f"\tset {what}_{protocol}{family}{node} {{ type {_key(family, node)}; counter; }}\n")
     for family in (4, 6):
+        sets.append(f"\tset here{family} {{ type {_ADDRESS[family]} . {_ADDRESS[family]}; }}\n")
         networks = ", ".join(str(network) for network in inside if network.version == family)
         filled = f" elements = {{ {networks} }};" if networks else ""
         sets.append(
@@ -167,6 +180,7 @@ class NftablesHandoff:
         self._link = NftNetlink()
         self._conntrack = conntrack
         self._ports: dict[ServicePortName, _Programmed] = {}
+        self._here = Here()
         self._next = 0
 
     def refusal(self, port: KernelPort) -> str | None:
@@ -176,7 +190,7 @@ class NftablesHandoff:
     async def begin(self, inside: Sequence[IPNetwork]) -> None:
         """Put an empty table in the place of any older one."""
         await self._nft.execute(render_table(inside))
-        self._ports.clear()
+        self._forget_all()
 
     async def put(self, ports: Sequence[KernelPort]) -> None:
         """One transaction for all of them."""
@@ -184,8 +198,13 @@ class NftablesHandoff:
         for port in ports:
             before = self._ports.get(port.name, _Programmed())
             after[port.name] = self._renew(batch, before, port)
-        await self._commit(batch)
+        await self._commit_moves(batch, {port.name: port.here for port in ports})
         self._ports.update(after)
+
+    async def _commit_moves(self, batch: Batch, here: Wanted) -> None:
+        batch.here(*self._here.difference(here))
+        await self._commit(batch)
+        self._here.settle(here)
 
     async def _commit(self, batch: Batch) -> None:
         # In a thread: somebody else's transaction may be long.
@@ -224,7 +243,7 @@ class NftablesHandoff:
                 batch.remove(chain, leg)
             after[name] = _Programmed(counters=before.counters, taken_back=True)
         if after:
-            await self._commit(batch)
+            await self._commit_moves(batch, dict.fromkeys(after, ()))
             self._ports.update(after)
 
     async def drop_flows(self, served: Mapping[ServicePortName, Collection[tuple[Vip, Backend]]]) -> None:
@@ -300,7 +319,11 @@ class NftablesHandoff:
         """Remove the table, of earlier runs too."""
         await remove()
         self._link.close()
+        self._forget_all()
+
+    def _forget_all(self) -> None:
         self._ports.clear()
+        self._here.clear()
 
 
 async def refusal_here() -> str | None:

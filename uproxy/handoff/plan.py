@@ -7,7 +7,7 @@ Refuses to know how a mechanism programs it, and whether the Service port is wor
 from dataclasses import dataclass
 
 from uproxy.model.frontend import Backend, DesiredServicePort, Frontend
-from uproxy.model.names import Protocol, ServicePortName, Vip
+from uproxy.model.names import IPAddress, Protocol, ServicePortName, Vip
 from uproxy.model.options import DEFAULT_OPTIONS, asked_for
 
 _RELAY_ONLY = (
@@ -42,6 +42,8 @@ class KernelPort:
     affinity_timeout_s: int | None = None
     scheduler: str = "rr"
     """IPVS only."""
+    here: frozenset[IPAddress] = frozenset()
+    """Of all endpoints of these VIPs, the addresses that run on this node."""
 
 
 def kernel_port(desired: DesiredServicePort) -> KernelPort | None:
@@ -51,7 +53,10 @@ def kernel_port(desired: DesiredServicePort) -> KernelPort | None:
         return None
     vips = tuple(found for frontend in desired.frontends if (found := _vip(desired, frontend)) is not None)
     scheduler = desired.options.ipvs_scheduler or "rr"
-    return KernelPort(desired.name, vips, desired.affinity_timeout_s, scheduler) if vips else None
+    if not vips:
+        return None
+    here = frozenset(one.ip for its in vips for one in {*its.backends, *its.inside} & desired.here)
+    return KernelPort(desired.name, vips, desired.affinity_timeout_s, scheduler, here)
 
 
 def holding(desired: DesiredServicePort) -> list[str]:

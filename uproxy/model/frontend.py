@@ -89,6 +89,8 @@ class DesiredServicePort:
     """What the Service asks of this proxy in particular."""
     gone: frozenset[Backend] = frozenset()
     """Endpoints that are listed still, but have ended: terminating, and serving no more."""
+    here: frozenset[Backend] = frozenset()
+    """Endpoints known to run on this node; empty where a node has no name."""
 
     def holds(self, frontend: Frontend) -> bool:
         """Whether clients of `frontend` are accepted though there is no endpoint, and wait for a first one.

@@ -46,6 +46,13 @@ def local(members: Members, here: Here) -> Usable:
     )
 
 
+def known_here(members: Members, here: Here) -> frozenset[Backend]:
+    """Those that are known to run on this node; none where it has no name."""
+    if here.node is None:
+        return frozenset()
+    return frozenset(backend for backend, its in members.items() if its.node == here.node)
+
+
 def _by_family(members: Members, choose: Callable[[Members], tuple[Backend, ...]]) -> Usable:
     listed = {backend.ip.version for backend in members}
     if len(listed) == 1:

@@ -36,7 +36,7 @@ from uproxy.state.addresses import (
 )
 from uproxy.state.labels import LabelIndex
 from uproxy.state.node_ports import EVERYWHERE, NodePortPlan, node_port_ips
-from uproxy.state.policy import Here, local, usable
+from uproxy.state.policy import Here, known_here, local, usable
 from uproxy.state.selection import (
     authoritative,
     endpoints_of,
@@ -295,6 +295,7 @@ class Store:
             local(members, here) if any(frontend.local for frontend in held) else {},
             service.options,
             frozenset(backend for backend, its in members.items() if its.terminating and not its.serving),
+            known_here(members, here),
         )
 
     def _claim(self, name: ServicePortName, wanted: list[Frontend]) -> tuple[list[Frontend], list[str]]:
