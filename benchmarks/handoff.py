@@ -75,7 +75,7 @@ async def measure(make: Callable[[], Mechanism], services: int, endpoints: int, 
             took += await timed_ms(mechanism.put(every[first : first + AT_ONCE]))
         print(f"  {services} Services, round {turn + 1}: {took / 1000:.2f} s")
     await changes(mechanism, count, endpoints, f"among {services}")
-    print(f"  counts: {await timed_ms(mechanism.counts()):.0f} ms")
+    print(f"  a look at all: {await timed_ms(mechanism.look()):.0f} ms")
     names = [port.name for port in every]
     print(f"  all taken back: {await timed_ms(mechanism.take(names)) / 1000:.2f} s")
     await mechanism.close()

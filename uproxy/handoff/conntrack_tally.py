@@ -4,50 +4,92 @@ Owns adding up: conntrack has counters of connections, and forgets those that ar
 minutes (TCP) or 30 s without a datagram (UDP). Who looks more often than that misses nobody.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
-from uproxy.handoff.conntrack import Remembered
 from uproxy.handoff.mechanism import Counts, Key
 from uproxy.handoff.payload import counts as as_counts
 from uproxy.handoff.payload import payload
 
+Counters = tuple[int, int, int, int]
+"""Of one connection: packets and bytes to the endpoint, and back. Zeros where the kernel does not count."""
+Flow = tuple[bytes, bytes, bool, Counters]
+"""One connection: what it has in common with those that are alike (protocol, where it went and who answers),
+what tells it from them, whether it is open, and what it has had."""
+_NOTHING: Counters = (0, 0, 0, 0)
 
-class Tally:
-    """Counts of each endpoint of each Service port."""
+
+class Traffic(NamedTuple):
+    """What connections have had."""
+
+    connections: int = 0
+    packets_to: int = 0
+    bytes_to: int = 0
+    packets_back: int = 0
+    bytes_back: int = 0
+
+
+class Alike(NamedTuple):
+    """Connections that are alike: how many are open now, and what has come since the last look."""
+
+    open: int
+    more: Traffic
+
+
+class Looks:
+    """What each connection had at the last look."""
 
     def __init__(self) -> None:
-        self._seen: dict[bytes, tuple[int, int]] = {}
-        self._totals: dict[Key, Counts] = {}
+        self._before: dict[bytes, dict[bytes, Counters]] = {}
+
+    def look(self, flows: Iterable[Flow]) -> dict[bytes, Alike]:
+        """What has come since then."""
+        now: dict[bytes, dict[bytes, Counters]] = {}
+        sums: dict[bytes, list[int]] = {}
+        for alike, identity, is_open, counters in flows:
+            if alike not in now:
+                now[alike], sums[alike] = {}, [0] * 6
+            seen, its = now[alike], sums[alike]
+            if identity in seen:
+                continue  # the kernel begins again where it was interrupted
+            seen[identity] = counters
+            was = self._before.get(alike, {}).get(identity)
+            its[0] += is_open
+            its[1] += was is None
+            if counters != was:
+                for index, (one, other) in enumerate(zip(counters, was or _NOTHING, strict=True), 2):
+                    its[index] += max(0, one - other)
+        self._before = now
+        return {alike: Alike(its[0], Traffic(*its[1:])) for alike, its in sums.items()}
+
+
+class Tally:
+    """Counts of each endpoint of each Service port, of all looks together."""
+
+    def __init__(self) -> None:
+        self._sums: dict[Key, Traffic] = {}
 
     def clear(self) -> None:
         """Begin anew."""
-        self._seen.clear()
-        self._totals.clear()
+        self._sums.clear()
 
-    def look(self, now: Iterable[tuple[Key | None, Remembered]]) -> Mapping[Key, Counts]:
-        """All counts, where `now` is what conntrack remembers, of whom."""
-        before, self._seen = self._seen, {}
-        for key, one in now:
-            its = one.its.ip.version, one.its.protocol
-            _, to, back = as_counts(
-                its[1],
-                1,
-                payload(*its, one.packets_to, one.bytes_to),
-                payload(*its, one.packets_back, one.bytes_back),
-            )
-            self._seen[one.identity] = to, back
-            if key is None:
-                continue
-            was_to, was_back = before.get(one.identity, (0, 0))
-            connections, all_to, all_back = self._totals.get(key, Counts(0, 0, 0))
-            self._totals[key] = Counts(
-                connections + (one.identity not in before),
-                all_to + max(0, to - was_to),
-                all_back + max(0, back - was_back),
-            )
-        return dict(self._totals)
+    def add(self, key: Key, more: Traffic) -> None:
+        """What one has had since the last look."""
+        before = self._sums.get(key, Traffic())
+        self._sums[key] = Traffic(*(one + other for one, other in zip(before, more, strict=True)))
+
+    def counts(self, key: Key) -> Counts:
+        """All that one has had."""
+        its, (name, backend) = self._sums.get(key, Traffic()), key
+        family, protocol = backend.ip.version, name.protocol
+        return as_counts(
+            protocol,
+            its.connections,
+            payload(family, protocol, its.packets_to, its.bytes_to),
+            payload(family, protocol, its.packets_back, its.bytes_back),
+        )
 
     def forget(self, keys: Collection[Key]) -> None:
         """Their counts would begin at nothing."""
         for key in keys:
-            self._totals.pop(key, None)
+            self._sums.pop(key, None)

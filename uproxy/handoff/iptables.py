@@ -1,21 +1,21 @@
 """Services carried by iptables: DNAT, for machines that have nothing better.
 
 Owns which chain an address has, and what is counted of whom. The rules are `iptables_rules.py`'s, the sums
-`conntrack_tally.py`'s. Refuses to touch anything but our own chains, and net.netfilter.nf_conntrack_acct
-while we are here: to count bytes by rules would take one for each endpoint, which every packet meets.
+`conntrack_tally.py`'s. Refuses to touch anything but our own chains, and the switch of `accounting.py`: to
+count bytes by rules would take one for each endpoint, which every packet meets.
 
 A change is one `iptables-restore --noflush` for each family. It takes as long as the table is big, and a
 first packet passes through all addresses that are handed over: docs/handoff.md has the measurements.
 """
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from pathlib import Path
 
 from uproxy.errors import CommandFailed
-from uproxy.handoff.conntrack import Conntrack, Translated
+from uproxy.handoff import accounting
+from uproxy.handoff.conntrack import Conntrack
+from uproxy.handoff.conntrack_messages import Translated
 from uproxy.handoff.conntrack_tally import Tally
 from uproxy.handoff.forwarding import not_forwarded
 from uproxy.handoff.iptables_rules import (
@@ -24,10 +24,9 @@ from uproxy.handoff.iptables_rules import (
     Change,
     Way,
     chain_name,
-    parse_accounting,
     render_begin,
 )
-from uproxy.handoff.mechanism import Counts, Key
+from uproxy.handoff.mechanism import Key, Seen, open_by_port
 from uproxy.handoff.plan import KernelPort
 from uproxy.kit import netfilter
 from uproxy.kit.netfilter import PROGRAM, remove_chains, restore
@@ -36,7 +35,6 @@ from uproxy.model.frontend import Backend
 from uproxy.model.names import Family, IPNetwork, Protocol, ServicePortName, Vip
 
 _FAMILIES: tuple[Family, ...] = (4, 6)
-_ACCOUNTING = Path("/proc/sys/net/netfilter/nf_conntrack_acct")
 _Answered = tuple[Vip, Backend]
 
 
@@ -65,6 +63,7 @@ class IptablesHandoff:
         self._ports: dict[ServicePortName, _Programmed] = {}
         self._problems: dict[Family, str] = {}
         self._tally = Tally()
+        self._open: dict[Key, int] = {}
         self._next = 0
 
     def refusal(self, port: KernelPort) -> str | None:
@@ -82,9 +81,9 @@ class IptablesHandoff:
         self._ports.clear()
         self._tally.clear()
         saved = await execute("iptables-save")
-        before = parse_accounting(saved)
+        before = accounting.before(saved)
         if before is None:
-            before = _accounting()
+            before = accounting.is_on()
         await restore(4, render_begin(saved, before))
         try:
             await restore(6, render_begin(await execute("ip6tables-save"), before))
@@ -93,8 +92,8 @@ class IptablesHandoff:
         else:
             if reason := not_forwarded(6):
                 self._problems[6] = reason
-        _account(True)
-        await self._look({})
+        accounting.switch_on()
+        await self._conntrack.look()  # what there is by now is not counted
 
     async def put(self, ports: Sequence[KernelPort]) -> None:
         """One change for each family. If it is refused, what may be left of it nothing leads to."""
@@ -155,55 +154,30 @@ class IptablesHandoff:
         unused = {name: its.unused() for name, its in self._ports.items() if not its.ways or its.unused()}
         if not unused:
             return ()
-        busy = await self._open()
         gone: list[Key] = []
         for name, backends in unused.items():
             its = self._ports[name]
-            backends -= {one[1] for one in its.answered if busy.get((name, *one))}
-            its.answered = {one for one in its.answered if one[1] not in backends}
-            gone += [(name, backend) for backend in backends]
+            idle = {one for one in backends if not self._open.get((name, one))}
+            its.answered = {one for one in its.answered if one[1] not in idle}
+            gone += [(name, backend) for backend in idle]
             if not its.ways and not its.answered:
                 del self._ports[name]
         self._tally.forget(gone)
         return gone
 
-    async def counts(self) -> Mapping[Key, Counts]:
+    async def look(self) -> Seen:
         """What conntrack remembers, and what it did before."""
         if not self._ports:
-            return {}
-        owners = self._owners()
-        found = await self._look(owners)
-        return {(name, its[1]): found.get((name, its[1]), Counts(0, 0, 0)) for its, name in owners.items()}
-
-    async def _look(self, owners: Mapping[_Answered, ServicePortName]) -> Mapping[Key, Counts]:
-        """Also at what nobody owns: it has been counted before, or was an earlier run's."""
-        keys = {its: (name, its[1]) for its, name in owners.items()}
-        return self._tally.look(
-            (next((keys[one] for one in _answered(its.its) if one in keys), None), its)
-            for its in await self._conntrack.remembered()
-        )
-
-    async def open_connections(self) -> Mapping[ServicePortName, int]:
-        """Connections that conntrack knows to lead to their endpoints."""
-        if not self._ports:
-            return {}
-        found = dict.fromkeys(self._ports, 0)
-        for (name, _, _), count in (await self._open()).items():
-            found[name] += count
-        return found
-
-    async def _open(self) -> Mapping[tuple[ServicePortName, Vip, Backend], int]:
-        owners = self._owners()
-        found: Counter[tuple[ServicePortName, Vip, Backend]] = Counter()
-        for flow, count in (await self._conntrack.open_connections()).items():
-            for one in _answered(flow):
-                if one in owners:
-                    found[owners[one], *one] += count
-                    break
-        return found
-
-    def _owners(self) -> dict[_Answered, ServicePortName]:
-        return {answered: name for name, its in self._ports.items() for answered in its.answered}
+            return Seen()
+        owners = {its: (name, its[1]) for name, port in self._ports.items() for its in port.answered}
+        self._open.clear()
+        for flow, its in (await self._conntrack.look()).items():
+            key = next((owners[one] for one in _answered(flow) if one in owners), None)
+            if key is not None:
+                self._tally.add(key, its.more)
+                self._open[key] = self._open.get(key, 0) + its.open
+        counts = {key: self._tally.counts(key) for key in owners.values()}
+        return Seen(counts, open_by_port(self._ports, self._open))
 
     async def close(self) -> None:
         """Remove everything, of earlier runs too."""
@@ -216,22 +190,6 @@ def _answered(flow: Translated) -> tuple[_Answered, _Answered]:
     """The two that a connection may be of: an address, or a NodePort."""
     at, anywhere = flow.vips
     return (at, flow.backend), (anywhere, flow.backend)
-
-
-def _accounting() -> bool:
-    try:
-        return _ACCOUNTING.read_text().strip() == "1"
-    except OSError:
-        return False
-
-
-def _account(wanted: bool) -> None:
-    """Where it cannot be written, connections count as ever, and bytes do not."""
-    try:
-        if _accounting() != wanted:
-            _ACCOUNTING.write_text(f"{wanted:d}")
-    except OSError:
-        return
 
 
 async def refusal_here() -> str | None:
@@ -249,8 +207,6 @@ async def remove() -> list[str]:
     removed: list[str] = []
     for family in _FAMILIES:
         saved = await peek(f"{PROGRAM[family]}-save")
-        if family == 4 and parse_accounting(saved) is False and _accounting():
-            _account(False)
-            removed.append("sysctl net.netfilter.nf_conntrack_acct")
+        removed += accounting.put_back(saved) if family == 4 else []
         removed += await remove_chains(family, saved, TABLES, PREFIX)
     return removed

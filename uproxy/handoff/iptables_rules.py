@@ -10,10 +10,10 @@ rest, and so on, which is exact round robin. Sources: iptables-extensions(8), xt
 kube-proxy's iptables/proxier.go for `recent`.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from uproxy.handoff import accounting
 from uproxy.kit.netfilter import PROXY_MARK, leftovers_gone, table
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Protocol, Vip
@@ -22,7 +22,6 @@ PREFIX = "UPROXY_H"
 _MAIN, _BACK = f"{PREFIX}ANDOFF", f"{PREFIX}ANDOFF_BACK"
 _MARKED = f"-m mark --mark {PROXY_MARK:#x}"
 _LOOPBACK = {4: "127.0.0.0/8", 6: "::1/128"}
-_BEFORE = re.compile(r'--comment "?accounting before: ([01])')
 
 # - In `mangle` capture's guard comes first, and lets marks pass: so these jumps are the last.
 # - Masquerade, always: endpoints see the node's address, as they do with the relay. The proxy's own dials are
@@ -99,7 +98,7 @@ def render_begin(saved: str, accounting_before: bool) -> str:
     `saved` is what `iptables-save` prints now; what `net.netfilter.nf_conntrack_acct` was is the comment of a
     rule: so it is there after `kill -9`, and goes with the network namespace that it is about.
     """
-    before = f'-m comment --comment "accounting before: {accounting_before:d}" -j MASQUERADE'
+    before = f"-m comment --{accounting.comment(accounting_before)} -j MASQUERADE"
     text = ""
     for name, jumps in _JUMPS.items():
         lines = [*leftovers_gone(saved, name, PREFIX), *(f":{chain} - [0:0]" for chain in _CHAINS[name])]
@@ -107,12 +106,6 @@ def render_begin(saved: str, accounting_before: bool) -> str:
         lines += [f"-A {_BACK} {before}"] if name == "nat" else []
         text += table(name, lines)
     return text
-
-
-def parse_accounting(saved: str) -> bool | None:
-    """Whether connections were accounted before the run that made these rules; None where there is none."""
-    found = _BEFORE.search(saved)
-    return found[1] == "1" if found else None
 
 
 def _match(vip: Vip) -> str:

@@ -17,7 +17,6 @@ Sources: ip_vs_ctl.c and ip_vs_core.c in Linux.
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -42,7 +41,7 @@ from uproxy.handoff.ipvs_netlink import (
 )
 from uproxy.handoff.ipvs_rules import Kind
 from uproxy.handoff.ipvs_tally import Tally
-from uproxy.handoff.mechanism import Counts, Key
+from uproxy.handoff.mechanism import Key, Seen
 from uproxy.handoff.plan import KernelPort
 from uproxy.kit.commands import run
 from uproxy.model.frontend import Backend
@@ -354,11 +353,16 @@ class IpvsHandoff:
 
     # ---- counts ----
 
-    async def counts(self) -> Mapping[Key, Counts]:
-        """Read each virtual server that has an owner. Raises CommandFailed when one of them is gone."""
-        return self._tally.tell(await self._call(self._counted))
+    async def look(self) -> Seen:
+        """Read each virtual server that has an owner. TCP is open from the handshake's end up to the first
+        FIN, UDP while the kernel remembers it. Raises CommandFailed when one of them is gone."""
+        found = await self._call(self._read)
+        opened: dict[ServicePortName, int] = {its.owner: 0 for its in self._servers.values() if its.owner}
+        for name, vip, _, one in found:
+            opened[name] += one.active + (one.inactive if vip.protocol is Protocol.UDP else 0)
+        return Seen(self._tally.tell((name, vip, end, one.traffic) for name, vip, end, one in found), opened)
 
-    def _counted(self) -> list[tuple[ServicePortName, Vip, Backend, Traffic]]:
+    def _read(self) -> list[tuple[ServicePortName, Vip, Backend, Destination]]:
         """Blocks."""
         found = []
         for vip, its in self._servers.items():
@@ -367,20 +371,8 @@ class IpvsHandoff:
             now = self._ipvs.destinations(vip)
             if not now and its.shape.weights:
                 raise CommandFailed(f"virtual server {vip} is not there any more")
-            found += [(its.owner, vip, one, destination.traffic) for one, destination in now.items()]
+            found += [(its.owner, vip, one, destination) for one, destination in now.items()]
         return found
-
-    async def open_connections(self) -> Mapping[ServicePortName, int]:
-        """TCP from the handshake's end up to the first FIN, UDP flows while the kernel remembers them."""
-        return await self._call(self._open)
-
-    def _open(self) -> dict[ServicePortName, int]:
-        found: defaultdict[ServicePortName, int] = defaultdict(int)
-        for vip, its in self._servers.items():
-            if its.owner is not None:
-                for one in self._ipvs.destinations(vip).values():
-                    found[its.owner] += one.active + (one.inactive if vip.protocol is Protocol.UDP else 0)
-        return dict(found)
 
     async def _call(self, function: Callable[[], T]) -> T:
         """Have netlink at work in a thread. Raises CommandFailed."""

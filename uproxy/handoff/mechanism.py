@@ -3,7 +3,7 @@
 Three have been written to it: `nftables.py`, `ipvs.py`, `iptables.py`. None of them decides anything.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from uproxy.handoff.plan import KernelPort
@@ -21,6 +21,22 @@ class Counts(NamedTuple):
     bytes_to_backend: int
     """Payload, as near as the kernel's counters tell."""
     bytes_to_client: int
+
+
+class Seen(NamedTuple):
+    """What there is in the kernel, of ports that were put, and of those that still drain."""
+
+    counts: Mapping[Key, Counts] = {}
+    open: Mapping[ServicePortName, int] = {}
+    """Connections, or UDP flows."""
+
+
+def open_by_port(names: Iterable[ServicePortName], by_key: Mapping[Key, int]) -> dict[ServicePortName, int]:
+    """Open connections of these ports, from those of their endpoints."""
+    found = dict.fromkeys(names, 0)
+    for (name, _), count in by_key.items():
+        found[name] += count
+    return found
 
 
 class Mechanism(Protocol):
@@ -52,15 +68,11 @@ class Mechanism(Protocol):
 
     async def tend(self) -> Collection[Key]:
         """Remove what has drained; returns whose counts begin at nothing when they come back. Called every
-        second or so, after `counts`."""
+        second or so, after `look`."""
         ...
 
-    async def counts(self) -> Mapping[Key, Counts]:
-        """Of ports that were put, and of those that still drain."""
-        ...
-
-    async def open_connections(self) -> Mapping[ServicePortName, int]:
-        """Connections, or UDP flows, in the kernel now, of the same ports."""
+    async def look(self) -> Seen:
+        """See what it has had so far, and has now."""
         ...
 
     async def close(self) -> None:

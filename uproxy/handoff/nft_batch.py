@@ -10,14 +10,12 @@ from itertools import chain as chained
 from typing import NamedTuple
 
 from uproxy.handoff import nft_messages as nft
-from uproxy.handoff.conntrack import Translated
+from uproxy.handoff.conntrack_messages import Translated
 from uproxy.handoff.nft_messages import Message
 from uproxy.handoff.plan import KernelPort
 from uproxy.model.frontend import Backend
 from uproxy.model.names import IPAddress, Vip
 
-COUNTED = ("new", "to", "from")
-"""Sets that count: first packets, and packets with bytes in each direction."""
 _CLIENTS_MAX = 65536
 """Of one endpoint under session affinity."""
 
@@ -43,7 +41,7 @@ Dispatch = dict[tuple[str, bytes], str]
 
 
 class Counter(NamedTuple):
-    """One element of the sets that count."""
+    """One element of the sets that count first packets."""
 
     suffix: str
     """Of the sets' names: `tcp4`, `udp6_node`."""
@@ -71,15 +69,11 @@ class Batch:
 
     def count(self, counter: Counter) -> None:
         """Begin to count."""
-        element = nft.element(counter.key)
-        for what in COUNTED:
-            _append(self._added, f"{what}_{counter.suffix}", element)
+        _append(self._added, f"new_{counter.suffix}", nft.element(counter.key))
 
     def count_no_more(self, counter: Counter) -> None:
         """End it."""
-        element = nft.element(counter.key)
-        for what in COUNTED:
-            _append(self._deleted, f"{what}_{counter.suffix}", element)
+        _append(self._deleted, f"new_{counter.suffix}", nft.element(counter.key))
 
     def here(self, come: Iterable[IPAddress], gone: Iterable[IPAddress]) -> None:
         """Endpoints on this node."""

@@ -36,7 +36,6 @@ class Counted(NamedTuple):
 
     key: bytes
     packets: int
-    size: int
 
 
 class NftNetlink:
@@ -125,8 +124,8 @@ def _answers(link: socket.socket, first: int, end: int) -> dict[int, int]:
 def _counters(link: Link, name: str, layout: struct.Struct) -> Iterator[Counted]:
     question = _ABOUT.pack(_INET, 0, 0) + of_set(name)
     for body in link.dump(_NF_TABLES << 8 | GET_ELEMENT, question):
-        for key, size, packets in layout.iter_unpack(_elements(body[_ABOUT.size :], layout.size)):
-            yield Counted(key, packets, size)
+        for key, packets in layout.iter_unpack(_elements(body[_ABOUT.size :], layout.size)):
+            yield Counted(key, packets)
 
 
 def _make_room(link: socket.socket, size: int) -> None:
@@ -140,7 +139,7 @@ def _make_room(link: socket.socket, size: int) -> None:
 def _element(key_size: int) -> struct.Struct:
     """An element with a counter, which the kernel writes always in the same shape: NFTA_LIST_ELEM with
     NFTA_SET_ELEM_KEY with NFTA_DATA_VALUE, and NFTA_SET_ELEM_EXPR with `counter`, its bytes and packets."""
-    return struct.Struct(f"!12x{key_size}s4x12x4x4xQ4xQ")
+    return struct.Struct(f"!12x{key_size}s4x12x4x4x8x4xQ")
 
 
 def _elements(its: bytes, size: int) -> bytes:

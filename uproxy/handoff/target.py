@@ -278,13 +278,14 @@ class KernelPaths:
 
     async def _account(self) -> None:
         """Add what the kernel has counted to what the relay has."""
-        before_all, self._counted = self._counted, dict(await self.mechanism.counts())
+        seen = await self.mechanism.look()
+        before_all, self._counted = self._counted, dict(seen.counts)
         for key, now in self._counted.items():
             before = before_all.get(key, Counts(0, 0, 0))
             if now != before:
                 more = (max(0, one - other) for one, other in zip(now, before, strict=True))
                 self._ledger.add(*key, *more)
-        self._in_kernel, before_open = await self.mechanism.open_connections(), self._in_kernel
+        self._in_kernel, before_open = seen.open, self._in_kernel
         for name in before_open.keys() | self._in_kernel.keys():
             self._ledger.in_kernel(name, self._in_kernel.get(name, 0))
 
@@ -338,7 +339,7 @@ class KernelPaths:
             async with self._lock:
                 await self.mechanism.take(self.carried)
                 self._carried.clear()
-            while left := sum((await self.mechanism.open_connections()).values()):
+            while left := sum((await self.mechanism.look()).open.values()):
                 if self._now() >= deadline_s:
                     return left
                 await asyncio.sleep(_DRAIN_POLL_S)

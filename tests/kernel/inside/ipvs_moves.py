@@ -70,7 +70,7 @@ async def test_after_a_kill_connections_go_on_and_new_ones_are_the_relays(stage:
         pod1, pod2, pod3 = (stage.backend(pod) for pod in stage.pods)
 
         async def are_counted_anew() -> bool:
-            found = {backend: its.connections for (_, backend), its in (await handoff.counts()).items()}
+            found = {backend: its.connections for (_, backend), its in (await handoff.look()).counts.items()}
             # What the kernel had not added up when it began is told once more.
             return found[pod1] <= 2 and found[pod2] == found[pod3] == 2
 
@@ -121,7 +121,7 @@ async def test_a_flush_is_noticed(stage: Stage, handoff: IpvsHandoff) -> None:
     await handoff.put([stage.port(VIPS[0])])
     run("ipvsadm -C")
     with pytest.raises(CommandFailed):
-        await handoff.counts()
+        await handoff.look()
     await handoff.begin(())
     await handoff.put([stage.port(VIPS[0])])
     assert await spread(stage.client, VIPS[0], 3) == even(stage, 1)

@@ -38,12 +38,12 @@ async def test_what_has_drained_is_removed_with_its_counts(stage: Stage, handoff
         # A reset: the kernel remembers it for 10 s, other ends for two minutes.
         linger = struct.pack("=II", 1, 0)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-    assert await handoff.open_connections() != {}
+    assert (await handoff.look()).open != {}
     forgotten: list[Backend] = []
     last = {}
 
     async def is_removed() -> bool:
-        last.update({backend: its for (_, backend), its in (await handoff.counts()).items()})
+        last.update({backend: its for (_, backend), its in (await handoff.look()).counts.items()})
         forgotten.extend(backend for _, backend in await handoff.tend())
         return run("ipvsadm -S -n") == ""
 
@@ -53,7 +53,7 @@ async def test_what_has_drained_is_removed_with_its_counts(stage: Stage, handoff
     assert last[gone].connections == 1
     assert last[gone].bytes_to_backend == 5000
     assert gone in forgotten
-    assert await handoff.counts() == {}
+    assert (await handoff.look()).counts == {}
     assert "118" not in run("ip route show table local protocol 118")
 
 
@@ -71,12 +71,12 @@ async def test_round_robin_is_exact_for_whoever_calls_and_pods_see_the_node(
     async with connected(stage.client, (vip, 80)) as (reader, writer):
         await name_from(reader)
         await are_counted(handoff, 13, 13, 14)
-        before = await handoff.counts()
+        before = (await handoff.look()).counts
         assert await echoes(reader, writer, bytes(1000))
-        assert (await handoff.open_connections())[stage.port(vip).name] == 1
+        assert (await handoff.look()).open[stage.port(vip).name] == 1
 
         async def are_counted_too() -> bool:
-            after = await handoff.counts()
+            after = (await handoff.look()).counts
             grown = [tuple(a - b for a, b in zip(after[key], before[key], strict=True)) for key in after]
             return sorted(grown)[-1] == (0, 1000, 1000)
 
@@ -172,11 +172,11 @@ async def test_an_endpoint_that_goes_keeps_its_connections_and_comes_back(
         assert await spread(stage.client, VIPS[0], 6) == even(stage, 2)
         assert await echoes(reader, writer)
         await handoff.put([stage.port(VIPS[0], left)])
-    counts = await handoff.counts()
+    counts = (await handoff.look()).counts
     forgotten: list[Backend] = []
 
     async def is_removed() -> bool:
-        now = await handoff.counts()
+        now = (await handoff.look()).counts
         assert all(now[key] >= counts[key] for key in counts.keys() & now.keys())
         forgotten.extend(backend for _, backend in await handoff.tend())
         return str(stage.backend(gone)) not in run("ipvsadm -S -n")

@@ -106,7 +106,7 @@ async def are_counted(handoff: IpvsHandoff, *connections: int) -> None:
     """Wait until the endpoints have had so many, the least first: the kernel adds up every two seconds."""
 
     async def has_so_many() -> bool:
-        return sorted(its.connections for its in (await handoff.counts()).values()) == list(connections)
+        return sorted(its.connections for its in (await handoff.look()).counts.values()) == list(connections)
 
     await eventually(has_so_many, f"{connections} connections")
 

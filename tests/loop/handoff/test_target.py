@@ -8,7 +8,7 @@ import pytest
 from tests.pure.handoff.test_plan import CLUSTER, ONE, TWO
 from uproxy.errors import CommandFailed
 from uproxy.handoff.decision import HOT_CONNECTIONS_PER_S, HOT_FOR_S
-from uproxy.handoff.mechanism import Counts
+from uproxy.handoff.mechanism import Counts, Seen
 from uproxy.handoff.plan import KernelPort
 from uproxy.handoff.target import KernelPaths
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, EndpointState, Frontend
@@ -56,11 +56,8 @@ class Kernel:
         self._called("tend")
         return ()
 
-    async def counts(self) -> Mapping[tuple[ServicePortName, Backend], Counts]:
-        return self.numbers
-
-    async def open_connections(self) -> Mapping[ServicePortName, int]:
-        return {}
+    async def look(self) -> Seen:
+        return Seen(self.numbers)
 
     async def close(self) -> None:
         self._called("close")

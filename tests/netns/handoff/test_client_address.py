@@ -1,4 +1,4 @@
-"""Whom a pod sees in the kernel: the client itself, where the pod is on this node and answers pass the node."""
+"""Whom a pod sees in the kernel: the client itself, where the pod is on this node and answers pass here."""
 
 from collections.abc import Iterator
 

@@ -2,20 +2,17 @@
 
 from ipaddress import ip_address
 
-from uproxy.handoff.conntrack import Remembered, Translated
-from uproxy.handoff.conntrack_tally import Tally
-from uproxy.handoff.iptables_rules import PREFIX, TABLES, Change, Way, parse_accounting, render_begin
-from uproxy.handoff.mechanism import Counts
+from uproxy.handoff import accounting
+from uproxy.handoff.iptables_rules import PREFIX, TABLES, Change, Way, render_begin
 from uproxy.kit.netfilter import render_removal
 from uproxy.model.frontend import Backend
-from uproxy.model.names import Protocol, ServicePortName, Vip
+from uproxy.model.names import Protocol, Vip
 
 VIP = Vip(ip_address("172.30.0.1"), 80, Protocol.TCP)
 VIP6 = Vip(ip_address("fd00::1"), 53, Protocol.UDP)
 NODE = Vip(ip_address("0.0.0.0"), 30080, Protocol.TCP)
 PODS = tuple(Backend(ip_address(f"10.244.0.{number}"), 8080) for number in (1, 2, 3))
 POD6 = Backend(ip_address("fd00:10::1"), 8053)
-WEB = ServicePortName("default", "web", "web", Protocol.TCP), PODS[0]
 
 
 def test_an_address_is_translated_before_it_is_marked() -> None:
@@ -115,26 +112,6 @@ def test_the_constant_part_takes_the_place_of_an_older_one() -> None:
 
 
 def test_what_accounting_was_is_read_back() -> None:
-    assert parse_accounting(SAVED) is False
-    assert parse_accounting(render_begin("", accounting_before=True)) is True
-    assert parse_accounting("") is None
-
-
-def connection(identity: bytes, size: int) -> Remembered:
-    its = Translated(Protocol.TCP, VIP.ip, VIP.port, PODS[0])
-    return Remembered(identity, its, 2, 2 * 52 + 8 + size, 1, 52 + 8 + 2 * size)
-
-
-def test_each_connection_is_counted_once_and_its_bytes_as_they_come() -> None:
-    tally = Tally()
-    assert tally.look([(WEB, connection(b"1", 10))]) == {WEB: Counts(1, 10, 20)}
-    assert tally.look([(WEB, connection(b"1", 15)), (WEB, connection(b"2", 1))]) == {WEB: Counts(2, 16, 32)}
-    assert tally.look([]) == {WEB: Counts(2, 16, 32)}
-
-
-def test_what_was_an_earlier_runs_is_counted_only_from_now_on() -> None:
-    tally = Tally()
-    assert tally.look([(None, connection(b"1", 10))]) == {}
-    assert tally.look([(WEB, connection(b"1", 15))]) == {WEB: Counts(0, 5, 10)}
-    tally.forget([WEB])
-    assert tally.look([(WEB, connection(b"1", 15))]) == {WEB: Counts(0, 0, 0)}
+    assert accounting.before(SAVED) is False
+    assert accounting.before(render_begin("", accounting_before=True)) is True
+    assert accounting.before("") is None

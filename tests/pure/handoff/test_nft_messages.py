@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from uproxy.handoff import nft_messages as nft
-from uproxy.handoff.conntrack import Translated
+from uproxy.handoff.conntrack_messages import Translated
 from uproxy.handoff.nft_batch import Batch, Counter, Leg, counter, counters, dispatch, legs
 from uproxy.handoff.plan import KernelPort, KernelVip
 from uproxy.model.frontend import Backend
