@@ -1,135 +1,169 @@
-"""What each part of the nftables handoff's rules costs: all there, and some of them taken away, in turns.
+"""What a packet pays for the nftables handoff's rules, beside rules that do nothing but translate.
 
-    python -m benchmarks.handoff_cost [--workload rr|crr] [--rounds N]
+    python -m benchmarks.handoff_cost [--rounds N]
 
-One Service in a lab, handed over. Between measurements chains of the live tables are emptied and filled
-again: those that count, the masquerade, and the capture's filters. Rates are compared within a round with
-the rules that do nothing but translate. Needs root, iproute2 and nftables.
+One Service in a lab, handed over by a proxy that is killed then: its rules stay. One thread has both ends of
+the connection, so that each packet is carried on its CPU while it is sent, and nobody waits for a scheduler:
+what is left is what the packets cost. Rules are exchanged in turns, and the fastest slice of each counts:
+what else a machine does only ever makes them slower. Needs root, iproute2 and nftables.
 """
 
 import argparse
+import os
+import re
+import signal
+import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from time import perf_counter
 
-from uproxy.bench.generator import generator, serving, wait_serving
-from uproxy.bench.load.plan import LoadPlan
+from uproxy.bench import peers
 from uproxy.bench.manifests import NODE_NAME, Manifests
 from uproxy.bench.peers import Forward
-from uproxy.bench.placement import place
 from uproxy.bench.programs import running
 from uproxy.bench.sites import VIP_PORT, Site, lab_site
-from uproxy.kit.lab import Host, reason_unavailable
+from uproxy.kit.lab import reason_unavailable
 
-_CHAINS = {
-    "counting": (("uproxy-handoff", "count_prerouting"), ("uproxy-handoff", "count_output")),
-    "masquerade": (("uproxy-handoff", "leave_postrouting"),),
-    "filters": tuple(
-        ("uproxy", chain)
-        for chain in ("guard_prerouting", "refuse_forward", "guard_output", "refuse_output", "refuse_input")
-    ),
-}
-_BARE = frozenset(_CHAINS)
-_WITHOUT = {
-    "all of it": frozenset(),
-    "no counting": frozenset({"counting"}),
-    "no counting, no filters": frozenset({"counting", "filters"}),
-    "no counting, no masquerade": frozenset({"counting", "masquerade"}),
-    "translation alone": _BARE,
-}
-
-
-class Parts:
-    """The rules of the chains, which come and go."""
-
-    def __init__(self, node: Host) -> None:
-        self._node = node
-        self._rules = {where: self._read(*where) for some in _CHAINS.values() for where in some}
-        self._gone: frozenset[str] = frozenset()
-
-    def _read(self, table: str, chain: str) -> list[str]:
-        text = self._node.run("nft", "-s", "list", "chain", "inet", table, chain).stdout
-        lines = (line.strip() for line in text.splitlines() if line.startswith("\t\t"))
-        return [line for line in lines if not line.startswith("type ")]
-
-    def take_away(self, gone: frozenset[str]) -> None:
-        """These, and no others."""
-        text = ""
-        for part in gone ^ self._gone:
-            for table, chain in _CHAINS[part]:
-                rules = [] if part in gone else self._rules[table, chain]
-                text += f"flush chain inet {table} {chain}\n"
-                text += "".join(f"add rule inet {table} {chain} {rule}\n" for rule in rules)
-        self._node.run("nft", "-f", "-", input=text)
-        self._gone = gone
+_SLICES, _REQUESTS, _CONNECTIONS = 20, 120, 30
+_MESSAGE = b"x" * 64
+_BY_HAND = "by hand: DNAT alone"
 
 
 @contextmanager
-def handed_over(site: Site, folder: Path) -> Iterator[None]:
-    """A proxy that has handed its one Service over."""
-    Manifests(folder, in_kernel=True).write_service(0, Forward(site.vip(0), VIP_PORT, site.pods))
+def handed_over(site: Site, folder: Path) -> Iterator[str]:
+    """A proxy has handed its one Service over. Yields all rules of the node."""
+    Manifests(folder, in_kernel=True).write_service(0, _forward(site))
     argv = (sys.executable, "-m", "uproxy", "run", "-f", str(folder), "--capture", "redirect")
     flags = ("--redirect-mechanism", "nft", "--handoff", "nftables", "--hostname-override", NODE_NAME)
     with running("uproxy", site.node, *argv, *flags) as program:
         program.wait_until(lambda: "go by nftables" in program.log, "to hand over")
-        yield
+        assert site.lab is not None
+        yield site.lab.node.run("nft", "-s", "list", "ruleset").stdout
+
+
+def _forward(site: Site) -> Forward:
+    return Forward(site.vip(0), VIP_PORT, site.pods[:1])
+
+
+def variants(rules: str, site: Site) -> Mapping[str, str]:
+    """What is compared."""
+    tables = re.split(r"(?m)^(?=table )", rules)
+    handoff = next(its for its in tables if its.startswith("table inet uproxy-handoff"))
+    elsewhere = re.sub(r"(set here4 \{\n\s*type [^\n]*\n)[^}]*\}\s*\}", r"\1}", rules)
+    return {
+        _BY_HAND: peers.dnat_rules([_forward(site)], []),
+        "handed over": rules,
+        "without the capture's rules": handoff,
+        "the pod elsewhere: masquerade": elsewhere,
+    }
+
+
+class Ends:
+    """Both ends, in one thread."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._vip = site.vip(0), VIP_PORT
+        self._listener = site.pods[0].place.socket()
+        self._listener.bind(("", site.pods[0].port))
+        self._listener.listen(128)
+
+    def _made(self, count: int) -> list[socket.socket]:
+        return self._site.client.inside(lambda: [socket.socket() for _ in range(count)])
+
+    def _connected(self, client: socket.socket) -> socket.socket:
+        client.connect(self._vip)
+        server, _ = self._listener.accept()
+        for end in (client, server):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return server
+
+    def requests_us(self) -> float:
+        """A request and its answer, on an open connection."""
+        (client,) = self._made(1)
+        with client, self._connected(client) as server:
+            took = []
+            for _ in range(_SLICES):
+                begun_s = perf_counter()
+                for _ in range(_REQUESTS):
+                    _ask(client, server)
+                took.append((perf_counter() - begun_s) / _REQUESTS)
+        return min(took) * 1e6
+
+    def connections_us(self) -> float:
+        """Connect, one request, close."""
+        took = []
+        for _ in range(_SLICES // 2):
+            clients = self._made(_CONNECTIONS)
+            begun_s = perf_counter()
+            for client in clients:
+                with client, self._connected(client) as server:
+                    _ask(client, server)
+            took.append((perf_counter() - begun_s) / _CONNECTIONS)
+        return min(took) * 1e6
+
+
+def _ask(client: socket.socket, server: socket.socket) -> None:
+    client.send(_MESSAGE)
+    server.recv(100)
+    server.send(_MESSAGE)
+    client.recv(100)
 
 
 def main() -> int:
     """Print a line for each."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--workload", choices=("rr", "crr"), default="rr")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=30)
     words = parser.parse_args()
     if reason := reason_unavailable():
         print(f"handoff_cost: {reason}", file=sys.stderr)
         return 1
-    for name, ratio, rate in measured(words.workload, words.rounds):
-        print(f"{name:28} {ratio:5.2f} x translation alone   {rate:8,.0f}/s")
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    with (
+        lab_site() as site,
+        tempfile.TemporaryDirectory() as folder,
+        handed_over(site, Path(folder)) as rules,
+    ):
+        _kill_proxy(site)
+        ends = Ends(site)
+        asked: tuple[tuple[str, Callable[[], float]], ...] = (
+            ("a request on an open connection", ends.requests_us),
+            ("connect, one request, close", ends.connections_us),
+        )
+        for label, measure in asked:
+            print(label)
+            for name, us, ratio in measured(site, variants(rules, site), measure, words.rounds):
+                print(f"  {name:32} {us:6.2f} us   {ratio:.3f} x the rate by hand")
     return 0
 
 
-def measured(workload: str, rounds: int) -> Iterator[tuple[str, float, float]]:
-    """Of each, the median of its ratios and of its rates."""
-    rates: dict[str, list[float]] = {name: [] for name in _WITHOUT}
-    with (
-        lab_site() as site,
-        serving(site.pods[0]) as one,
-        serving(site.pods[1]) as two,
-        serving(site.pods[2]) as three,
-        generator(site.client) as load,
-        tempfile.TemporaryDirectory() as folder,
-        handed_over(site, Path(folder)),
-    ):
-        servers = (one, two, three)
-        for server in servers:
-            wait_serving(server)
-        assert site.lab is not None
-        parts = Parts(site.lab.node)
-        place(load.pid, [], [server.pid for server in servers], apart=True)
-        plan = LoadPlan(
-            workload=workload,  # type: ignore[arg-type]  # argparse has looked at it
-            host=site.vip(0),
-            port=VIP_PORT,
-            connections=64 if workload == "rr" else 32,
-            duration_s=0.4,
-            warmup_s=0.1,
-            timeout_s=2.0,
-        )
-        for turn in range(rounds):
-            names = list(_WITHOUT)
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                parts.take_away(_WITHOUT[name])
-                outcome = load.run(plan)
-                rates[name].append(outcome.operations / outcome.elapsed_s)
-        parts.take_away(frozenset())
-    bare = rates["translation alone"]
-    for name, some in rates.items():
-        yield name, median(a / b for a, b in zip(some, bare, strict=True)), median(some)
+def _kill_proxy(site: Site) -> None:
+    assert site.lab is not None
+    for pid in site.lab.node.pids():
+        os.kill(pid, signal.SIGKILL)
+
+
+def measured(
+    site: Site, rules: Mapping[str, str], measure: Callable[[], float], rounds: int
+) -> Iterator[tuple[str, float, float]]:
+    """Of each, its time and its rate beside that by hand."""
+    assert site.lab is not None
+    node, names = site.lab.node, list(rules)
+    took: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            node.sysctl("net.netfilter.nf_conntrack_acct", int(name != _BY_HAND))
+            node.run("nft", "flush", "ruleset")
+            node.run("nft", "-f", "-", input=rules[name])
+            took[name].append(measure())
+    fastest = {name: min(some) for name, some in took.items()}
+    for name, us in fastest.items():
+        yield name, us, fastest[_BY_HAND] / us
 
 
 if __name__ == "__main__":

@@ -40,9 +40,10 @@ class Here:
             if not self._users[ip]:
                 del self._users[ip]
         for name, ips in wanted.items():
-            self._of[name] = frozenset(ips)
-            if not ips:
-                del self._of[name]
+            if ips:
+                self._of[name] = frozenset(ips)
+            else:
+                self._of.pop(name, None)
 
     def _moved(self, wanted: Wanted) -> Counter[IPAddress]:
         users: Counter[IPAddress] = Counter()

@@ -25,6 +25,7 @@ from uproxy.errors import CommandFailed
 from uproxy.handoff import ipvs_rules
 from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.forwarding import not_forwarded
+from uproxy.handoff.here import Here, Wanted
 from uproxy.handoff.ipvs_netlink import (
     Command,
     Destination,
@@ -117,6 +118,7 @@ class IpvsHandoff:
         self._addresses: set[IPAddress] = set()
         self._problems: Mapping[Family, str] = {}
         self._tally = Tally()
+        self._here = Here()
 
     def refusal(self, port: KernelPort) -> str | None:
         """Who the client is decides nothing here; nor is there a family that the kernel does not serve."""
@@ -131,8 +133,8 @@ class IpvsHandoff:
 
     async def begin(self, inside: Sequence[IPNetwork]) -> None:
         """Empty sets, so that everything new is the relay's; what an earlier run has in hand finishes."""
-        self._problems = await ipvs_rules.program()
-        for its in (self._servers, self._node_ports, self._tally):
+        self._problems = await ipvs_rules.program(inside)
+        for its in (self._servers, self._node_ports, self._tally, self._here):
             its.clear()
         self._addresses = await asyncio.to_thread(node_addresses)
         self._servers = await self._call(self._adopted)
@@ -167,6 +169,9 @@ class IpvsHandoff:
         change = self._planned(ports)
         await self._call(lambda: self._refuse_foreign(change))
         before = {vip: self._shape(vip) for vip in change.shapes}
+        here: Wanted = {port.name: port.here for port in ports}
+        come, gone = self._here.difference(here)
+        await ipvs_rules.here("add", come)
         try:
             await self._call(lambda: self._program(change))
             await ipvs_rules.route("replace", {vip.ip for vip in change.enter} - self._addresses)
@@ -178,6 +183,8 @@ class IpvsHandoff:
         except CommandFailed:
             await self._undo(change, before)
             raise
+        await ipvs_rules.here("del", gone)
+        self._here.settle(here)
         self._settle(change)
         for port in ports:
             self._node_ports.pop(port.name, None)
@@ -298,6 +305,9 @@ class IpvsHandoff:
         await self._leave(change.leave)
         await self._call(lambda: self._program(change))
         self._settle(change)
+        nobody: Wanted = dict.fromkeys(names, ())
+        await ipvs_rules.here("del", self._here.difference(nobody)[1])
+        self._here.settle(nobody)
         for name in names:
             self._node_ports.pop(name, None)
         await self._unroute([vip for vip, shape in change.shapes.items() if shape is None])

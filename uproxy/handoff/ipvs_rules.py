@@ -1,8 +1,8 @@
 """What IPVS needs beside virtual servers: who comes to it, masquerade, local routes, sysctls.
 
-Owns the sets UPROXY_IPVS4 and 6, UPROXY_IPVS_ENDS4 and 6, the chains UPROXY_IPVS in `mangle` and `nat`,
-routes in the table `local` with protocol 118, and the sysctls below net.ipv4.vs while we are here. Refuses to
-touch anything else. The names begin with `UPROXY_`: capture removes whatever begins with `UPROXY-`.
+Owns the sets whose names begin with UPROXY_IPVS, the chains UPROXY_IPVS in `mangle` and `nat`, routes in the
+table `local` with protocol 118, and the sysctls below net.ipv4.vs while we are here. Refuses to touch
+anything else. The names begin with `UPROXY_`: capture removes whatever begins with `UPROXY-`.
 
 A VIP in the first set is marked like the proxy's own dials, which capture leaves alone, so that it comes to
 IPVS; out of the set it is captured as ever, and what IPVS has in hand goes on. The second set is of those:
@@ -17,9 +17,9 @@ import asyncio
 import json
 import platform
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from uproxy.errors import CommandFailed
@@ -29,7 +29,7 @@ from uproxy.kit.commands import run
 from uproxy.kit.netfilter import PROGRAM, PROXY_MARK, jumps_gone, remove_chains, restore
 from uproxy.kit.privileges import Capability, has
 from uproxy.kit.programs import complaint, execute, peek
-from uproxy.model.names import Family, IPAddress, Vip
+from uproxy.model.names import Family, IPAddress, IPNetwork, Vip
 
 ROUTE_PROTOCOL = 118
 _METRIC = 118
@@ -37,6 +37,8 @@ _METRIC = 118
 
 FAMILIES: tuple[Family, ...] = (4, 6)
 _NAME = "UPROXY_IPVS"
+_HERE, _PODS = f"{_NAME}_HERE", f"{_NAME}_PODS"
+"""Sets of addresses: of endpoints on this node, and networks of all Pods on it."""
 _DESTROY_TRIES, _DESTROY_PAUSE_S = 10, 0.05
 _SYSCTLS = Path("/proc/sys/net/ipv4/vs")
 _BEFORE = re.compile(r'-m comment --comment "?sysctls before: ([a-z_0-9=, ]*)"?')
@@ -45,7 +47,9 @@ _BEFORE = re.compile(r'-m comment --comment "?sysctls before: ([a-z_0-9=, ]*)"?'
 # - There only the first packet is marked, since a mark has it routed anew; nobody would refuse the others.
 # - The mark tells our connections from those of others who use IPVS. Only the first packet of a connection
 #   meets `nat`.
-# - Masquerade, always: endpoints see the node's address, as they do with the relay.
+# - Masquerade where answers would not come back here otherwise. Endpoints on this node see who calls, but for
+#   the node, other endpoints here (one may call itself) and its Pods: they may be on the same bridge.
+#   Where it is not known who they are, everything is masqueraded.
 _JUMPS = {
     "mangle": (
         ("-A", "PREROUTING", f"-j {_NAME}"),
@@ -64,15 +68,23 @@ class Kind(StrEnum):
     """New ones do not, and IPVS has some in hand. TCP only."""
 
 
-def render_sets(families: Iterable[Family]) -> str:
-    """Input for `ipset restore`: the sets, empty."""
+def render_sets(families: Iterable[Family], inside: Sequence[IPNetwork]) -> str:
+    """Input for `ipset restore`: the sets, empty, but that of the Pods of this node."""
     # 65,536 elements are ipset's default limit, fewer than a large cluster has addresses.
-    return "".join(
-        f"create -exist {kind}{family} hash:ip,port family {'inet' if family == 4 else 'inet6'} "
-        f"maxelem 1048576\nflush {kind}{family}\n"
+    sets = {Kind.LEADS: "hash:ip,port", Kind.ENDS: "hash:ip,port", _HERE: "hash:ip", _PODS: "hash:net"}
+    text = "".join(
+        f"create -exist {name}{family} {its} family {'inet' if family == 4 else 'inet6'} "
+        f"maxelem 1048576\nflush {name}{family}\n"
         for family in families
-        for kind in Kind
+        for name, its in sets.items()
     )
+    pods = (network for network in inside if network.version in families and network.prefixlen)
+    return text + "".join(f"add {_PODS}{network.version} {network}\n" for network in pods)
+
+
+def render_here(verb: str, ips: Iterable[IPAddress]) -> str:
+    """Input for `ipset restore`: `add` or `del` endpoints that run on this node."""
+    return "".join(f"{verb} -exist {_HERE}{ip.version} {ip}\n" for ip in ips)
 
 
 def render_elements(verb: str, kind: Kind, vips: Iterable[Vip]) -> str:
@@ -82,11 +94,14 @@ def render_elements(verb: str, kind: Kind, vips: Iterable[Vip]) -> str:
     )
 
 
-def render_rules(family: Family, saved: str, before: Mapping[str, int]) -> str:
+def render_rules(family: Family, saved: str, before: Mapping[str, int], inside: Sequence[IPNetwork]) -> str:
     """Input for `iptables-restore --noflush`: chains and jumps, in the place of older ones.
 
     `saved` is what `iptables-save` prints now, `before` what the sysctls were.
     """
+    known = any(network.version == family and network.prefixlen for network in inside)
+    here, pods = f"--match-set {_HERE}{family}", f"--match-set {_PODS}{family}"
+    others = f"-m addrtype ! --src-type LOCAL -m set ! {here} src -m set ! {pods} src"
     words = ", ".join(f"{name}={value}" for name, value in sorted(before.items()))
     mark = f"-j MARK --set-xmark {PROXY_MARK:#x}/0xffffffff"
     rules = {
@@ -94,7 +109,11 @@ def render_rules(family: Family, saved: str, before: Mapping[str, int]) -> str:
             f"-m set --match-set {Kind.LEADS}{family} dst,dst {mark}",
             f"-m conntrack --ctstate ESTABLISHED -m set --match-set {Kind.ENDS}{family} dst,dst {mark}",
         ],
-        "nat": [f'-m comment --comment "sysctls before: {words}"', "-j MASQUERADE"],
+        "nat": [
+            f'-m comment --comment "sysctls before: {words}"',
+            *([f"{others} -m set {here} dst -j RETURN"] if known else []),
+            "-j MASQUERADE",
+        ],
     }
     lines = []
     for table, jumps in _JUMPS.items():
@@ -114,7 +133,7 @@ def parse_before(saved: str) -> dict[str, int]:
 # ---- the kernel ----
 
 
-async def program() -> Mapping[Family, str]:
+async def program(inside: Sequence[IPNetwork]) -> Mapping[Family, str]:
     """Program sets, empty, rules and sysctls, in the place of older ones. Returns the families that cannot
     be served here, with the reason. Raises CommandFailed when IPv4 cannot."""
     problems: dict[Family, str] = {}
@@ -126,9 +145,9 @@ async def program() -> Mapping[Family, str]:
     # Of an earlier run's values, the first are the machine's own.
     before = {**_read_sysctls(), **parse_before(saved[4])}
     families = [family for family in FAMILIES if family not in problems]
-    await execute("ipset", "restore", stdin=render_sets(families))
+    await execute("ipset", "restore", stdin=render_sets(families, inside))
     for family in families:
-        rules = render_rules(family, saved[family], before)
+        rules = render_rules(family, saved[family], before, inside)
         try:
             await restore(family, rules)
         except CommandFailed as error:
@@ -178,13 +197,22 @@ async def move(*steps: tuple[str, Kind, Collection[Vip]]) -> None:
         await execute("ipset", "restore", stdin=text)
 
 
+async def here(verb: str, ips: Collection[IPAddress]) -> None:
+    """`add` or `del` endpoints that run on this node. Raises CommandFailed."""
+    if ips:
+        await execute("ipset", "restore", stdin=render_here(verb, ips))
+
+
 async def trial() -> str | None:
     """Why sets and rules cannot be had here; None when they can. Leaves nothing behind."""
     if not has(Capability.NET_RAW):
         return "CAP_NET_RAW is not granted, which iptables needs to match ipsets"
     script = 'printf %s "$1" | ipset restore && printf %s "$2" | iptables-restore --noflush'
     readable = (("iptables-save", "-t", "mangle"), ("ipset", "list", "-name"))
-    return await netfilter.trial(script, render_sets((4,)), render_rules(4, "", {}), readable=readable)
+    pods = (ip_network("192.0.2.0/24"),)
+    return await netfilter.trial(
+        script, render_sets((4,), pods), render_rules(4, "", {}, pods), readable=readable
+    )
 
 
 def wanted_sysctls(kernel: str) -> dict[str, int]:

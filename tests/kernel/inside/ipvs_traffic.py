@@ -3,6 +3,8 @@
 import asyncio
 import socket
 import struct
+from dataclasses import replace
+from ipaddress import ip_network
 from itertools import product
 
 import pytest
@@ -23,6 +25,7 @@ from tests.kernel.inside.stage import (
 from tests.netns.e2e.callers import answer, ask, datagrams, echoes, name_from, who_answers
 from tests.proxy_process import connected, eventually
 from uproxy.handoff.ipvs import SCHEDULERS, IpvsHandoff
+from uproxy.kit.lab import Host
 from uproxy.model.frontend import Backend
 
 
@@ -84,6 +87,26 @@ async def test_round_robin_is_exact_for_whoever_calls_and_pods_see_the_node(
     await handoff.take([stage.port(vip).name])
     assert await spread(stage.client, vip, 6) == {"relay": 6}
     assert await spread(stage.node, vip, 3) == {"relay": 3}
+
+
+@pytest.mark.parametrize("vip", VIPS)
+async def test_pods_of_this_node_see_clients_from_outside(
+    stage: Stage, handoff: IpvsHandoff, vip: str
+) -> None:
+    await handoff.begin([ip_network("10.244.0.0/24"), ip_network("fd00:10:244::/64")])
+    port = stage.port(vip)
+    await handoff.put([replace(port, here=frozenset(backend.ip for backend in port.vips[0].backends))])
+
+    async def seen(caller: Host) -> set[str]:
+        return {(await ask(caller, (vip, 80))).split()[-1] for _ in stage.pods}
+
+    client, gateways = stage.client, {"10.244.0.1", "fd00:10:244::1"}
+    assert await seen(client) <= {client.ip4, client.ip6}
+    assert await seen(stage.node) <= gateways
+    assert await seen(stage.pods[0].host) <= gateways
+    await handoff.put([port])  # as far as one knows, they are elsewhere
+    assert await seen(client) <= gateways
+    assert "10.244" not in run("ipset list UPROXY_IPVS_HERE4")
 
 
 async def test_external_addresses_and_node_ports(stage: Stage, handoff: IpvsHandoff) -> None:

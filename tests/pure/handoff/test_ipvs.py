@@ -1,6 +1,6 @@
 """What is asked of IPVS, ipset and iptables, as text and as values."""
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -12,6 +12,7 @@ from uproxy.handoff.ipvs_rules import (
     parse_before,
     render_elements,
     render_rules,
+    render_sets,
     wanted_sysctls,
 )
 from uproxy.handoff.plan import KernelPort, KernelVip
@@ -77,11 +78,23 @@ def test_elements() -> None:
 
 
 def test_rules_take_the_place_of_older_ones_and_leave_others_alone() -> None:
-    text = render_rules(4, SAVED, {"conntrack": 0})
+    text = render_rules(4, SAVED, {"conntrack": 0}, ())
     assert "-D PREROUTING -j UPROXY_IPVS\n" in text
     assert "OTHERS" not in text
     assert text.count("-j UPROXY_IPVS\n") == 6
     assert '--comment "sysctls before: conntrack=0"' in text
+
+
+def test_who_is_seen_is_known_only_with_the_pods_of_this_node() -> None:
+    pods = [ip_network("10.244.0.0/24")]
+    assert render_rules(4, "", {}, pods).endswith(
+        "-A UPROXY_IPVS -m addrtype ! --src-type LOCAL -m set ! --match-set UPROXY_IPVS_HERE4 src "
+        "-m set ! --match-set UPROXY_IPVS_PODS4 src -m set --match-set UPROXY_IPVS_HERE4 dst -j RETURN\n"
+        "-A UPROXY_IPVS -j MASQUERADE\nCOMMIT\n"
+    )
+    for unknown in (pods, [ip_network("::/0")]):
+        assert "RETURN" not in render_rules(6, "", {}, unknown)
+    assert render_sets([4], pods).endswith("flush UPROXY_IPVS_PODS4\nadd UPROXY_IPVS_PODS4 10.244.0.0/24\n")
 
 
 def test_removal_is_what_is_there() -> None:
@@ -97,7 +110,7 @@ def test_removal_is_what_is_there() -> None:
 
 def test_what_sysctls_were_is_read_from_the_rules() -> None:
     assert parse_before(SAVED) == {"conn_reuse_mode": 1, "conntrack": 0}
-    assert parse_before(render_rules(4, "", {})) == {}
+    assert parse_before(render_rules(4, "", {}, ())) == {}
     assert parse_before("") == {}
 
 
