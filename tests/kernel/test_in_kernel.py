@@ -11,7 +11,7 @@ from tests.kernel.uml import run_in_kernel
 
 HERE = Path(__file__).parent
 FILES = sorted(path.name for path in (HERE / "inside").glob("ipvs_*.py"))
-TIMEOUT_S = 240.0
+TIMEOUT_S = 480.0
 _TOLD = re.compile(r"^test_\w+: .*", re.MULTILINE)
 
 

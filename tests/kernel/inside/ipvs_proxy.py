@@ -44,7 +44,7 @@ async def stage(lab: Lab, tmp_path: Path) -> AsyncIterator[Stage]:
         pod.kill()
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 async def test_a_service_moves_there_and_back(stage: Stage, tell: Callable[[str], None]) -> None:
     async with stage.proxy(handed(web(stage.pods), "never"), *HANDOFF) as proxy:
         tell(await move_to_and_fro(stage, proxy, "ipvs", AT_ONCE, calls=3))

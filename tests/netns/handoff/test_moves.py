@@ -5,6 +5,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import chain
 from time import monotonic
 from typing import Any
 
@@ -354,11 +355,12 @@ async def test_sigterm_lets_connections_in_the_kernel_finish(
 
 @by_each_once
 async def test_a_load_moves_its_service_and_no_other(stage: Stage, mechanism: str) -> None:
-    other = {"name": "other", "clusterIPs": ["172.30.0.9"]}
-    async with stage.proxy(web(stage.pods) + web(stage.pods, **other), *by(mechanism)) as proxy:
+    each = (web(stage.pods, f"other-{one}", clusterIPs=[f"172.30.1.{one}"]) for one in range(1, 100))
+    others = list(chain.from_iterable(each))
+    async with stage.proxy(web(stage.pods) + others, *by(mechanism)) as proxy:
         held = web(stage.pods)
         held[0]["metadata"]["annotations"] = {"uproxy.dev/balancing": "maglev"}
-        assert (await proxy.row("other"))["path_reason"] == ""
+        assert (await proxy.row("other-1"))["path_reason"] == ""
         async with connected(stage.client, WEB[0]) as (reader, writer):
             await name_from(reader)
             busy = asyncio.ensure_future(_bulk(reader, writer))
@@ -366,8 +368,10 @@ async def test_a_load_moves_its_service_and_no_other(stage: Stage, mechanism: st
             busy.cancel()
             await asyncio.gather(busy, return_exceptions=True)
         assert "MB/s" in row["path_reason"] or "busy" in row["path_reason"]
-        assert (await proxy.row("other"))["path"] == "relay"
-        stage.write(held + web(stage.pods, **other))
+        rows = await proxy.services()
+        assert [row["name"] for row in rows if row["path"] != "relay"] == ["web"]
+        assert len({row["name"] for row in rows}) == 100
+        stage.write(held + others)
         row = await until_path(proxy, "relay")
         assert row["path_reason"] == "held by balancing maglev"
 
