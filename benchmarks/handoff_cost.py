@@ -4,8 +4,9 @@
 
 One Service in a lab, handed over by a proxy that is killed then: its rules stay. One thread has both ends of
 the connection, so that each packet is carried on its CPU while it is sent, and nobody waits for a scheduler:
-what is left is what the packets cost. Rules are exchanged in turns, and the fastest slice of each counts:
-what else a machine does only ever makes them slower. Needs root, iproute2 and nftables.
+what is left is what the packets cost. Rules are exchanged in turns. The fastest slice of each turn counts,
+since what else a machine does only ever makes them slower; rates are compared within a round, and the median
+round counts. Needs root, iproute2 and nftables.
 """
 
 import argparse
@@ -17,7 +18,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import truediv
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 from uproxy.bench import peers
@@ -161,9 +164,8 @@ def measured(
             node.run("nft", "flush", "ruleset")
             node.run("nft", "-f", "-", input=rules[name])
             took[name].append(measure())
-    fastest = {name: min(some) for name, some in took.items()}
-    for name, us in fastest.items():
-        yield name, us, fastest[_BY_HAND] / us
+    for name, some in took.items():
+        yield name, median(some), median(map(truediv, took[_BY_HAND], some))
 
 
 if __name__ == "__main__":

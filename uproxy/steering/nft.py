@@ -57,9 +57,10 @@ _SETS = {
 # - The address of a local route (AnyIP) is `local` to fib, as every address of the node is; but NodePorts
 #   are not on the ClusterIPs.
 # - Sets are looked up before fib, which costs more. A bare `reject` is port unreachable.
-# - Who may come is asked before NAT, of new connections only, by a filter chain: a connection that was
-#   let in lives on when that changes. What the node itself sends is asked on its way out, as TCP is
-#   redirected there; but for UDP by `lo`, which is asked when it comes in (a sender would see EPERM).
+# - Who may come is asked before any translation, of new connections only: one that was let in lives on when
+#   that changes. A chain of type nat is asked for nothing else, so what the kernel carries does not pay for it.
+#   What the node itself sends is asked on its way out, as TCP is redirected there; but for UDP by `lo`, which
+#   is asked when it comes in (a sender would see EPERM).
 # - What the node itself sends and is to get no answer is dropped there too: once it is on `lo` conntrack
 #   remembers that it was not redirected, and its next SYN would be refused, though it is served by then.
 _CHAINS = """\
@@ -95,8 +96,7 @@ ip6 daddr . meta l4proto . th dport . ip6 saddr != @allowed6 drop
 		meta nfproto ipv6 meta l4proto . th dport @inside_nodeports6 fib daddr type local drop
 	}}
 	chain guard_prerouting {{
-		type filter hook prerouting priority -150; policy accept;
-		ct state != new accept
+		type nat hook prerouting priority -110; policy accept;
 		iifname != "lo" jump guard_outside
 		jump guard
 	}}
@@ -130,6 +130,7 @@ fib daddr type local goto refuse
 	chain refuse_input {{
 		type filter hook input priority -10; policy accept;
 		ct status dnat accept
+		iifname "lo" ct state new jump guard
 		meta nfproto ipv4 tcp dport {ports.ipv4} goto refuse
 		meta nfproto ipv6 tcp dport {ports.ipv6} goto refuse
 		jump unserved
