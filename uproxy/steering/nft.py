@@ -58,9 +58,9 @@ _SETS = {
 #   are not on the ClusterIPs.
 # - Sets are looked up before fib, which costs more. A bare `reject` is port unreachable.
 # - Who may come is asked before any translation, of new connections only: one that was let in lives on when
-#   that changes. A chain of type nat is asked for nothing else, so what the kernel carries does not pay for it.
-#   What the node itself sends is asked on its way out, as TCP is redirected there; but for UDP by `lo`, which
-#   is asked when it comes in (a sender would see EPERM).
+#   that changes. A chain of type nat sees nothing else, so what the kernel carries does not pay for it. What
+#   the node itself sends is asked on its way out, as TCP is redirected there; but for UDP by `lo`, which is
+#   asked when it comes in (a sender would see EPERM).
 # - What the node itself sends and is to get no answer is dropped there too: once it is on `lo` conntrack
 #   remembers that it was not redirected, and its next SYN would be refused, though it is served by then.
 _CHAINS = """\
