@@ -78,18 +78,22 @@ class Tally:
         before = self._sums.get(key, Traffic())
         self._sums[key] = Traffic(*(one + other for one, other in zip(before, more, strict=True)))
 
-    def counts(self, key: Key) -> Counts:
-        """All that one has had."""
-        its, (name, backend) = self._sums.get(key, Traffic()), key
-        family, protocol = backend.ip.version, name.protocol
-        return as_counts(
-            protocol,
-            its.connections,
-            payload(family, protocol, its.packets_to, its.bytes_to),
-            payload(family, protocol, its.packets_back, its.bytes_back),
-        )
+    def counts(self) -> dict[Key, Counts]:
+        """All that everybody has had who has had anything."""
+        return {key: _counts(key, its) for key, its in self._sums.items()}
 
     def forget(self, keys: Collection[Key]) -> None:
         """Their counts would begin at nothing."""
         for key in keys:
             self._sums.pop(key, None)
+
+
+def _counts(key: Key, its: Traffic) -> Counts:
+    name, backend = key
+    family, protocol = backend.ip.version, name.protocol
+    return as_counts(
+        protocol,
+        its.connections,
+        payload(family, protocol, its.packets_to, its.bytes_to),
+        payload(family, protocol, its.packets_back, its.bytes_back),
+    )

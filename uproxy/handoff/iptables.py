@@ -8,6 +8,7 @@ A change is one `iptables-restore --noflush` for each family. It takes as long a
 first packet passes through all addresses that are handed over: docs/handoff.md has the measurements.
 """
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -16,7 +17,7 @@ from uproxy.errors import CommandFailed
 from uproxy.handoff import accounting
 from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.conntrack_messages import Translated
-from uproxy.handoff.conntrack_tally import Tally
+from uproxy.handoff.conntrack_tally import Alike, Tally
 from uproxy.handoff.forwarding import not_forwarded
 from uproxy.handoff.iptables_rules import (
     PREFIX,
@@ -26,7 +27,7 @@ from uproxy.handoff.iptables_rules import (
     chain_name,
     render_begin,
 )
-from uproxy.handoff.mechanism import Key, Seen, open_by_port
+from uproxy.handoff.mechanism import Key, Seen
 from uproxy.handoff.plan import KernelPort
 from uproxy.kit import netfilter
 from uproxy.kit.netfilter import PROGRAM, remove_chains, restore
@@ -169,15 +170,21 @@ class IptablesHandoff:
         """What conntrack remembers, and what it did before."""
         if not self._ports:
             return Seen()
+        flows = await self._conntrack.look()
+        return await asyncio.to_thread(self._seen, flows)
+
+    def _seen(self, flows: Mapping[Translated, Alike]) -> Seen:
+        """Blocks: there may be thousands of endpoints."""
         owners = {its: (name, its[1]) for name, port in self._ports.items() for its in port.answered}
+        opened = dict.fromkeys(self._ports, 0)
         self._open.clear()
-        for flow, its in (await self._conntrack.look()).items():
+        for flow, alike in flows.items():
             key = next((owners[one] for one in _answered(flow) if one in owners), None)
             if key is not None:
-                self._tally.add(key, its.more)
-                self._open[key] = self._open.get(key, 0) + its.open
-        counts = {key: self._tally.counts(key) for key in owners.values()}
-        return Seen(counts, open_by_port(self._ports, self._open))
+                self._tally.add(key, alike.more)
+                self._open[key] = self._open.get(key, 0) + alike.open
+                opened[key[0]] += alike.open
+        return Seen(self._tally.counts(), opened)
 
     async def close(self) -> None:
         """Remove everything, of earlier runs too."""

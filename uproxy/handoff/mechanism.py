@@ -3,7 +3,7 @@
 Three have been written to it: `nftables.py`, `ipvs.py`, `iptables.py`. None of them decides anything.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from uproxy.handoff.plan import KernelPort
@@ -27,16 +27,9 @@ class Seen(NamedTuple):
     """What there is in the kernel, of ports that were put, and of those that still drain."""
 
     counts: Mapping[Key, Counts] = {}
+    """Of endpoints that have had any traffic; of others they may be left out."""
     open: Mapping[ServicePortName, int] = {}
     """Connections, or UDP flows."""
-
-
-def open_by_port(names: Iterable[ServicePortName], by_key: Mapping[Key, int]) -> dict[ServicePortName, int]:
-    """Open connections of these ports, from those of their endpoints."""
-    found = dict.fromkeys(names, 0)
-    for (name, _), count in by_key.items():
-        found[name] += count
-    return found
 
 
 class Mechanism(Protocol):

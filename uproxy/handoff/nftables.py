@@ -19,10 +19,11 @@ from itertools import product
 from uproxy.errors import CommandFailed
 from uproxy.handoff import accounting
 from uproxy.handoff.conntrack import Conntrack
-from uproxy.handoff.conntrack_tally import Tally
+from uproxy.handoff.conntrack_messages import Translated
+from uproxy.handoff.conntrack_tally import Alike, Tally
 from uproxy.handoff.forwarding import not_forwarded
 from uproxy.handoff.here import Here, Wanted
-from uproxy.handoff.mechanism import Key, Seen
+from uproxy.handoff.mechanism import Counts, Key, Seen
 from uproxy.handoff.nft_batch import Batch, Counter, Dispatch, Leg, LegKey, dispatch, legs
 from uproxy.handoff.nft_batch import counter as counter_of
 from uproxy.handoff.nft_batch import counters as counters_of
@@ -275,30 +276,37 @@ class NftablesHandoff:
         """Connections are read of all sets that have an element, bytes of conntrack."""
         if not self._ports:
             return Seen()
+        flows = await self._conntrack.look()
+        return await asyncio.to_thread(self._seen, flows)
+
+    def _seen(self, flows: Mapping[Translated, Alike]) -> Seen:
+        """Blocks: tens of thousands of counters take a while."""
         owners = {
-            its: (name, end) for name, port in self._ports.items() for its, end in port.counters.items()
+            counter: (name, backend)
+            for name, its in self._ports.items()
+            for counter, backend in its.counters.items()
         }
         opened = dict.fromkeys(self._ports, 0)
         self._open.clear()
-        for flow, its in (await self._conntrack.look()).items():
+        for flow, alike in flows.items():
             counter = next((one for one in counters_of(flow) if one in owners), None)
             if counter is not None:
-                self._open[counter] = its.open
-                self._tally.add(owners[counter], its.more)
-                opened[owners[counter][0]] += its.open
-        connections = await asyncio.to_thread(self._connections, owners)
-        counts = {
-            key: self._tally.counts(key)._replace(connections=count) for key, count in connections.items()
-        }
+                self._open[counter] = alike.open
+                self._tally.add(owners[counter], alike.more)
+                opened[owners[counter][0]] += alike.open
+        counts = {key: its._replace(connections=0) for key, its in self._tally.counts().items()}
+        for key, connections in self._connections(owners).items():
+            counts[key] = counts.get(key, Counts(0, 0, 0))._replace(connections=connections)
         return Seen(counts, opened)
 
     def _connections(self, owners: Mapping[Counter, Key]) -> Mapping[Key, int]:
-        found = dict.fromkeys(owners.values(), 0)
+        """Of those that have had any."""
+        found: dict[Key, int] = {}
         for suffix, size in {(counter.suffix, len(counter.key)) for counter in owners}:
             for its in self._link.counters(f"new_{suffix}", size):
-                owner = owners.get(Counter(suffix, its.key))
+                owner = owners.get(Counter(suffix, its.key)) if its.packets else None
                 if owner is not None:
-                    found[owner] += its.packets
+                    found[owner] = found.get(owner, 0) + its.packets
         return found
 
     async def close(self) -> None:

@@ -339,10 +339,14 @@ class KernelPaths:
             async with self._lock:
                 await self.mechanism.take(self.carried)
                 self._carried.clear()
-            while left := sum((await self.mechanism.look()).open.values()):
+            while left := await self._left():
                 if self._now() >= deadline_s:
                     return left
                 await asyncio.sleep(_DRAIN_POLL_S)
         except CommandFailed as error:
             _log.warning("connections in the kernel are not waited for: %s", error)
         return 0
+
+    async def _left(self) -> int:
+        async with self._lock:
+            return sum((await self.mechanism.look()).open.values())

@@ -11,7 +11,6 @@ import pytest
 from uproxy.errors import CommandFailed
 from uproxy.handoff import nft_messages as nft
 from uproxy.handoff.conntrack import Conntrack
-from uproxy.handoff.mechanism import Counts
 from uproxy.handoff.nft_netlink import NftNetlink
 from uproxy.handoff.nftables import NftablesHandoff
 from uproxy.handoff.plan import KernelPort, KernelVip
@@ -139,7 +138,6 @@ def test_counts_begin_at_nothing(node: Host) -> None:
         await mechanism.put([web(2)])
         found = (await mechanism.look()).counts
         await mechanism.close()
-        assert set(found.values()) == {Counts(0, 0, 0)}
-        assert len(found) == 4
+        assert found == {}
 
     node.inside(lambda: asyncio.run(count()))

@@ -121,10 +121,10 @@ def test_a_look_that_fails_forgets_nothing() -> None:
 
 def test_counts_are_payload() -> None:
     tally = Tally()
-    assert tally.counts(KEY) == Counts(0, 0, 0)
+    assert tally.counts() == {}
     tally.add(KEY, Traffic(1, 2, 2 * 52 + 8 + 10, 1, 52 + 8 + 20))
-    assert tally.counts(KEY) == Counts(1, 10, 20)
+    assert tally.counts() == {KEY: Counts(1, 10, 20)}
     tally.add(KEY, Traffic(0, 1, 52 + 5, 1, 52))
-    assert tally.counts(KEY) == Counts(1, 15, 20)
+    assert tally.counts() == {KEY: Counts(1, 15, 20)}
     tally.forget([KEY])
-    assert tally.counts(KEY) == Counts(0, 0, 0)
+    assert tally.counts() == {}
