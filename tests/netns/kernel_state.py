@@ -18,13 +18,17 @@ _COMMANDS = (
     "ip -4 route show table all protocol 117",
     "ip -6 route show table all protocol 117",
 )
+_ACCOUNTING = "/proc/sys/net/netfilter/nf_conntrack_acct"
+"""Not there before conntrack is."""
 _TIMES_AND_COUNTERS = re.compile(r"^#.*\n|\[\d+:\d+\]", re.MULTILINE)
 
 
 def kernel_state(host: Host) -> str:
-    """All rules and sets, local routes, and routes of ours, as the kernel's own tools print them."""
+    """All rules and sets, local routes, and routes of ours, as the kernel's own tools print them; and what
+    may be switched on."""
     printed = "".join(host.run(*command.split()).stdout for command in _COMMANDS)
-    return _TIMES_AND_COUNTERS.sub("", printed)
+    accounting = host.run("cat", _ACCOUNTING, check=False).stdout or "0\n"
+    return f"{_TIMES_AND_COUNTERS.sub('', printed)}accounting: {accounting}"
 
 
 _NETLINK_NETFILTER = 12
