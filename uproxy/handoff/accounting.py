@@ -26,6 +26,12 @@ def before(rules: str) -> bool | None:
     return found[1] == "1" if found else None
 
 
+def own(rules: str) -> bool:
+    """What it is without us: of what earlier runs found, the first is the machine's own."""
+    its = before(rules)
+    return is_on() if its is None else its
+
+
 def is_on() -> bool:
     """Also without conntrack it is not."""
     try:

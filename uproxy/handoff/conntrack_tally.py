@@ -10,6 +10,8 @@ from typing import NamedTuple
 from uproxy.handoff.mechanism import Counts, Key
 from uproxy.handoff.payload import counts as as_counts
 from uproxy.handoff.payload import payload
+from uproxy.model.frontend import Backend
+from uproxy.model.names import ServicePortName
 
 Counters = tuple[int, int, int, int]
 """Of one connection: packets and bytes to the endpoint, and back. Zeros where the kernel does not count."""
@@ -64,19 +66,39 @@ class Looks:
 
 
 class Tally:
-    """Counts of each endpoint of each Service port, of all looks together."""
+    """Of each endpoint of each Service port: the counts of all looks together, what is open by the last."""
 
     def __init__(self) -> None:
         self._sums: dict[Key, Traffic] = {}
+        self._open: dict[Key, int] = {}
 
     def clear(self) -> None:
         """Begin anew."""
         self._sums.clear()
+        self._open.clear()
 
-    def add(self, key: Key, more: Traffic) -> None:
-        """What one has had since the last look."""
+    def see(self, looked: Iterable[tuple[Key | None, Alike]]) -> None:
+        """Add what a look has seen, of whom; what is nobody's is passed over."""
+        self._open.clear()
+        for key, alike in looked:
+            if key is not None:
+                self._add(key, alike.more)
+                self._open[key] = self._open.get(key, 0) + alike.open
+
+    def _add(self, key: Key, more: Traffic) -> None:
         before = self._sums.get(key, Traffic())
         self._sums[key] = Traffic(*(one + other for one, other in zip(before, more, strict=True)))
+
+    def idle(self, name: ServicePortName, backends: Iterable[Backend]) -> set[Backend]:
+        """Those of them that have nothing open."""
+        return {backend for backend in backends if not self._open.get((name, backend))}
+
+    def open(self, names: Iterable[ServicePortName]) -> dict[ServicePortName, int]:
+        """What is open of each of these Service ports, of which all that is counted is."""
+        found = dict.fromkeys(names, 0)
+        for (name, _), count in self._open.items():
+            found[name] += count
+        return found
 
     def counts(self) -> dict[Key, Counts]:
         """All that everybody has had who has had anything."""

@@ -64,7 +64,6 @@ class IptablesHandoff:
         self._ports: dict[ServicePortName, _Programmed] = {}
         self._problems: dict[Family, str] = {}
         self._tally = Tally()
-        self._open: dict[Key, int] = {}
         self._next = 0
 
     def refusal(self, port: KernelPort) -> str | None:
@@ -82,9 +81,7 @@ class IptablesHandoff:
         self._ports.clear()
         self._tally.clear()
         saved = await execute("iptables-save")
-        before = accounting.before(saved)
-        if before is None:
-            before = accounting.is_on()
+        before = accounting.own(saved)
         await restore(4, render_begin(saved, before))
         try:
             await restore(6, render_begin(await execute("ip6tables-save"), before))
@@ -158,7 +155,7 @@ class IptablesHandoff:
         gone: list[Key] = []
         for name, backends in unused.items():
             its = self._ports[name]
-            idle = {one for one in backends if not self._open.get((name, one))}
+            idle = self._tally.idle(name, backends)
             its.answered = {one for one in its.answered if one[1] not in idle}
             gone += [(name, backend) for backend in idle]
             if not its.ways and not its.answered:
@@ -176,15 +173,11 @@ class IptablesHandoff:
     def _seen(self, flows: Mapping[Translated, Alike]) -> Seen:
         """Blocks: there may be thousands of endpoints."""
         owners = {its: (name, its[1]) for name, port in self._ports.items() for its in port.answered}
-        opened = dict.fromkeys(self._ports, 0)
-        self._open.clear()
-        for flow, alike in flows.items():
-            key = next((owners[one] for one in _answered(flow) if one in owners), None)
-            if key is not None:
-                self._tally.add(key, alike.more)
-                self._open[key] = self._open.get(key, 0) + alike.open
-                opened[key[0]] += alike.open
-        return Seen(self._tally.counts(), opened)
+        self._tally.see(
+            (next((owners[one] for one in _answered(flow) if one in owners), None), alike)
+            for flow, alike in flows.items()
+        )
+        return Seen(self._tally.counts(), self._tally.open(self._ports))
 
     async def close(self) -> None:
         """Remove everything, of earlier runs too."""

@@ -172,7 +172,6 @@ class NftablesHandoff:
         self._ports: dict[ServicePortName, _Programmed] = {}
         self._here = Here()
         self._tally = Tally()
-        self._open: dict[Counter, int] = {}
         self._next = 0
 
     def refusal(self, port: KernelPort) -> str | None:
@@ -181,7 +180,7 @@ class NftablesHandoff:
 
     async def begin(self, inside: Sequence[IPNetwork]) -> None:
         """Put an empty table in the place of any older one."""
-        before = await _accounting_before(self._nft)
+        before = accounting.own(await _rules(self._nft))
         await self._nft.execute(render_table(inside, before))
         self._forget_all()
         accounting.switch_on()
@@ -256,19 +255,19 @@ class NftablesHandoff:
         unused = {name: its.unused() for name, its in self._ports.items() if its.taken_back or its.unused()}
         if not unused:
             return ()
+        idle = {name: self._tally.idle(name, backends) for name, backends in unused.items()}
         batch = Batch()
-        for name, backends in unused.items():
-            counters = self._ports[name].counters
-            backends -= {backend for counter, backend in counters.items() if self._open.get(counter)}
-            for counter in [counter for counter, backend in counters.items() if backend in backends]:
-                batch.count_no_more(counter)
+        for name, backends in idle.items():
+            for counter, backend in self._ports[name].counters.items():
+                if backend in backends:
+                    batch.count_no_more(counter)
         await self._commit(batch)
-        for name, backends in unused.items():
+        for name, backends in idle.items():
             its = self._ports[name]
             its.counters = {counter: one for counter, one in its.counters.items() if one not in backends}
             if its.taken_back and not its.counters:
                 del self._ports[name]
-        gone = [(name, backend) for name, backends in unused.items() for backend in backends]
+        gone = [(name, backend) for name, backends in idle.items() for backend in backends]
         self._tally.forget(gone)
         return gone
 
@@ -286,18 +285,14 @@ class NftablesHandoff:
             for name, its in self._ports.items()
             for counter, backend in its.counters.items()
         }
-        opened = dict.fromkeys(self._ports, 0)
-        self._open.clear()
-        for flow, alike in flows.items():
-            counter = next((one for one in counters_of(flow) if one in owners), None)
-            if counter is not None:
-                self._open[counter] = alike.open
-                self._tally.add(owners[counter], alike.more)
-                opened[owners[counter][0]] += alike.open
+        self._tally.see(
+            (next((owners[one] for one in counters_of(flow) if one in owners), None), alike)
+            for flow, alike in flows.items()
+        )
         counts = {key: its._replace(connections=0) for key, its in self._tally.counts().items()}
         for key, connections in self._connections(owners).items():
             counts[key] = counts.get(key, Counts(0, 0, 0))._replace(connections=connections)
-        return Seen(counts, opened)
+        return Seen(counts, self._tally.open(self._ports))
 
     def _connections(self, owners: Mapping[Counter, Key]) -> Mapping[Key, int]:
         """Of those that have had any."""
@@ -316,7 +311,7 @@ class NftablesHandoff:
         self._forget_all()
 
     def _forget_all(self) -> None:
-        for its in (self._ports, self._here, self._tally, self._open):
+        for its in (self._ports, self._here, self._tally):
             its.clear()
 
 
@@ -353,9 +348,3 @@ async def _rules(nft: Nft) -> str:
         return await nft.execute(f"list chain {_TABLE} {_NOTED}\n")
     except CommandFailed:
         return ""
-
-
-async def _accounting_before(nft: Nft) -> bool:
-    """Of an earlier run's values, the first is the machine's own."""
-    before = accounting.before(await _rules(nft))
-    return accounting.is_on() if before is None else before
