@@ -47,10 +47,11 @@ def _key(family: int, node: str) -> str:
 
 
 def _tuple(family: int, node: str) -> str:
-    """The same, as it is read from a packet's connection."""
+    """The same, as it is read from a first packet, which is translated by then. Its port is not: nft would
+    print that without the protocol, which it needs to read the others again."""
     ip = _IP[family]
     vip = "" if node else f"ct original {ip} daddr . "
-    return f"{vip}ct original proto-dst . ct reply {ip} saddr . ct reply proto-src"
+    return f"{vip}ct original proto-dst . {ip} daddr . ct reply proto-src"
 
 
 def _counting(after: str) -> str:

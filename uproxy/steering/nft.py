@@ -45,11 +45,13 @@ _SETS = {
 # Why it is so:
 # - Priority -105 is just before dstnat (-100), so that another owner of the address does not
 #   translate it first; the name `dstnat` is not valid in an output hook (nft 1.0.6).
-# - Refusal comes after NAT: a redirected connection no longer carries its VIP there, so one
-#   that was made while there were endpoints lives on when they are gone. Priority -10 puts it
-#   before the node's firewall, whose DROP would turn `refused` into a timeout.
+# - Refusal comes after NAT, everybody's (-99): what is translated is not asked any more, and who was
+#   connected while there were endpoints stays so. First packets only are asked, as a chain of type nat is, so
+#   that what is connected, to this node or through it, never pays. (`reject` there takes Linux 5.9.)
+# - What comes by `lo` had its turn at translation on its way out, so there a filter asks. Priority -10 puts
+#   it before the node's firewall, whose DROP would turn `refused` into a timeout.
 # - The guard of output comes before `mangle` (-150), where handoff by IPVS marks: the guard lets marks pass.
-# - What was translated carries no VIP any more: each of its packets is spared all these lookups.
+# - Of what comes by `lo`, too, what was translated is spared all these lookups.
 # - Of an address that is a Service's alone, what is not translated and has no socket bound to it is refused.
 #   Answers to the node's own connections come to it too, since it is their source: so only what is new.
 # - Output to `lo` is left to the input hook: refused in output, a UDP sender would see EPERM.
@@ -87,17 +89,14 @@ ip daddr . meta l4proto . th dport . ip saddr != @allowed4 drop
 		ip6 daddr . meta l4proto . th dport @limited6 \
 ip6 daddr . meta l4proto . th dport . ip6 saddr != @allowed6 drop
 	}}
-	chain guard_outside {{
-		ip saddr @pods4 return
-		ip6 saddr @pods6 return
-		ip daddr . meta l4proto . th dport @inside4 drop
-		ip6 daddr . meta l4proto . th dport @inside6 drop
-		meta nfproto ipv4 meta l4proto . th dport @inside_nodeports4 fib daddr type local drop
-		meta nfproto ipv6 meta l4proto . th dport @inside_nodeports6 fib daddr type local drop
-	}}
 	chain guard_prerouting {{
 		type nat hook prerouting priority -110; policy accept;
-		iifname != "lo" jump guard_outside
+		ip daddr . meta l4proto . th dport @inside4 iifname != "lo" ip saddr != @pods4 drop
+		ip6 daddr . meta l4proto . th dport @inside6 iifname != "lo" ip6 saddr != @pods6 drop
+		meta l4proto . th dport @inside_nodeports4 iifname != "lo" ip saddr != @pods4 \
+fib daddr type local drop
+		meta l4proto . th dport @inside_nodeports6 iifname != "lo" ip6 saddr != @pods6 \
+fib daddr type local drop
 		jump guard
 	}}
 	chain guard_output {{
@@ -127,21 +126,23 @@ fib daddr type local goto refuse
 		ip daddr @alone4 ip daddr . meta l4proto . th dport != @served4 goto refuse
 		ip6 daddr @alone6 ip6 daddr . meta l4proto . th dport != @served6 goto refuse
 	}}
+	chain refuse_prerouting {{
+		type nat hook prerouting priority -99; policy accept;
+		meta nfproto ipv4 tcp dport {ports.ipv4} fib daddr type local goto refuse
+		meta nfproto ipv6 tcp dport {ports.ipv6} fib daddr type local goto refuse
+		jump unserved
+	}}
 	chain refuse_input {{
 		type filter hook input priority -10; policy accept;
+		iifname != "lo" accept
 		ct status dnat accept
-		iifname "lo" ct state new jump guard
+		ct state new jump guard
 		meta nfproto ipv4 tcp dport {ports.ipv4} goto refuse
 		meta nfproto ipv6 tcp dport {ports.ipv6} goto refuse
 		jump unserved
 	}}
-	chain refuse_forward {{
-		type filter hook forward priority -10; policy accept;
-		ct status dnat accept
-		jump unserved
-	}}
 	chain refuse_output {{
-		type filter hook output priority -10; policy accept;
+		type nat hook output priority -99; policy accept;
 		oifname != "lo" jump unserved
 	}}
 """

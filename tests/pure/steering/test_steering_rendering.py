@@ -1,5 +1,6 @@
 """What is handed to nft, ipset and iptables-restore, whole, as golden text."""
 
+import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -98,6 +99,11 @@ COMMIT
 )
 def test_rendering_is_as_the_golden_file(golden: str, text: str) -> None:
     assert text == (GOLDEN / golden).read_text()
+
+
+def test_what_is_connected_through_the_node_meets_no_chain() -> None:
+    chains = re.findall("type (.*) hook (.*) priority", nft.render_table(PORTS, RULES, INSIDE))
+    assert {hook for kind, hook in chains if kind != "nat"} == {"input", "output"}
 
 
 def test_jumps_of_an_earlier_run_are_replaced_and_those_of_others_kept() -> None:
