@@ -52,11 +52,12 @@ class ThisMachine:
 
 @asynccontextmanager
 async def connected(
-    place: Place, address: Address
+    place: Place, address: Address, from_ip: str = ""
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection from `place`; it is closed at the end."""
+    """A connection from `place`, and from one of its addresses; it is closed at the end."""
     stream = nonblocking(place, address, socket.SOCK_STREAM)
     try:
+        stream.bind((from_ip, 0))
         async with asyncio.timeout(PATIENCE_S):
             await asyncio.get_running_loop().sock_connect(stream, address)
         reader, writer = await asyncio.open_connection(sock=stream)

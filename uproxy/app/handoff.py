@@ -36,7 +36,7 @@ def kernel_paths(possible: Possible, dataplane: Dataplane, threads: int) -> Kern
     """The target that keeps the kernel's paths; None where nobody hands over."""
     if possible.mechanism is None:
         return None
-    ledger = Ledger(dataplane.ports, dataplane.relay)
+    ledger = Ledger(dataplane.ports, dataplane.relay, dataplane.context.now)
     return KernelPaths(possible.mechanism, ledger, _load_of(threads), monotonic, wall_s)
 
 

@@ -1,22 +1,27 @@
-"""Counts of the kernel and of the relay, in one place: whoever reads them does not notice a move.
+"""What is kept of a Service port whoever carries it, so that nobody notices a move: counts, and its clients.
 
-Owns adding what the kernel carried to `PortStats` and `BackendState`. Refuses to know who carries what.
+Owns adding what the kernel carried to `PortStats` and `BackendState`, and telling affinity. Refuses to
+know who carries what.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from uproxy.dataplane.relay import Relay
 from uproxy.dataplane.routes import ProgrammedPort
+from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Protocol, ServicePortName
 
 
 class Ledger:
-    """The counts of every programmed Service port."""
+    """Of every programmed Service port."""
 
-    def __init__(self, ports: Mapping[ServicePortName, ProgrammedPort], relay: Relay) -> None:
+    def __init__(
+        self, ports: Mapping[ServicePortName, ProgrammedPort], relay: Relay, now: Callable[[], float]
+    ) -> None:
         self._ports = ports
         self._relay = relay
+        self._now = now
 
     def totals(self) -> Iterator[tuple[ServicePortName, int, int]]:
         """Connections (or flows) and bytes so far, on both paths, of each Service port that had any."""
@@ -50,3 +55,15 @@ class Ledger:
         programmed = self._ports.get(name)
         if programmed is not None:
             programmed.stats.in_kernel = count
+
+    def pinned(self, name: ServicePortName) -> list[Pinned]:
+        """The clients that the relay keeps at their endpoints."""
+        programmed = self._ports.get(name)
+        routes = programmed.routes if programmed is not None else ()
+        return [one for route in routes for one in route.balancer.pinned(self._now())]
+
+    def pin(self, name: ServicePortName, clients: Collection[Pinned]) -> None:
+        """Have the relay keep these, wherever an address leads to their endpoint."""
+        programmed = self._ports.get(name)
+        for route in programmed.routes if programmed is not None else ():
+            route.balancer.pin(clients, self._now())

@@ -27,7 +27,7 @@ from uproxy.handoff.iptables_rules import (
     chain_name,
     render_begin,
 )
-from uproxy.handoff.mechanism import Key, Seen
+from uproxy.handoff.mechanism import NOBODY, Clients, Key, Seen
 from uproxy.handoff.plan import KernelPort
 from uproxy.kit import netfilter
 from uproxy.kit.netfilter import PROGRAM, remove_chains, restore
@@ -58,6 +58,7 @@ class IptablesHandoff:
     """A Mechanism."""
 
     name = "iptables"
+    knows_clients = False
 
     def __init__(self, conntrack: Conntrack) -> None:
         self._conntrack = conntrack
@@ -93,7 +94,7 @@ class IptablesHandoff:
         accounting.switch_on()
         await self._conntrack.look()  # what there is by now is not counted
 
-    async def put(self, ports: Sequence[KernelPort]) -> None:
+    async def put(self, ports: Sequence[KernelPort], clients: Clients = NOBODY) -> None:
         """One change for each family. If it is refused, what may be left of it nothing leads to."""
         changed, after = {family: Change() for family in _FAMILIES}, {}
         for port in ports:
@@ -101,6 +102,10 @@ class IptablesHandoff:
             after[port.name] = self._renew(changed, before, port)
         await self._apply(changed)
         self._ports.update(after)
+
+    async def clients(self, names: Collection[ServicePortName]) -> Clients:
+        """It keeps them to itself."""
+        return NOBODY
 
     def _renew(self, changed: Mapping[Family, Change], before: _Programmed, port: KernelPort) -> _Programmed:
         now = _Programmed(answered=set(before.answered))

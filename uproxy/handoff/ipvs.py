@@ -42,7 +42,7 @@ from uproxy.handoff.ipvs_netlink import (
 )
 from uproxy.handoff.ipvs_rules import Kind
 from uproxy.handoff.ipvs_tally import Tally
-from uproxy.handoff.mechanism import Key, Seen
+from uproxy.handoff.mechanism import NOBODY, Clients, Key, Seen
 from uproxy.handoff.plan import KernelPort
 from uproxy.kit.commands import run
 from uproxy.model.frontend import Backend
@@ -108,6 +108,7 @@ class IpvsHandoff:
     """A Mechanism."""
 
     name = "ipvs"
+    knows_clients = False
 
     def __init__(self, conntrack: Conntrack) -> None:
         self._conntrack = conntrack
@@ -164,7 +165,7 @@ class IpvsHandoff:
 
     # ---- moves ----
 
-    async def put(self, ports: Sequence[KernelPort]) -> None:
+    async def put(self, ports: Sequence[KernelPort], clients: Clients = NOBODY) -> None:
         """Virtual servers first, then who comes to them. If it raises, it is as before."""
         change = self._planned(ports)
         await self._call(lambda: self._refuse_foreign(change))
@@ -191,6 +192,10 @@ class IpvsHandoff:
             if any(its.vip.is_node_port for its in port.vips):
                 self._node_ports[port.name] = port
         await self._unroute([vip for vip, shape in change.shapes.items() if shape is None])
+
+    async def clients(self, names: Collection[ServicePortName]) -> Clients:
+        """It keeps them to itself."""
+        return NOBODY
 
     def _refuse_foreign(self, change: _Change) -> None:
         """Blocks. Asked before, since our destinations would be added to the virtual server of others."""

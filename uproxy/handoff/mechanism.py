@@ -7,11 +7,15 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from uproxy.handoff.plan import KernelPort
+from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend
 from uproxy.model.names import IPNetwork, ServicePortName, Vip
 
 Key = tuple[ServicePortName, Backend]
 """Whose counts."""
+Clients = Mapping[ServicePortName, Collection[Pinned]]
+"""Of Service ports with session affinity."""
+NOBODY: Clients = {}
 
 
 class Counts(NamedTuple):
@@ -36,6 +40,8 @@ class Mechanism(Protocol):
     """Every coroutine may raise CommandFailed."""
 
     name: str
+    knows_clients: bool
+    """Whether it can be told where clients under session affinity are to go on to, and tells it."""
 
     def refusal(self, port: KernelPort) -> str | None:
         """Why this one cannot carry it, in words; None when it can."""
@@ -46,8 +52,13 @@ class Mechanism(Protocol):
         everything new comes to the relay. Clients in `inside` count as Pods of this node."""
         ...
 
-    async def put(self, ports: Sequence[KernelPort]) -> None:
-        """Take new connections for these, in this version, from now on. If it raises, nothing has changed."""
+    async def put(self, ports: Sequence[KernelPort], clients: Clients = NOBODY) -> None:
+        """Take new connections for these, in this version, from now on; `clients` go on to where they were,
+        where it `knows_clients`. If it raises, nothing has changed."""
+        ...
+
+    async def clients(self, names: Collection[ServicePortName]) -> Clients:
+        """Who goes where, of those that were put. Asked only where it `knows_clients`."""
         ...
 
     async def take(self, names: Collection[ServicePortName]) -> None:

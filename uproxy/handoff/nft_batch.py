@@ -5,7 +5,8 @@ chain's rule with its endpoints in turn, the elements that count. Refuses to kno
 (`nft_messages.py`), and who is programmed already (`nftables.py`).
 """
 
-from collections.abc import Iterable, Iterator
+import socket
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain as chained
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from uproxy.handoff import nft_messages as nft
 from uproxy.handoff.conntrack_messages import Translated
 from uproxy.handoff.nft_messages import Message
 from uproxy.handoff.plan import KernelPort
+from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend
 from uproxy.model.names import IPAddress, Vip
 
@@ -50,7 +52,8 @@ class Counter(NamedTuple):
 
 class Batch:
     """The messages of one transaction. References have to go before what they refer to; within a set,
-    deletions come first: an element that changes is both."""
+    deletions come first: an element that changes is both. Clients may be many: they become elements when
+    `messages` is called, which may be in a thread."""
 
     def __init__(self) -> None:
         self._chains: list[Message] = []
@@ -59,11 +62,15 @@ class Batch:
         self._rules: list[Message] = []
         self._last: list[Message] = []
         self._sets = 0
+        self._clients: list[tuple[str, Leg, Collection[Pinned]]] = []
 
     def messages(self) -> list[Message]:
         """All of it, in order."""
+        known: dict[str, list[bytes]] = {}
+        for name, client in chained.from_iterable(_remembered(*its) for its in self._clients):
+            _append(known, name, client)
         deleted = (nft.delete_elements(name, some) for name, some in self._deleted.items())
-        added = (nft.add_elements(name, some) for name, some in self._added.items())
+        added = (nft.add_elements(name, some) for name, some in (*self._added.items(), *known.items()))
         elements = chained.from_iterable(chained(deleted, added))
         return [*self._chains, *self._rules, *elements, *self._last]
 
@@ -136,6 +143,10 @@ class Batch:
         self._rules.append(nft.add_rule(chain, nft.to_chain_turn(len(names), turns)))
         self._forget(chain, (backend for backend in old if backend not in leg.backends))
 
+    def pin(self, chain: str, leg: Leg, clients: Collection[Pinned]) -> None:
+        """Have a new chain remember those who have been with its endpoints, each where he was last."""
+        self._clients.append((chain, leg, clients))
+
     def _new_set(self) -> int:
         self._sets += 1
         return self._sets
@@ -151,6 +162,28 @@ class Batch:
     def _forget(self, chain: str, backends: Iterable[Backend]) -> None:
         for name in (_sticky_name(chain, backend) for backend in backends):
             self._last += [nft.flush_chain(name), nft.delete_chain(name), nft.delete_set(name)]
+
+
+def _remembered(chain: str, leg: Leg, pinned: Iterable[Pinned]) -> Iterator[tuple[str, bytes]]:
+    """Sets of a leg, with elements for them."""
+    names = {backend: name for name, backend in clients(chain, leg)}
+    last = {one.client: one for one in sorted(pinned, key=_idle_s, reverse=True) if one.backend in names}
+    family = socket.AF_INET if leg.vip.family == 4 else socket.AF_INET6
+    for client, backend, idle_s in last.values():
+        left_ms = round(((leg.affinity_timeout_s or 0) - idle_s) * 1000)
+        if left_ms > 0:
+            yield names[backend], nft.client(socket.inet_pton(family, client), left_ms)
+
+
+def _idle_s(one: Pinned) -> float:
+    return one.idle_s
+
+
+def clients(chain: str, leg: Leg) -> Iterator[tuple[str, Backend]]:
+    """The sets that remember a leg's clients."""
+    if leg.affinity_timeout_s is not None:
+        for backend in leg.backends:
+            yield _sticky_name(chain, backend), backend
 
 
 def _append(elements: dict[str, list[bytes]], name: str, one: bytes) -> None:

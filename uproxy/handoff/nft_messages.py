@@ -96,6 +96,11 @@ def element(key: bytes, leads_to: bytes = b"") -> bytes:
     return _nest(1, _nest(1, attribute(1, key)) + (_nest(2, leads_to) if leads_to else b""))
 
 
+def client(ip: bytes, left_ms: int) -> bytes:
+    """An element of `add_clients` that is forgotten in so long, unless a rule remembers it anew."""
+    return _nest(1, _nest(1, attribute(1, ip)) + attribute(5, struct.pack("!Q", left_ms)))
+
+
 # ---- messages ----
 
 

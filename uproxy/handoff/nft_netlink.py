@@ -23,6 +23,8 @@ from uproxy.kit.netlink import ACK, ERROR, NETFILTER, REQUEST, Link, attributes,
 
 _NF_TABLES, _INET, _LIST = 10, 1, 3
 _BEGIN, _END = 16, 17
+_KEY, _EXPIRATION, _VALUE = 1, 5, 1
+"""Of an element, and of its key (enum nft_set_elem_attributes, enum nft_data_attributes)."""
 _ABOUT = struct.Struct("!BBH")
 _RECEIVE = 1 << 17
 _SOL_NETLINK, _CAP_ACK = 270, 10
@@ -71,6 +73,14 @@ class NftNetlink:
                 return list(_counters(self._open(), name, _element(key_size)))
             except OSError as error:
                 raise CommandFailed(f"nf_tables: counters of {name}: {error.strerror}") from error
+
+    def clients(self, name: str) -> list[tuple[bytes, int]]:
+        """All that a set of clients remembers: addresses, and for how many ms more. Raises CommandFailed."""
+        with self._lock:
+            try:
+                return list(_remembered(self._open(), name))
+            except OSError as error:
+                raise CommandFailed(f"nf_tables: elements of {name}: {error.strerror}") from error
 
     def _open(self) -> Link:
         if self._link is None:
@@ -126,6 +136,17 @@ def _counters(link: Link, name: str, layout: struct.Struct) -> Iterator[Counted]
     for body in link.dump(_NF_TABLES << 8 | GET_ELEMENT, question):
         for key, packets in layout.iter_unpack(_elements(body[_ABOUT.size :], layout.size)):
             yield Counted(key, packets)
+
+
+def _remembered(link: Link, name: str) -> Iterator[tuple[bytes, int]]:
+    question = _ABOUT.pack(_INET, 0, 0) + of_set(name)
+    for body in link.dump(_NF_TABLES << 8 | GET_ELEMENT, question):
+        found = dict(attributes(body[_ABOUT.size :])).get(_LIST, b"")
+        for _, element in attributes(found):
+            its = dict(attributes(element))
+            key = dict(attributes(its.get(_KEY, b""))).get(_VALUE)
+            if key is not None and _EXPIRATION in its:
+                yield key, int.from_bytes(its[_EXPIRATION], "big")
 
 
 def _make_room(link: socket.socket, size: int) -> None:

@@ -14,6 +14,7 @@ translation yet; KEP-3866 for kube-proxy's use of maps.
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from itertools import product
 
 from uproxy.errors import CommandFailed
@@ -23,14 +24,16 @@ from uproxy.handoff.conntrack_messages import Translated
 from uproxy.handoff.conntrack_tally import Alike, Tally
 from uproxy.handoff.forwarding import not_forwarded
 from uproxy.handoff.here import Here, Wanted
-from uproxy.handoff.mechanism import Counts, Key, Seen
+from uproxy.handoff.mechanism import NOBODY, Clients, Counts, Key, Seen
 from uproxy.handoff.nft_batch import Batch, Counter, Dispatch, Leg, LegKey, dispatch, legs
+from uproxy.handoff.nft_batch import clients as clients_of
 from uproxy.handoff.nft_batch import counter as counter_of
 from uproxy.handoff.nft_batch import counters as counters_of
 from uproxy.handoff.nft_messages import TABLE
 from uproxy.handoff.nft_netlink import NftNetlink
 from uproxy.handoff.plan import KernelPort
 from uproxy.kit.nft import Nft
+from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend
 from uproxy.model.names import IPNetwork, ServicePortName, Vip
 
@@ -165,6 +168,7 @@ class NftablesHandoff:
     """A Mechanism."""
 
     name = "nftables"
+    knows_clients = True
 
     def __init__(self, conntrack: Conntrack) -> None:
         self._nft = Nft()
@@ -187,12 +191,15 @@ class NftablesHandoff:
         accounting.switch_on()
         await self._conntrack.look()  # what there is by now is not counted
 
-    async def put(self, ports: Sequence[KernelPort]) -> None:
+    async def put(self, ports: Sequence[KernelPort], clients: Clients = NOBODY) -> None:
         """One transaction for all of them."""
         batch, after = Batch(), {}
         for port in ports:
             before = self._ports.get(port.name, _Programmed())
             after[port.name] = self._renew(batch, before, port)
+            for key, (chain, leg) in after[port.name].legs.items():
+                if key not in before.legs:
+                    batch.pin(chain, leg, clients.get(port.name, ()))
         await self._commit_moves(batch, {port.name: port.here for port in ports})
         self._ports.update(after)
 
@@ -221,6 +228,21 @@ class NftablesHandoff:
         for key in before.legs.keys() - now.legs.keys():
             batch.remove(*before.legs[key])
         return now
+
+    async def clients(self, names: Collection[ServicePortName]) -> Clients:
+        """By the sets of its chains."""
+        return await asyncio.to_thread(lambda: {name: self._clients(name) for name in names})
+
+    def _clients(self, name: ServicePortName) -> Collection[Pinned]:
+        """Blocks. Of who has called several addresses, and was with several endpoints, the last one."""
+        last: dict[bytes, tuple[float, Backend]] = {}
+        for (_, _, timeout_s), (chain, leg) in self._ports.get(name, _Programmed()).legs.items():
+            for set_name, backend in clients_of(chain, leg):
+                for ip, left_ms in self._link.clients(set_name):
+                    idle_s = (timeout_s or 0) - left_ms / 1000
+                    if ip not in last or idle_s < last[ip][0]:
+                        last[ip] = idle_s, backend
+        return [Pinned(str(ip_address(ip)), backend, idle_s) for ip, (idle_s, backend) in last.items()]
 
     def _new_name(self) -> str:
         self._next += 1

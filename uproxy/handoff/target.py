@@ -8,16 +8,17 @@ hot (`decision.py`), what can move (`plan.py`) and how it is programmed (a `Mech
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from typing import Protocol
 
 from uproxy.errors import CommandFailed
 from uproxy.handoff.decision import Decision, Move, Rates
-from uproxy.handoff.mechanism import Counts, Mechanism
+from uproxy.handoff.mechanism import NOBODY, Clients, Counts, Mechanism
 from uproxy.handoff.plan import KernelPort, holding, kernel_port
 from uproxy.kit.turns import Turns
+from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort
 from uproxy.model.names import IPNetwork, ServicePortName, Vip
 from uproxy.model.names import Protocol as L4
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class Ledger(Protocol):
-    """Where traffic is counted, whoever carries it."""
+    """Where traffic is counted, and clients are remembered, whoever carries it."""
 
     def totals(self) -> Iterator[tuple[ServicePortName, int, int]]:
         """Connections and bytes so far, of each Service port that had any."""
@@ -48,6 +49,14 @@ class Ledger(Protocol):
 
     def in_kernel(self, name: ServicePortName, count: int) -> None:
         """How many connections the kernel has now."""
+        ...
+
+    def pinned(self, name: ServicePortName) -> Collection[Pinned]:
+        """The clients that the relay keeps at their endpoints."""
+        ...
+
+    def pin(self, name: ServicePortName, clients: Collection[Pinned]) -> None:
+        """Have the relay keep these."""
         ...
 
 
@@ -126,8 +135,11 @@ class KernelPaths:
         refusal = self.mechanism.refusal(port)
         if refusal is not None:
             return f"not by {self.mechanism.name}: {refusal}"
-        if desired.options.handoff is Handoff.AUTO and desired.affinity_timeout_s is not None:
-            # Who is pinned where, the relay and the kernel each know for themselves.
+        if (
+            desired.options.handoff is Handoff.AUTO
+            and desired.affinity_timeout_s is not None
+            and not self.mechanism.knows_clients
+        ):
             return "held by session affinity, but with handoff: always"
         return ""
 
@@ -209,7 +221,7 @@ class KernelPaths:
         for first in range(0, len(ports), AT_ONCE):
             some = ports[first : first + AT_ONCE]
             try:
-                await self.mechanism.put(some)
+                await self.mechanism.put(some, await self._clients_of(some))
             except CommandFailed as error:
                 await self._failed(some, error)
                 continue
@@ -217,6 +229,21 @@ class KernelPaths:
                 if port.name not in self._carried:
                     self._note(port.name, self.mechanism.name, self._reason_of(port.name))
                 self._carried[port.name] = port
+
+    async def _clients_of(self, ports: Sequence[KernelPort]) -> Clients:
+        """Who is to stay where he is: by the relay for those that it has now, by the kernel where it is to
+        remember them for another time."""
+        found = dict[ServicePortName, Collection[Pinned]]()
+        changed = []
+        for port in ports:
+            carried = self._carried.get(port.name)
+            if port.affinity_timeout_s is None or not self.mechanism.knows_clients:
+                continue
+            if carried is None:
+                found[port.name] = self._ledger.pinned(port.name)
+            elif carried.affinity_timeout_s not in (None, port.affinity_timeout_s):
+                changed.append(port.name)
+        return {**found, **(await self.mechanism.clients(changed) if changed else NOBODY)}
 
     def _reason_of(self, name: ServicePortName) -> str:
         desired = self._desired.get(name)
@@ -232,6 +259,7 @@ class KernelPaths:
         if not names:
             return
         try:
+            await self._remember(names)
             await self.mechanism.take(names)
         except CommandFailed as error:
             # Others may have flushed the table; a new one has nobody in it.
@@ -246,6 +274,13 @@ class KernelPaths:
                 self._note(
                     name, "relay", why or self._held(self._desired[name]) or "no endpoints that it could use"
                 )
+
+    async def _remember(self, names: Collection[ServicePortName]) -> None:
+        """The relay is to keep the kernel's clients where they are."""
+        sticky = [name for name in names if self._carried[name].affinity_timeout_s is not None]
+        if sticky and self.mechanism.knows_clients:
+            for name, clients in (await self.mechanism.clients(sticky)).items():
+                self._ledger.pin(name, clients)
 
     def _note(self, name: ServicePortName, path: str, why: str) -> None:
         self.moves["relay" if path == "relay" else "kernel"] += 1
@@ -321,7 +356,7 @@ class KernelPaths:
         try:
             if port is None:
                 raise CommandFailed("it has no endpoints")
-            await self.mechanism.put([port])
+            await self.mechanism.put([port], await self._clients_of([port]))
         except CommandFailed as error:
             self._decision.failed(move, self._now())
             _log.warning("%s: stays with the relay, though hot (%s): %s", move.name, move.why, error)

@@ -1,6 +1,7 @@
 """The target against a mechanism that remembers what it was told, and may refuse."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from tests.pure.handoff.test_plan import CLUSTER, ONE, TWO
 from uproxy.errors import CommandFailed
 from uproxy.handoff.decision import HOT_CONNECTIONS_PER_S, HOT_FOR_S
-from uproxy.handoff.mechanism import Counts, Seen
+from uproxy.handoff.mechanism import NOBODY, Clients, Counts, Seen
 from uproxy.handoff.plan import KernelPort
 from uproxy.handoff.target import KernelPaths
+from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, EndpointState, Frontend
 from uproxy.model.names import IPNetwork, Protocol, ServicePortName, Vip
 from uproxy.model.options import Options, parse_options
@@ -20,8 +22,10 @@ class Kernel:
     """A Mechanism."""
 
     name = "fake"
+    knows_clients = True
 
     def __init__(self) -> None:
+        self.pinned: dict[ServicePortName, Collection[Pinned]] = {}
         self.ports: dict[ServicePortName, KernelPort] = {}
         self.draining: set[ServicePortName] = set()
         self.calls: list[str] = []
@@ -40,9 +44,13 @@ class Kernel:
         self._called("begin")
         self.ports.clear()
 
-    async def put(self, ports: Sequence[KernelPort]) -> None:
+    async def put(self, ports: Sequence[KernelPort], clients: Clients = NOBODY) -> None:
         self._called("put")
         self.ports.update((port.name, port) for port in ports)
+        self.pinned |= clients
+
+    async def clients(self, names: Collection[ServicePortName]) -> Clients:
+        return {name: self.pinned.get(name, ()) for name in names}
 
     async def take(self, names: Collection[ServicePortName]) -> None:
         self._called("take")
@@ -68,6 +76,7 @@ class Books:
 
     def __init__(self) -> None:
         self.numbers: dict[ServicePortName, list[int]] = {}
+        self.clients: dict[ServicePortName, Collection[Pinned]] = {}
 
     def totals(self) -> Iterator[tuple[ServicePortName, int, int]]:
         return ((name, *both) for name, both in self.numbers.items())
@@ -79,6 +88,12 @@ class Books:
 
     def in_kernel(self, name: ServicePortName, count: int) -> None:
         pass
+
+    def pinned(self, name: ServicePortName) -> Collection[Pinned]:
+        return self.clients.get(name, ())
+
+    def pin(self, name: ServicePortName, clients: Collection[Pinned]) -> None:
+        self.clients[name] = clients
 
 
 class Bench:
@@ -201,3 +216,27 @@ async def test_leaving_takes_everything_back(bench):
     assert bench.kernel.ports == {}
     await bench.paths.make(Changes((port(handoff="always", backends=(ONE,)),)))
     assert bench.kernel.ports == {}
+
+
+async def test_clients_under_affinity_go_along_there_and_back(bench):
+    early, late = [Pinned("192.0.2.1", ONE, 1.0)], [Pinned("192.0.2.2", TWO, 1.0)]
+    sticky = replace(port(), affinity_timeout_s=300)
+    bench.books.clients[named()] = early
+    await bench.paths.make(Changes((sticky,)))
+    assert bench.paths.carriage(named()).why == ""
+    for _ in range(round(HOT_FOR_S) + 2):
+        await bench.second({named(): 2 * int(HOT_CONNECTIONS_PER_S)})
+    assert bench.kernel.pinned == {named(): early}
+    bench.kernel.pinned[named()] = late
+    await bench.paths.make(Changes((replace(sticky, affinity_timeout_s=200),)))
+    assert bench.kernel.pinned == {named(): late}  # not those that the relay had before
+    await bench.paths.make(Changes((replace(sticky, options=port(handoff="never").options),)))
+    assert bench.books.clients == {named(): late}
+
+
+async def test_a_kernel_that_cannot_be_told_gets_no_clients_but_when_it_must(bench):
+    bench.kernel.knows_clients = False
+    await bench.paths.make(Changes((replace(port(), affinity_timeout_s=300),)))
+    assert bench.paths.carriage(named()).why.startswith("held by session affinity")
+    await bench.paths.make(Changes((replace(port(handoff="always"), affinity_timeout_s=300),)))
+    assert set(bench.kernel.ports) == {named()}

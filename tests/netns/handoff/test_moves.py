@@ -3,8 +3,9 @@
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from ipaddress import ip_address
 from itertools import chain
 from time import monotonic
 from typing import Any
@@ -26,6 +27,7 @@ from tests.netns.e2e.callers import (
 from tests.netns.e2e.stage import DNS, WEB, Stage, node_ports, way, web
 from tests.netns.e2e.test_succession import is_waiting
 from tests.proxy_process import Address, ProxyProcess, connected, eventually
+from uproxy.kit.lab import Host
 
 CAPTURES = [
     way("redirect-nft", "native-2"),
@@ -228,6 +230,56 @@ async def test_datagrams_node_ports_and_affinity(stage: Stage, mechanism: str) -
 
         await eventually(moved, "another pod")
         assert await sticks()
+
+
+@contextmanager
+def many_clients(host: Host) -> Iterator[list[str]]:
+    """Addresses of its own network, that the host has meanwhile."""
+    ips = [str(ip_address(ip) + number) for ip in (host.ip4, host.ip6) for number in range(50, 62)]
+    for ip in ips:
+        host.run("ip", "address", "add", ip, "dev", "eth0", *(["nodad"] if ":" in ip else []))
+    yield ips
+    for ip in ips:
+        host.run("ip", "address", "del", ip, "dev", "eth0")
+
+
+async def homes(host: Host, clients: list[str]) -> dict[str, str]:
+    """The pod that each of these is led to."""
+    found = {}
+    for client in clients:
+        async with connected(host, WEB[":" in client], client) as (reader, _):
+            found[client] = await name_from(reader)
+    return found
+
+
+@pytest.mark.parametrize(("mechanism", "way"), BY_NFTABLES, indirect=["way"])
+async def test_clients_under_affinity_stay_where_they_are(stage: Stage, mechanism: str) -> None:
+    def sticky(word: str, timeout_s: int = 300) -> list[Manifest]:
+        config = {"clientIP": {"timeoutSeconds": timeout_s}}
+        return handed(web(stage.pods, sessionAffinity="ClientIP", sessionAffinityConfig=config), word)
+
+    with many_clients(stage.client) as clients:
+        early, late = clients[::2], clients[1::2]
+        async with stage.proxy(sticky("auto"), *by(mechanism)) as proxy:
+            assert (await proxy.row("web"))["path_reason"] == ""
+            by_relay = await homes(stage.client, early)
+            stage.write(sticky("always"))
+            await until_path(proxy, mechanism)
+            assert await homes(stage.client, early) == by_relay
+            everybody = by_relay | await homes(stage.client, late)
+            assert set(everybody.values()) == {pod.name for pod in stage.pods}
+            stage.write(sticky("always", 200))
+            await eventually(lambda: forget_after(stage, 200), "the shorter time")
+            assert await homes(stage.client, clients) == everybody
+            stage.write(sticky("never"))
+            await until_path(proxy, "relay")
+            assert await homes(stage.client, clients) == everybody
+
+
+async def forget_after(stage: Stage, timeout_s: int) -> bool:
+    """Whether that is how long the kernel remembers clients."""
+    printed = stage.node.run("nft", "list", "sets", "inet").stdout
+    return f"timeout {timeout_s // 60}m{timeout_s % 60}s" in printed
 
 
 @pytest.mark.parametrize("word", ["always", "never"], ids=["in the kernel", "on the way back"])

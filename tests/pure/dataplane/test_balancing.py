@@ -11,6 +11,7 @@ from uproxy.dataplane.backends import SIT_OUT_FIRST_S, SIT_OUT_MAX_S, BackendSta
 from uproxy.dataplane.balancing import affinity
 from uproxy.dataplane.balancing.affinity import SessionAffinity
 from uproxy.dataplane.balancing.round_robin import RoundRobin
+from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend
 
 
@@ -125,6 +126,28 @@ class TestAffinity:
         for number in range(1000):
             made.pick(f"client {number}", 0.0)
         assert len(made._pins) <= 10
+
+    def test_clients_of_somebody_else_stay_where_they_were(self):
+        one, two = states(2)
+        made = robin((one, two), 100)
+        others = [
+            Pinned("early", two.backend, 90.0),
+            Pinned("a", one.backend, 10.0),
+            Pinned("b", one.backend, 10.0),
+        ]
+        gone = Pinned("gone", Backend(ip_address("10.244.9.9"), 80), 0.0)
+        here = made.pick("a", 195.0)  # later than with them
+        made.pin([*others, gone], 200.0)
+        assert [made.pick(client, 200.0) for client in ("early", "b", "a")] == [two, one, here]
+        assert {one.client: one.idle_s for one in made.pinned(205.0)} == {"early": 5.0, "b": 5.0, "a": 5.0}
+
+    def test_clients_that_were_away_too_long_are_not_told(self):
+        made = robin(states(2), 100)
+        made.pick("a", 0.0)
+        made.pick("b", 50.0)
+        assert [its.client for its in made.pinned(120.0)] == ["b"]
+        made.pin([Pinned("c", made.backends[0].backend, 101.0)], 120.0)
+        assert [its.client for its in made.pinned(120.0)] == ["b"]
 
 
 class TestSittingOut:

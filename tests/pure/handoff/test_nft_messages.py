@@ -2,6 +2,7 @@
 and which messages a change takes."""
 
 import struct
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -10,6 +11,7 @@ from uproxy.handoff import nft_messages as nft
 from uproxy.handoff.conntrack_messages import Translated
 from uproxy.handoff.nft_batch import Batch, Counter, Leg, counter, counters, dispatch, legs
 from uproxy.handoff.plan import KernelPort, KernelVip
+from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Protocol, ServicePortName, Vip
 
@@ -141,6 +143,24 @@ def test_what_goes_is_taken_apart_from_its_references_on() -> None:
         "end of chain s1",
         "end of set s1",
     ]
+
+
+def test_a_client_is_remembered_by_the_endpoint_that_had_it_last_and_for_what_is_left() -> None:
+    ((its, _),) = legs(replace(port(*PODS), affinity_timeout_s=100))
+    batch = Batch()
+    batch.chain("s1", its, None)
+    elsewhere = Backend(ip_address("10.244.0.9"), 8080)
+    named = [
+        Pinned("192.0.2.1", PODS[0], 40.0),
+        Pinned("192.0.2.1", PODS[1], 39.75),
+        Pinned("192.0.2.2", PODS[1], 100.0),
+        Pinned("192.0.2.3", elsewhere, 0.0),
+    ]
+    batch.pin("s1", its, named)
+    assert words(batch)[-1] == "elements of s1_10.244.0.2_8080"
+    assert batch.messages()[-1].body.endswith(
+        hexed("20000380 1c000180 0c000180 08000100 c0000201 0c000500 00000000 0000eb5a")
+    )
 
 
 def test_clients_inside_have_a_way_of_their_own_only_where_it_differs() -> None:

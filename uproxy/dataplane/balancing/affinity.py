@@ -3,11 +3,12 @@
 Owns who is pinned to which backend. Whom a client gets that is not pinned, a `Balancer` decides.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from uproxy.dataplane.backends import BackendState
 from uproxy.dataplane.balancing.balancer import Balancer
+from uproxy.model.affinity import Pinned
 
 AFFINITY_CLIENTS_MAX = 65_536
 """Clients remembered per Service port; beyond it, who was away longest is forgotten."""
@@ -66,6 +67,26 @@ class SessionAffinity:
             pin = _Pin(state, now_s)
         self._remember(client, pin.state, now_s)
         return pin.state
+
+    def pinned(self, now_s: float) -> Iterator[Pinned]:
+        """All clients that have not been away for too long."""
+        timeout_s = self.affinity_timeout_s or 0
+        for client, (state, used_s) in self._pins.items():
+            if now_s - used_s <= timeout_s:
+                yield Pinned(client, state.backend, now_s - used_s)
+
+    def pin(self, clients: Iterable[Pinned], now_s: float) -> None:
+        """Keep these where they were, but for those that have called here since."""
+        if self.affinity_timeout_s is None:
+            return
+        states = {state.backend: state for state in self.backends}
+        pins = self._pins
+        for client, backend, idle_s in clients:
+            pin, known = states.get(backend), pins.get(client)
+            if pin is not None and (known is None or known.used_s < now_s - idle_s):
+                pins[client] = _Pin(pin, now_s - idle_s)
+        latest = sorted(pins.items(), key=lambda item: item[1].used_s)[-AFFINITY_CLIENTS_MAX:]
+        self._pins = dict(latest)
 
     def _holds(self, pin: _Pin, now_s: float, tried: Collection[BackendState]) -> bool:
         timeout_s = self.affinity_timeout_s or 0
