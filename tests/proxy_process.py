@@ -57,7 +57,8 @@ async def connected(
     """A connection from `place`, and from one of its addresses; it is closed at the end."""
     stream = nonblocking(place, address, socket.SOCK_STREAM)
     try:
-        stream.bind((from_ip, 0))
+        if from_ip:
+            stream.bind((from_ip, 0))
         async with asyncio.timeout(PATIENCE_S):
             await asyncio.get_running_loop().sock_connect(stream, address)
         reader, writer = await asyncio.open_connection(sock=stream)

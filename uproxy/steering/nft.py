@@ -48,8 +48,9 @@ _SETS = {
 # - Refusal comes after NAT, everybody's (-99): what is translated is not asked any more, and who was
 #   connected while there were endpoints stays so. First packets only are asked, as a chain of type nat is, so
 #   that what is connected, to this node or through it, never pays. (`reject` there takes Linux 5.9.)
-# - What comes by `lo` had its turn at translation on its way out, so there a filter asks. Priority -10 puts
-#   it before the node's firewall, whose DROP would turn `refused` into a timeout.
+# - What comes by `lo` had its turn at translation on its way out, so there a filter asks; and each datagram,
+#   since a flow outlives the socket that served it. Priority -10 puts it before the node's firewall, whose
+#   DROP would turn `refused` into a timeout.
 # - The guard of output comes before `mangle` (-150), where handoff by IPVS marks: the guard lets marks pass.
 # - Of what comes by `lo`, too, what was translated is spared all these lookups.
 # - Of an address that is a Service's alone, what is not translated and has no socket bound to it is refused.
@@ -134,7 +135,7 @@ fib daddr type local goto refuse
 	}}
 	chain refuse_input {{
 		type filter hook input priority -10; policy accept;
-		iifname != "lo" accept
+		iifname != "lo" meta l4proto != udp accept
 		ct status dnat accept
 		ct state new jump guard
 		meta nfproto ipv4 tcp dport {ports.ipv4} goto refuse
