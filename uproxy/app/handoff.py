@@ -32,12 +32,16 @@ def under(granted: Choice, possible: Possible) -> Possible:
     return Possible(None, granted.reason) if granted.mechanism is Mechanism.LOOPBACK else possible
 
 
-def kernel_paths(possible: Possible, dataplane: Dataplane, threads: int) -> KernelPaths | None:
+def kernel_paths(
+    possible: Possible, capture: Capture, dataplane: Dataplane, threads: int
+) -> KernelPaths | None:
     """The target that keeps the kernel's paths; None where nobody hands over."""
     if possible.mechanism is None:
         return None
     ledger = Ledger(dataplane.ports, dataplane.relay, dataplane.context.now)
-    return KernelPaths(possible.mechanism, ledger, _load_of(threads), monotonic, wall_s)
+    # With capture `bind` the sockets ask who may come, and nobody else does.
+    guarded = capture is Capture.REDIRECT
+    return KernelPaths(possible.mechanism, ledger, _load_of(threads), monotonic, wall_s, guarded=guarded)
 
 
 def _load_of(threads: int) -> Callable[[], float]:

@@ -82,7 +82,7 @@ class Proxy:
         self._bridges = BridgeAnswers()
         self.dataplane = new_dataplane(loop, settings, choice, self._bridges)
         self._possible = possible
-        self.paths = handoff.kernel_paths(possible, self.dataplane, settings.threads)
+        self.paths = handoff.kernel_paths(possible, choice.capture, self.dataplane, settings.threads)
         self.dns = emit.names = cluster_dns(settings, plan)
         self.targets = self._build_targets(Resolver(emit))
         names = sources.names

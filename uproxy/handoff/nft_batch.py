@@ -192,10 +192,13 @@ def _append(elements: dict[str, list[bytes]], name: str, one: bytes) -> None:
 
 def legs(port: KernelPort) -> Iterator[tuple[Leg, str]]:
     """The ways that a Service port needs, with the map that leads there. Clients inside have one of their own
-    where it differs; whoever is not inside has no more endpoints than they."""
+    where it differs; whoever is not inside has no more endpoints than they. Where it does not, and everybody
+    may come, nothing has to be asked before."""
     for its in port.vips:
         if its.backends:
-            yield Leg(its.vip, False, its.backends, port.affinity_timeout_s), "services"
+            ahead = its.inside == its.backends and not its.guarded and not its.vip.is_node_port
+            kind = "ahead" if ahead else "services"
+            yield Leg(its.vip, False, its.backends, port.affinity_timeout_s), kind
         if its.inside and its.inside != its.backends:
             yield Leg(its.vip, True, its.inside, port.affinity_timeout_s), "inside"
 

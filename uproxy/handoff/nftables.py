@@ -1,8 +1,9 @@
 """Services carried by nftables: DNAT, in the table `inet uproxy-handoff`.
 
-Owns that table. Its chains come before those that capture traffic for the relay (priority -106): what
-they translate the others never see, and what they do not know falls to the relay. So a move is one
-transaction that adds or deletes an address in a map, and the capture's rules stay as they are.
+Owns that table. Its chains come before those that capture traffic for the relay (priority -106; -111, ahead
+of its guard too, for addresses that nobody guards): what they translate the others never see, and what they
+do not know falls to the relay. So a move is one transaction that adds or deletes an address in a map, and the
+capture's rules stay as they are.
 
 The number of base chains, sets and rules that every packet meets is constant. An address adds elements, and a
 chain of its own with one rule, which counts its turns; with session affinity also a chain and a set for each
@@ -69,17 +70,25 @@ _NOTED = "leave_input"
 """The chain whose rule says what accounting was before."""
 
 
+_PORT = "meta l4proto . th dport"
+
+
+def _addresses(kind: str) -> str:
+    return f"\t\tip daddr . {_PORT} vmap @{kind}4\n\t\tip6 daddr . {_PORT} vmap @{kind}6\n"
+
+
 def _lookups(kind: str) -> str:
     """Node ports come after addresses, and are looked up for the node's own addresses only."""
-    own, port = "fib daddr type local", "meta l4proto . th dport"
+    own, port = "fib daddr type local", _PORT
     return f"""\
-		ip daddr . {port} vmap @{kind}4
-		ip6 daddr . {port} vmap @{kind}6
+{_addresses(kind)}\
 		meta nfproto ipv4 ip daddr != 127.0.0.0/8 {own} {port} vmap @{kind}_node4
 		meta nfproto ipv6 ip6 daddr != ::1 {own} {port} vmap @{kind}_node6
 """
 
 
+# - Most addresses are in `ahead*`: for them neither who may come is asked first, nor who is inside. It is the
+#   guard's lookups, of cold memory, that a first packet feels: 1 % of a short connection.
 # - Only a first segment is taken: what the relay has in hand, and conntrack did not see begin, stays there.
 # - `inside*` has only those addresses whose clients inside have other endpoints: at each new rule the kernel
 #   walks from every base chain to all that it leads to.
@@ -95,6 +104,10 @@ _CHAINS = f"""\
 {_lookups("services")}	}}
 	chain take_inside {{
 {_lookups("inside")}	}}
+	chain take_ahead {{
+		type nat hook prerouting priority -111; policy accept;
+		meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn accept
+{_addresses("ahead")}	}}
 	chain take_prerouting {{
 		type nat hook prerouting priority -106; policy accept;
 		meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn accept
@@ -105,7 +118,7 @@ _CHAINS = f"""\
 	chain take_output {{
 		type nat hook output priority -106; policy accept;
 		meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn accept
-		jump take_inside
+{_addresses("ahead")}		jump take_inside
 		goto take
 	}}
 	chain leave_postrouting {{
@@ -130,10 +143,11 @@ _CHAINS = f"""\
 def render_table(inside: Sequence[IPNetwork], accounting_before: bool) -> str:
     """One transaction that puts the table, empty, in the place of any older one."""
     sets = []
-    for kind, family in product(("services", "inside"), (4, 6)):
+    for kind, family in product(("ahead", "services", "inside"), (4, 6)):
         sets.append(
             f"\tmap {kind}{family} {{ type {_ADDRESS[family]} . inet_proto . inet_service : verdict; }}\n"
         )
+    for kind, family in product(("services", "inside"), (4, 6)):
         sets.append(f"\tmap {kind}_node{family} {{ type inet_proto . inet_service : verdict; }}\n")
     for protocol, family, node in _KINDS:
         sets.append(f"\tset new_{protocol}{family}{node} {{ type {_key(family, node)}; counter; }}\n")

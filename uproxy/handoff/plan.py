@@ -31,6 +31,8 @@ class KernelVip:
     """For clients from outside, of the VIP's own family; empty where they get no answer."""
     inside: tuple[Backend, ...]
     """For clients on this node and in its Pods; the same, but where an external policy is Local."""
+    guarded: bool = False
+    """Only some get an answer (`loadBalancerSourceRanges`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,9 @@ def _vip(desired: DesiredServicePort, frontend: Frontend) -> KernelVip | None:
     if frontend.vip.ip.is_loopback:
         return None
     outside, inside = desired.backends(frontend), desired.backends(frontend, inside=True)
-    return KernelVip(frontend.vip, outside, inside) if outside or inside else None
+    if not outside and not inside:
+        return None
+    return KernelVip(frontend.vip, outside, inside, bool(frontend.allowed))
 
 
 def _keeps_datagrams_out(desired: DesiredServicePort) -> bool:

@@ -25,8 +25,8 @@ from uproxy.model.names import Protocol as L4
 from uproxy.model.options import Handoff
 
 TICK_S = 1.0
-_LOOKING_SHARE = 0.1
-"""Of the time at most is spent on looking."""
+_LOOKING_SHARE = 0.05
+"""Of the time at most is spent on looking: where that takes long, many connections wait for their CPU."""
 AT_ONCE = 250
 """Service ports in one transaction."""
 _DRAIN_POLL_S = 0.1
@@ -82,8 +82,12 @@ class KernelPaths:
         load: Callable[[], float],
         now: Callable[[], float],
         wall: Callable[[], float],
+        *,
+        guarded: bool = True,
     ) -> None:
-        """`load` tells how busy the proxy's CPUs were since it was asked last, 0 to 1."""
+        """`load` tells how busy the proxy's CPUs were since it was asked last, 0 to 1; `guarded` whether the
+        capture's rules ask who may come, ahead of the mechanism's."""
+        self._guarded = guarded
         self.mechanism = mechanism
         self.moves = {"kernel": 0, "relay": 0}
         """How many Service ports have moved there."""
@@ -132,6 +136,8 @@ class KernelPaths:
         port = kernel_port(desired)
         if port is None:
             return ""
+        if not self._guarded and any(its.guarded for its in port.vips):
+            return "held by source ranges, which the kernel asks for with capture redirect only"
         refusal = self.mechanism.refusal(port)
         if refusal is not None:
             return f"not by {self.mechanism.name}: {refusal}"

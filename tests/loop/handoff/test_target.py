@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -240,3 +240,15 @@ async def test_a_kernel_that_cannot_be_told_gets_no_clients_but_when_it_must(ben
     assert bench.paths.carriage(named()).why.startswith("held by session affinity")
     await bench.paths.make(Changes((replace(port(handoff="always"), affinity_timeout_s=300),)))
     assert set(bench.kernel.ports) == {named()}
+
+
+async def test_source_ranges_hold_it_where_no_rule_asks_for_them(bench):
+    args = bench.kernel, bench.books, lambda: 0.1, lambda: bench.now_s, lambda: 0.0
+    bench.paths = KernelPaths(*args, guarded=False)
+    desired = port(handoff="always")
+    await bench.paths.make(Changes((desired,)))
+    assert set(bench.kernel.ports) == {named()}
+    ranged = replace(desired.frontends[0], allowed=(ip_network("203.0.113.0/24"),))
+    await bench.paths.make(Changes((replace(desired, frontends=(ranged,)),)))
+    assert bench.kernel.ports == {}
+    assert bench.paths.carriage(named()).why.startswith("held by source ranges")

@@ -12,8 +12,10 @@ from tests.scenario import NODE, node_object
 
 WAYS = [
     pytest.param("nftables", way("redirect-nft", "native-2"), id="nftables-redirect-nft"),
+    pytest.param("nftables", way("bind", "native-2"), id="nftables-bind"),
     pytest.param("iptables", way("redirect-nft", "native-2"), id="iptables-redirect-nft"),
     pytest.param("iptables", way("redirect-iptables", "native-2"), id="iptables-redirect-iptables"),
+    pytest.param("iptables", way("bind", "native-2"), id="iptables-bind"),
 ]
 
 

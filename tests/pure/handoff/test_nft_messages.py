@@ -138,7 +138,7 @@ def test_what_goes_is_taken_apart_from_its_references_on() -> None:
     batch.remove("s1", its)
     batch.lead({dispatch(kind, VIP4): "s1"}, {})
     assert words(batch) == [
-        "deleted elements of services4",
+        "deleted elements of ahead4",
         "rules of chain s1",
         "end of chain s1",
         "end of set s1",
@@ -164,12 +164,17 @@ def test_a_client_is_remembered_by_the_endpoint_that_had_it_last_and_for_what_is
 
 
 def test_clients_inside_have_a_way_of_their_own_only_where_it_differs() -> None:
-    assert [kind for _, kind in legs(port(*PODS))] == ["services"]
+    assert [kind for _, kind in legs(port(*PODS))] == ["ahead"]
     found = list(legs(port(PODS[0], inside=PODS)))
     assert found == [
         (Leg(VIP4, False, PODS[:1], None), "services"),
         (Leg(VIP4, True, PODS, None), "inside"),
     ]
+
+
+def test_who_has_to_be_asked_for_first_is_not_looked_up_ahead() -> None:
+    vips = KernelVip(VIP4, PODS, PODS, guarded=True), KernelVip(NODE, PODS, PODS)
+    assert [kind for _, kind in legs(KernelPort(NAME, vips))] == ["services", "services"]
 
 
 def test_a_connection_is_counted_by_its_address_or_as_a_node_ports() -> None:

@@ -38,6 +38,12 @@ def test_clients_outside_and_inside_may_have_other_endpoints():
     assert found.vips == (KernelVip(OUTSIDE.vip, (ONE,), (ONE, TWO)),)
 
 
+def test_where_not_everybody_may_come_that_has_to_be_asked_first():
+    found = kernel_port(port(replace(CLUSTER, allowed=(ip_network("203.0.113.0/24"),))))
+    assert found is not None
+    assert [its.guarded for its in found.vips] == [True]
+
+
 def test_addresses_on_loopback_stay_with_the_relay():
     node_port = Frontend(Vip(ip_address("127.0.0.1"), 30080, Protocol.TCP), FrontendKind.NODE_PORT, 4)
     found = kernel_port(port(CLUSTER, node_port))
