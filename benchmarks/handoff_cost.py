@@ -29,7 +29,8 @@ from tests.kernel.uml import KernelFailed, run_in_kernel
 from uproxy.bench.sites import VIP_PORT, Site, lab_site
 from uproxy.kit.lab import reason_unavailable
 
-_SLICES, _REQUESTS, _CONNECTIONS = 20, 120, 30
+_SLICES, _REQUESTS, _CONNECTIONS, _PIECES = 20, 120, 30, 40
+_PIECE = bytes(16384)
 _MESSAGE = b"x" * 64
 _KERNEL_TIMEOUT_S = 1800
 
@@ -78,6 +79,19 @@ class Ends:
             took.append((perf_counter() - begun_s) / _CONNECTIONS)
         return min(took) * 1e6
 
+    def pieces_us(self) -> float:
+        """16 KiB, sent and received."""
+        (client,) = self._made(1)
+        with client, self._connected(client) as server:
+            took = []
+            for _ in range(_SLICES):
+                begun_s = perf_counter()
+                for _ in range(_PIECES):
+                    client.sendall(_PIECE)
+                    server.recv(len(_PIECE), socket.MSG_WAITALL)
+                took.append((perf_counter() - begun_s) / _PIECES)
+        return min(took) * 1e6
+
 
 def _ask(client: socket.socket, server: socket.socket) -> None:
     client.send(_MESSAGE)
@@ -105,6 +119,7 @@ def main() -> int:
         asked: tuple[tuple[str, Callable[[], float]], ...] = (
             ("a request on an open connection", ends.requests_us),
             ("connect, one request, close", ends.connections_us),
+            ("16 KiB, sent and received", ends.pieces_us),
         )
         for label, measure in asked:
             print(label)
