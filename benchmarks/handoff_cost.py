@@ -13,9 +13,9 @@ user-mode-linux, kmod, ipvsadm, iptables and ipset. That one is several times sl
 """
 
 import argparse
+import asyncio
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,7 +26,9 @@ from time import perf_counter
 
 from benchmarks.handoff_rules import BY_HAND, Ipvs, Nftables, Rules
 from tests.kernel.uml import KernelFailed, run_in_kernel
+from tests.missing_packages import KERNEL_NEEDED, missing_packages
 from uproxy.bench.sites import VIP_PORT, Site, lab_site
+from uproxy.handoff import ipvs
 from uproxy.kit.lab import reason_unavailable
 
 _SLICES, _REQUESTS, _CONNECTIONS, _PIECES = 20, 120, 30, 40
@@ -59,13 +61,7 @@ class Ends:
         """A request and its answer, on an open connection."""
         (client,) = self._made(1)
         with client, self._connected(client) as server:
-            took = []
-            for _ in range(_SLICES):
-                begun_s = perf_counter()
-                for _ in range(_REQUESTS):
-                    _ask(client, server)
-                took.append((perf_counter() - begun_s) / _REQUESTS)
-        return min(took) * 1e6
+            return _fastest_us(_REQUESTS, lambda: _ask(client, server))
 
     def connections_us(self) -> float:
         """Connect, one request, close."""
@@ -83,14 +79,23 @@ class Ends:
         """16 KiB, sent and received."""
         (client,) = self._made(1)
         with client, self._connected(client) as server:
-            took = []
-            for _ in range(_SLICES):
-                begun_s = perf_counter()
-                for _ in range(_PIECES):
-                    client.sendall(_PIECE)
-                    server.recv(len(_PIECE), socket.MSG_WAITALL)
-                took.append((perf_counter() - begun_s) / _PIECES)
-        return min(took) * 1e6
+            return _fastest_us(_PIECES, lambda: _send(client, server))
+
+
+def _fastest_us(times: int, step: Callable[[], None]) -> float:
+    """What a step takes in the fastest of some slices, each of so many."""
+    took = []
+    for _ in range(_SLICES):
+        begun_s = perf_counter()
+        for _ in range(times):
+            step()
+        took.append((perf_counter() - begun_s) / times)
+    return min(took) * 1e6
+
+
+def _send(client: socket.socket, server: socket.socket) -> None:
+    client.sendall(_PIECE)
+    server.recv(len(_PIECE), socket.MSG_WAITALL)
 
 
 def _ask(client: socket.socket, server: socket.socket) -> None:
@@ -107,7 +112,7 @@ def main() -> int:
     parser.add_argument("--mechanism", choices=("nftables", "ipvs"), default="nftables")
     parser.add_argument("--rounds", type=int, default=30)
     words = parser.parse_args()
-    if words.mechanism == "ipvs" and not _has_ipvs():
+    if words.mechanism == "ipvs" and not asyncio.run(ipvs.is_here()):
         return _in_kernel(sys.argv[1:])
     if reason := reason_unavailable():
         print(f"handoff_cost: {reason}", file=sys.stderr)
@@ -128,13 +133,11 @@ def main() -> int:
     return 0
 
 
-def _has_ipvs() -> bool:
-    subprocess.run(["modprobe", "-q", "ip_vs"], check=False)  # noqa: TID251  before any loop
-    return Path("/proc/net/ip_vs").exists()
-
-
 def _in_kernel(flags: list[str]) -> int:
     """The same, where there is IPVS."""
+    if missing := missing_packages(KERNEL_NEEDED):
+        print(f"handoff_cost: apt-get install {' '.join(missing)}", file=sys.stderr)
+        return 1
     with tempfile.TemporaryDirectory() as state:
         argv = [sys.executable, "-m", "benchmarks.handoff_cost", *flags]
         try:

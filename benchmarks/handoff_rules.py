@@ -4,9 +4,7 @@ Owns the rules of the node, which are exchanged as a whole. One Service with one
 handed it over is killed, so that its rules stay. Refuses to measure anything.
 """
 
-import os
 import re
-import signal
 import sys
 import tempfile
 from collections.abc import Collection, Mapping
@@ -107,8 +105,7 @@ def _hand_over(site: Site, redirect: str, mechanism: str, *flags: str) -> None:
             program.wait_until(
                 lambda: f"go by {mechanism}" in program.log, "to hand over", timeout_s=_PATIENCE_S
             )
-            for pid in _node(site).pids():
-                os.kill(pid, signal.SIGKILL)
+            program.kill()
 
 
 def _node(site: Site) -> Host:

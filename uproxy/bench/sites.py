@@ -96,7 +96,7 @@ def _prepare(lab: Lab) -> None:
         host.sysctl("net.core.somaxconn", 4096)
     lab.node.sysctl("net.netfilter.nf_conntrack_tcp_timeout_time_wait", 1)
     # As systemd sets it. Where it is 0 the kernel checks no sender, but on a node that has local routes, as
-    # uproxy makes them: 1 % of a short connection, of all that pass the node.
+    # uproxy makes them; then all connections that pass the node would pay for that, and not for the path.
     lab.node.sysctl("net.ipv4.conf.all.rp_filter", 2)
 
 

@@ -419,6 +419,11 @@ async def refusal_here() -> str | None:
     """Why this machine cannot do it; None when it can. May load kernel modules, and leaves nothing else."""
     if reason := not_forwarded(4):
         return reason
+    return await ipvs_rules.trial() if await is_here() else "the kernel has no IPVS (module ip_vs)"
+
+
+async def is_here() -> bool:
+    """Whether the kernel has it. May load its modules."""
     ipvs = Ipvs()
     try:
         await asyncio.to_thread(ipvs.servers)
@@ -427,10 +432,10 @@ async def refusal_here() -> str | None:
             await run("modprobe", "--quiet", "ip_vs")
             await asyncio.to_thread(ipvs.servers)
         except (OSError, CommandFailed):
-            return "the kernel has no IPVS (module ip_vs)"
+            return False
     finally:
         ipvs.close()
-    return await ipvs_rules.trial()
+    return True
 
 
 async def remove() -> list[str]:

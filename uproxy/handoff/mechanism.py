@@ -58,7 +58,7 @@ class Mechanism(Protocol):
         ...
 
     async def clients(self, names: Collection[ServicePortName]) -> Clients:
-        """Who goes where, of those that were put. Asked only where it `knows_clients`."""
+        """Who goes where, of those that were put; nobody where it does not `knows_clients`."""
         ...
 
     async def take(self, names: Collection[ServicePortName]) -> None:

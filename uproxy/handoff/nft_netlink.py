@@ -68,19 +68,23 @@ class NftNetlink:
     def counters(self, name: str, key_size: int) -> list[Counted]:
         """All elements of a set. That others program meanwhile (the kernel has a flag for it) is no matter:
         this set they leave alone. Raises CommandFailed."""
-        with self._lock:
-            try:
-                return list(_counters(self._open(), name, _element(key_size)))
-            except OSError as error:
-                raise CommandFailed(f"nf_tables: counters of {name}: {error.strerror}") from error
+        layout = _element(key_size)
+        whole = (some for some in self._elements(name) if len(some) % layout.size == 0)
+        return [Counted(*its) for some in whole for its in layout.iter_unpack(some)]
 
     def clients(self, name: str) -> list[tuple[bytes, int]]:
         """All that a set of clients remembers: addresses, and for how many ms more. Raises CommandFailed."""
+        return [its for some in self._elements(name) for its in _remembered(some)]
+
+    def _elements(self, name: str) -> list[bytes]:
+        """Of a set, as many at a time as one message has. Raises CommandFailed."""
+        question = _ABOUT.pack(_INET, 0, 0) + of_set(name)
         with self._lock:
             try:
-                return list(_remembered(self._open(), name))
+                bodies = list(self._open().dump(_NF_TABLES << 8 | GET_ELEMENT, question))
             except OSError as error:
                 raise CommandFailed(f"nf_tables: elements of {name}: {error.strerror}") from error
+        return [dict(attributes(body[_ABOUT.size :])).get(_LIST, b"") for body in bodies]
 
     def _open(self) -> Link:
         if self._link is None:
@@ -131,22 +135,12 @@ def _answers(link: socket.socket, first: int, end: int) -> dict[int, int]:
                 found[sequence - first] = found.get(sequence - first) or number
 
 
-def _counters(link: Link, name: str, layout: struct.Struct) -> Iterator[Counted]:
-    question = _ABOUT.pack(_INET, 0, 0) + of_set(name)
-    for body in link.dump(_NF_TABLES << 8 | GET_ELEMENT, question):
-        for key, packets in layout.iter_unpack(_elements(body[_ABOUT.size :], layout.size)):
-            yield Counted(key, packets)
-
-
-def _remembered(link: Link, name: str) -> Iterator[tuple[bytes, int]]:
-    question = _ABOUT.pack(_INET, 0, 0) + of_set(name)
-    for body in link.dump(_NF_TABLES << 8 | GET_ELEMENT, question):
-        found = dict(attributes(body[_ABOUT.size :])).get(_LIST, b"")
-        for _, element in attributes(found):
-            its = dict(attributes(element))
-            key = dict(attributes(its.get(_KEY, b""))).get(_VALUE)
-            if key is not None and _EXPIRATION in its:
-                yield key, int.from_bytes(its[_EXPIRATION], "big")
+def _remembered(elements: bytes) -> Iterator[tuple[bytes, int]]:
+    for _, element in attributes(elements):
+        its = dict(attributes(element))
+        key = dict(attributes(its.get(_KEY, b""))).get(_VALUE)
+        if key is not None and _EXPIRATION in its:
+            yield key, int.from_bytes(its[_EXPIRATION], "big")
 
 
 def _make_room(link: socket.socket, size: int) -> None:
@@ -161,12 +155,6 @@ def _element(key_size: int) -> struct.Struct:
     """An element with a counter, which the kernel writes always in the same shape: NFTA_LIST_ELEM with
     NFTA_SET_ELEM_KEY with NFTA_DATA_VALUE, and NFTA_SET_ELEM_EXPR with `counter`, its bytes and packets."""
     return struct.Struct(f"!12x{key_size}s4x12x4x4x8x4xQ")
-
-
-def _elements(its: bytes, size: int) -> bytes:
-    """The elements of a message; none where they are not of the size that they should be."""
-    found = dict(attributes(its)).get(_LIST, b"")
-    return found if len(found) % size == 0 else b""
 
 
 def _edge(kind: int, sequence: int) -> bytes:

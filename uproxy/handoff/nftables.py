@@ -71,6 +71,7 @@ _NOTED = "leave_input"
 
 
 _PORT = "meta l4proto . th dport"
+_FIRST_ONLY = "\t\tmeta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn accept\n"
 
 
 def _addresses(kind: str) -> str:
@@ -79,16 +80,16 @@ def _addresses(kind: str) -> str:
 
 def _lookups(kind: str) -> str:
     """Node ports come after addresses, and are looked up for the node's own addresses only."""
-    own, port = "fib daddr type local", _PORT
+    own = "fib daddr type local"
     return f"""\
 {_addresses(kind)}\
-		meta nfproto ipv4 ip daddr != 127.0.0.0/8 {own} {port} vmap @{kind}_node4
-		meta nfproto ipv6 ip6 daddr != ::1 {own} {port} vmap @{kind}_node6
+		meta nfproto ipv4 ip daddr != 127.0.0.0/8 {own} {_PORT} vmap @{kind}_node4
+		meta nfproto ipv6 ip6 daddr != ::1 {own} {_PORT} vmap @{kind}_node6
 """
 
 
 # - Most addresses are in `ahead*`: for them neither who may come is asked first, nor who is inside. It is the
-#   guard's lookups, of cold memory, that a first packet feels: 1 % of a short connection.
+#   guard's lookups, of cold memory, that a first packet feels.
 # - Only a first segment is taken: what the relay has in hand, and conntrack did not see begin, stays there.
 # - `inside*` has only those addresses whose clients inside have other endpoints: at each new rule the kernel
 #   walks from every base chain to all that it leads to.
@@ -106,19 +107,16 @@ _CHAINS = f"""\
 {_lookups("inside")}	}}
 	chain take_ahead {{
 		type nat hook prerouting priority -111; policy accept;
-		meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn accept
-{_addresses("ahead")}	}}
+{_FIRST_ONLY}{_addresses("ahead")}	}}
 	chain take_prerouting {{
 		type nat hook prerouting priority -106; policy accept;
-		meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn accept
-		ip saddr @pods4 jump take_inside
+{_FIRST_ONLY}		ip saddr @pods4 jump take_inside
 		ip6 saddr @pods6 jump take_inside
 		goto take
 	}}
 	chain take_output {{
 		type nat hook output priority -106; policy accept;
-		meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn accept
-{_addresses("ahead")}		jump take_inside
+{_FIRST_ONLY}{_addresses("ahead")}		jump take_inside
 		goto take
 	}}
 	chain leave_postrouting {{

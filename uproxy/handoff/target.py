@@ -283,8 +283,9 @@ class KernelPaths:
 
     async def _remember(self, names: Collection[ServicePortName]) -> None:
         """The relay is to keep the kernel's clients where they are."""
-        sticky = [name for name in names if self._carried[name].affinity_timeout_s is not None]
-        if sticky and self.mechanism.knows_clients:
+        stay = (name for name in names if name in self._desired)
+        sticky = [name for name in stay if self._carried[name].affinity_timeout_s is not None]
+        if sticky:
             for name, clients in (await self.mechanism.clients(sticky)).items():
                 self._ledger.pin(name, clients)
 
