@@ -10,7 +10,7 @@ APT := apt-get install -y
 
 setup: $(STAMP)
 
-NATIVE := $(wildcard uproxy/dataplane/engine/*.[ch] uproxy/bench/load/native/*.[ch])
+NATIVE := $(wildcard uproxy/dataplane/relay/engine/*.[ch] uproxy/bench/load/native/*.[ch])
 
 $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@command -v $(PYTHON) >/dev/null || { echo "python3 is missing: $(APT) python3" >&2; exit 1; }

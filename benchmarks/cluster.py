@@ -23,7 +23,7 @@ from benchmarks.at_scale.first_packet import measure_first_packets
 from benchmarks.at_scale.intake import intake_rate
 from benchmarks.at_scale.running import Cluster, cluster
 from uproxy.bench.fingerprint import fingerprint
-from uproxy.dataplane.native_relay import engine_or_reason
+from uproxy.dataplane.relay.native_relay import engine_or_reason
 from uproxy.errors import CommandFailed
 from uproxy.kit.lab import Host, reason_unavailable
 

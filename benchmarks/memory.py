@@ -26,7 +26,7 @@ from uproxy.bench.costs import rss_bytes
 from uproxy.bench.paths import PEERS, TrafficPath, known_paths
 from uproxy.bench.programs import wait_until
 from uproxy.bench.sites import Pod, accepts, lab_site
-from uproxy.dataplane.native_relay import engine_or_reason
+from uproxy.dataplane.relay.native_relay import engine_or_reason
 from uproxy.errors import CommandFailed
 from uproxy.kit.lab import Host, reason_unavailable
 

@@ -28,7 +28,7 @@ from uproxy.bench.costs import rss_bytes
 from uproxy.bench.fingerprint import fingerprint
 from uproxy.bench.manifests import KubernetesObject, as_list, endpoint_slice, service
 from uproxy.bench.programs import Program, http_get, running
-from uproxy.dataplane.native_relay import engine_or_reason
+from uproxy.dataplane.relay.native_relay import engine_or_reason
 from uproxy.errors import CommandFailed
 from uproxy.kit.lab import Host, Lab, reason_unavailable
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ENGINE = Path("uproxy/dataplane/engine")
+ENGINE = Path("uproxy/dataplane/relay/engine")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 TESTS = ("tests/loop/dataplane", "-k", "(native or engine) and not udp")
 FEW_TESTS = (

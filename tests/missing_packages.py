@@ -18,7 +18,7 @@ KERNEL_NEEDED = {
     "iptables-legacy": "iptables",
     "ipvsadm": "ipvsadm",
 }
-EXTENSIONS = ("uproxy.dataplane._engine", "uproxy.bench.load._native")
+EXTENSIONS = ("uproxy.dataplane.relay._engine", "uproxy.bench.load._native")
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 

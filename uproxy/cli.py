@@ -307,7 +307,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _version(_arguments: argparse.Namespace) -> int:
-    from uproxy.dataplane.native_relay import engine_or_reason
+    from uproxy.dataplane.relay.native_relay import engine_or_reason
 
     reason = engine_or_reason()
     print(f"uproxy {__version__} (relay: {'native' if reason is None else f'python, {reason}'})")

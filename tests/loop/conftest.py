@@ -4,7 +4,7 @@ import pytest
 import pytest_asyncio
 
 from tests.loop.rig import Rig
-from uproxy.dataplane.native_relay import engine_or_reason
+from uproxy.dataplane.relay.native_relay import engine_or_reason
 
 RELAYS = ("python", "native-1", "native-2")
 """Every relay, and how many threads it has: each test of the relay runs on all."""

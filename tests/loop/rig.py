@@ -8,11 +8,11 @@ from ipaddress import ip_address
 
 from uproxy.dataplane.context import Context, Timeouts
 from uproxy.dataplane.descriptors import Descriptors
-from uproxy.dataplane.native_relay import NativeRelay
 from uproxy.dataplane.proxy import Dataplane
-from uproxy.dataplane.python_relay import PythonRelay
 from uproxy.dataplane.reactor import Reactor
-from uproxy.dataplane.relay import Ended, Relay
+from uproxy.dataplane.relay.native_relay import NativeRelay
+from uproxy.dataplane.relay.python_relay import PythonRelay
+from uproxy.dataplane.relays import Ended, Relay
 from uproxy.model.frontend import (
     Backend,
     Changes,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.loop.dataplane.engine_rig import Stage
-from uproxy.dataplane import sockets
-from uproxy.dataplane.native_relay import engine_or_reason
+from uproxy.dataplane.dial import sockets
+from uproxy.dataplane.relay.native_relay import engine_or_reason
 from uproxy.kit.lab import Host, Lab
 from uproxy.kit.netfilter import PROXY_MARK
 

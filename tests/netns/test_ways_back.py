@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from uproxy.dataplane.ways_back import DOUBT_LASTS_S, ROUTE_LASTS_S, WaysBack
+from uproxy.dataplane.dial.ways_back import DOUBT_LASTS_S, ROUTE_LASTS_S, WaysBack
 from uproxy.kit.lab import POD_GATEWAY4, Lab
 
 INTERNET, INTERNET6 = "203.0.113.9", "2001:db8::9"

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from uproxy.dataplane.backends import BackendState
-from uproxy.dataplane.routes import ProgrammedPort
 from uproxy.model.frontend import EndpointState
+from uproxy.picking.backends import BackendState
+from uproxy.picking.routes import ProgrammedPort
 
 EJECTED = "ejected"
 """Would take connections, but sits out after failed dials."""

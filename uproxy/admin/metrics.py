@@ -28,11 +28,11 @@ from uproxy.admin.kube_proxy_metrics import KubeProxyCollector, Outcomes
 from uproxy.admin.pacing import slices
 from uproxy.admin.port_series import PortSeries, PortText
 from uproxy.dataplane.proxy import Dataplane
-from uproxy.dataplane.routes import ProgrammedPort
 from uproxy.dns.stats import DnsStats
 from uproxy.handoff.target import KernelPaths
 from uproxy.kit.histogram import Histogram
 from uproxy.model.faults import Fault
+from uproxy.picking.routes import ProgrammedPort
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.state.store import Store
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 
 from uproxy.admin.endpoints import any_ejected, count_by_state
 from uproxy.admin.exposition import Family, HistogramFamily, label_text
-from uproxy.dataplane.routes import ProgrammedPort
-from uproxy.dataplane.stats import CONNECT_BUCKETS_S, PortStats
-from uproxy.dataplane.waiting import Wait
 from uproxy.model.frontend import DesiredServicePort, EndpointState
 from uproxy.model.names import Protocol
+from uproxy.picking.routes import ProgrammedPort
+from uproxy.picking.stats import CONNECT_BUCKETS_S, PortStats
+from uproxy.picking.waiting import Wait
 
 
 class PortText:

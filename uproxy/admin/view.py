@@ -6,12 +6,12 @@ from itertools import chain
 from uproxy.admin.endpoints import standings
 from uproxy.admin.rows import Bytes, Counts, EndpointRow, ServiceRow
 from uproxy.admin.status import PENDING, faults_by_service, faulty, status_of
-from uproxy.dataplane.balancing.balancer import open_flows
 from uproxy.dataplane.proxy import Dataplane
-from uproxy.dataplane.routes import ProgrammedPort
 from uproxy.handoff.target import Carriage, KernelPaths
 from uproxy.model.names import Protocol, address_text
 from uproxy.model.options import asked_for
+from uproxy.picking.balancing.balancer import open_flows
+from uproxy.picking.routes import ProgrammedPort
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.state.store import Store
 

@@ -7,12 +7,12 @@ from time import monotonic
 
 from uproxy.dataplane.context import Context, Timeouts
 from uproxy.dataplane.descriptors import Descriptors, descriptor_budget
-from uproxy.dataplane.native_relay import NativeRelay, engine_or_reason
+from uproxy.dataplane.dial.ways_back import WaysBack
 from uproxy.dataplane.proxy import Dataplane
-from uproxy.dataplane.python_relay import PythonRelay
 from uproxy.dataplane.reactor import Reactor
-from uproxy.dataplane.relay import Ended, Relay
-from uproxy.dataplane.ways_back import WaysBack
+from uproxy.dataplane.relay.native_relay import NativeRelay, engine_or_reason
+from uproxy.dataplane.relay.python_relay import PythonRelay
+from uproxy.dataplane.relays import Ended, Relay
 from uproxy.errors import UproxyError
 from uproxy.kit.netfilter import PROXY_MARK
 from uproxy.model.frontend import DesiredServicePort, Frontend, FrontendKind

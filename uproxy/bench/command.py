@@ -29,7 +29,7 @@ from uproxy.bench.sites import POD_NAMES, ThisMachine, lab_site, loopback_site
 from uproxy.bench.table import table
 from uproxy.bench.targets import check_reachable, stage
 from uproxy.bench.workloads import Load, Spread
-from uproxy.dataplane.native_relay import engine_or_reason
+from uproxy.dataplane.relay.native_relay import engine_or_reason
 from uproxy.errors import UproxyError
 from uproxy.kit.lab import Lab, reason_unavailable
 from uproxy.model.faults import BadInput, Fault

@@ -4,10 +4,10 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from uproxy.dataplane.arriving.insiders import Insiders
 from uproxy.dataplane.descriptors import Descriptors
-from uproxy.dataplane.insiders import Insiders
+from uproxy.dataplane.dial.ways_back import WaysBack
 from uproxy.dataplane.reactor import Reactor
-from uproxy.dataplane.ways_back import WaysBack
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ know who carries what.
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from uproxy.dataplane.relay import Relay
-from uproxy.dataplane.routes import ProgrammedPort
+from uproxy.dataplane.relays import Relay
 from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Protocol, ServicePortName
+from uproxy.picking.routes import ProgrammedPort
 
 
 class Ledger:

@@ -8,20 +8,20 @@ usable; it is told.
 import asyncio
 from collections.abc import Mapping
 
-from uproxy.dataplane.balancing.balancer import open_flows
+from uproxy.dataplane.arriving.guard import Guard
+from uproxy.dataplane.arriving.listeners import RedirectListener, VipListener
 from uproxy.dataplane.context import Context
-from uproxy.dataplane.guard import Guard
-from uproxy.dataplane.listeners import RedirectListener, VipListener
-from uproxy.dataplane.relay import Relay
+from uproxy.dataplane.datagrams.udp import UdpFlows, UdpListener
+from uproxy.dataplane.dial.sockets import reason
+from uproxy.dataplane.relay.sweeper import sweep_interval_s
+from uproxy.dataplane.relays import Relay
 from uproxy.dataplane.removal import Removals
-from uproxy.dataplane.routes import ProgrammedPort, Route, RoutingTable
-from uproxy.dataplane.sockets import reason
-from uproxy.dataplane.sweeper import sweep_interval_s
-from uproxy.dataplane.udp import UdpFlows, UdpListener
 from uproxy.kit.turns import Turns
 from uproxy.model.closing import CloseReason
 from uproxy.model.frontend import Changes, DesiredServicePort, Frontend, Treatment
 from uproxy.model.names import IPAddress, Protocol, ServicePortName, Vip
+from uproxy.picking.balancing.balancer import open_flows
+from uproxy.picking.routes import ProgrammedPort, Route, RoutingTable
 
 _DRAIN_POLL_S = 0.02
 

@@ -8,12 +8,12 @@ move in any case (`udp.py`).
 from asyncio import TimerHandle
 from typing import NamedTuple
 
-from uproxy.dataplane.backends import BackendState
 from uproxy.dataplane.context import Context
-from uproxy.dataplane.relay import Relay
-from uproxy.dataplane.routes import ProgrammedPort
+from uproxy.dataplane.relays import Relay
 from uproxy.model.closing import CloseReason
 from uproxy.model.names import Protocol, ServicePortName
+from uproxy.picking.backends import BackendState
+from uproxy.picking.routes import ProgrammedPort
 
 
 class _Deadline(NamedTuple):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from uproxy.handoff import iptables, ipvs, nftables
-from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.mechanism import Mechanism
+from uproxy.kernel.conntrack import Conntrack
 
 
 class _Known(NamedTuple):

@@ -15,9 +15,7 @@ from ipaddress import ip_address
 
 from uproxy.errors import CommandFailed
 from uproxy.handoff import accounting
-from uproxy.handoff.conntrack import Conntrack
-from uproxy.handoff.conntrack_messages import Translated
-from uproxy.handoff.conntrack_tally import Alike, Tally
+from uproxy.handoff.conntrack_tally import Tally
 from uproxy.handoff.forwarding import not_forwarded
 from uproxy.handoff.iptables_rules import (
     PREFIX,
@@ -29,6 +27,9 @@ from uproxy.handoff.iptables_rules import (
 )
 from uproxy.handoff.mechanism import NOBODY, Clients, Key, Seen
 from uproxy.handoff.plan import KernelPort
+from uproxy.kernel.conntrack import Conntrack
+from uproxy.kernel.conntrack_looks import Alike
+from uproxy.kernel.conntrack_messages import Translated
 from uproxy.kit import netfilter
 from uproxy.kit.netfilter import PROGRAM, remove_chains, restore
 from uproxy.kit.programs import execute, peek

@@ -1,6 +1,6 @@
 """Services carried by IPVS: a virtual server for each address, endpoints as its destinations.
 
-Owns when a virtual server comes, changes and goes. The messages are `ipvs_netlink.py`'s, what was counted
+Owns when a virtual server comes, changes and goes. The messages are `kernel/ipvs.py`'s, what was counted
 `ipvs_tally.py`'s, everything around them `ipvs_rules.py`'s. Refuses to touch virtual servers that do not
 have our mark.
 
@@ -23,10 +23,14 @@ from typing import TypeVar
 
 from uproxy.errors import CommandFailed
 from uproxy.handoff import ipvs_rules
-from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.forwarding import not_forwarded
 from uproxy.handoff.here import Here, Wanted
-from uproxy.handoff.ipvs_netlink import (
+from uproxy.handoff.ipvs_rules import Kind
+from uproxy.handoff.ipvs_tally import Tally
+from uproxy.handoff.mechanism import NOBODY, Clients, Key, Seen
+from uproxy.handoff.plan import KernelPort
+from uproxy.kernel.conntrack import Conntrack
+from uproxy.kernel.ipvs import (
     Command,
     Destination,
     Ipvs,
@@ -40,10 +44,6 @@ from uproxy.handoff.ipvs_netlink import (
     set_dest,
     set_server,
 )
-from uproxy.handoff.ipvs_rules import Kind
-from uproxy.handoff.ipvs_tally import Tally
-from uproxy.handoff.mechanism import NOBODY, Clients, Key, Seen
-from uproxy.handoff.plan import KernelPort
 from uproxy.kit.commands import run
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, ServicePortName, Vip

@@ -1,7 +1,7 @@
 """What endpoints have had by IPVS: the kernel's counters, made into counts that never go back.
 
 Owns what destinations that are no more have had, and what others had before they were ours. Refuses to ask
-the kernel: it is given what `ipvs_netlink.py` has read.
+the kernel: it is given what `kernel/ipvs.py` has read.
 
 The kernel adds up every two seconds; what came later than that for a UDP endpoint that goes is told when it
 comes back, or never. It keeps a removed destination for minutes, and its counters should it come back.
@@ -11,10 +11,10 @@ Source: ip_vs_est.c and ip_vs_ctl.c in Linux.
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 
-from uproxy.handoff.ipvs_netlink import Traffic
 from uproxy.handoff.mechanism import Counts, Key
 from uproxy.handoff.payload import counts as as_counts
 from uproxy.handoff.payload import payload
+from uproxy.kernel.ipvs import Traffic
 from uproxy.model.frontend import Backend
 from uproxy.model.names import ServicePortName, Vip
 

@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import chain as chained
 from typing import NamedTuple
 
-from uproxy.handoff import nft_messages as nft
-from uproxy.handoff.conntrack_messages import Translated
-from uproxy.handoff.nft_messages import Message
 from uproxy.handoff.plan import KernelPort
+from uproxy.kernel import nft_messages as nft
+from uproxy.kernel.conntrack_messages import Translated
+from uproxy.kernel.nft_messages import Message
 from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend
 from uproxy.model.names import IPAddress, Vip

@@ -8,7 +8,7 @@ capture's rules stay as they are.
 The number of base chains, sets and rules that every packet meets is constant. An address adds elements, and a
 chain of its own with one rule, which counts its turns; with session affinity also a chain and a set for each
 endpoint. The constant part is text for libnftables; what changes later goes by netlink (`nft_batch.py`,
-`nft_netlink.py`). Sources: nft(8); nf_nat_core.c, which asks the next chain while a connection has no
+`nft.py`). Sources: nft(8); nf_nat_core.c, which asks the next chain while a connection has no
 translation yet; KEP-3866 for kube-proxy's use of maps.
 """
 
@@ -20,9 +20,7 @@ from itertools import product
 
 from uproxy.errors import CommandFailed
 from uproxy.handoff import accounting
-from uproxy.handoff.conntrack import Conntrack
-from uproxy.handoff.conntrack_messages import Translated
-from uproxy.handoff.conntrack_tally import Alike, Tally
+from uproxy.handoff.conntrack_tally import Tally
 from uproxy.handoff.forwarding import not_forwarded
 from uproxy.handoff.here import Here, Wanted
 from uproxy.handoff.mechanism import NOBODY, Clients, Counts, Key, Seen
@@ -30,9 +28,12 @@ from uproxy.handoff.nft_batch import Batch, Counter, Dispatch, Leg, LegKey, disp
 from uproxy.handoff.nft_batch import clients as clients_of
 from uproxy.handoff.nft_batch import counter as counter_of
 from uproxy.handoff.nft_batch import counters as counters_of
-from uproxy.handoff.nft_messages import TABLE
-from uproxy.handoff.nft_netlink import NftNetlink
 from uproxy.handoff.plan import KernelPort
+from uproxy.kernel.conntrack import Conntrack
+from uproxy.kernel.conntrack_looks import Alike
+from uproxy.kernel.conntrack_messages import Translated
+from uproxy.kernel.nft import NftNetlink
+from uproxy.kernel.nft_messages import TABLE
 from uproxy.kit.nft import Nft
 from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend

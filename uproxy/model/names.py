@@ -1,5 +1,6 @@
 """Names: of objects, of Service ports, and of addresses on the wire."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal, NamedTuple
@@ -7,6 +8,8 @@ from typing import Literal, NamedTuple
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 Family = Literal[4, 6]
+ADDRESS_FAMILY: Mapping[Family, int] = {4: 2, 6: 10}
+"""AF_INET and AF_INET6, as Linux numbers them."""
 
 
 class Protocol(StrEnum):

@@ -9,8 +9,8 @@ import pytest
 
 from tests.kernel.inside.stage import ANY, EXTERNAL, NODE_PORT, TCP, VIPS, Stage, run
 from tests.netns.e2e.servers import TCP_PORT
-from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.ipvs import IpvsHandoff
+from uproxy.kernel.conntrack import Conntrack
 from uproxy.kit.lab import Lab, _set_namespace
 from uproxy.model.names import Vip
 from uproxy.steering.iptables import IptablesRules

@@ -20,10 +20,10 @@ from tests.netns.e2e.servers import TCP_PORT, UDP_PORT
 from tests.proxy_process import connected, eventually
 from uproxy.errors import CommandFailed
 from uproxy.handoff import ipvs
-from uproxy.handoff.conntrack import Conntrack
 from uproxy.handoff.ipvs import IpvsHandoff
-from uproxy.handoff.ipvs_netlink import OURS
 from uproxy.handoff.plan import KernelPort
+from uproxy.kernel.conntrack import Conntrack
+from uproxy.kernel.ipvs import OURS
 
 
 async def killed_after(stage: Stage, step: str) -> None:

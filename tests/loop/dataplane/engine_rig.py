@@ -24,7 +24,7 @@ PATIENCE_S = 20.0
 
 def new_engine(**changes):
     """An engine with OPTIONS, some of them changed."""
-    return import_module("uproxy.dataplane._engine").Engine(**{**OPTIONS, **changes})
+    return import_module("uproxy.dataplane.relay._engine").Engine(**{**OPTIONS, **changes})
 
 
 def wait(condition, what: str = ""):
@@ -58,7 +58,7 @@ class Stage:
     """An engine, one Service port and one backend in it, and peers for both sides."""
 
     def __init__(self, **changes) -> None:
-        self.module = import_module("uproxy.dataplane._engine")
+        self.module = import_module("uproxy.dataplane.relay._engine")
         self.engine = new_engine(**changes)
         self._sockets: list[socket.socket] = []
         self.front = self.own(socket.create_server(("127.0.0.1", 0), backlog=1000))

@@ -20,7 +20,7 @@ from tests.loop.dataplane.engine_rig import (
     was_reset,
 )
 
-pytest.importorskip("uproxy.dataplane._engine", reason="no native relay")
+pytest.importorskip("uproxy.dataplane.relay._engine", reason="no native relay")
 
 ROOT = Path(__file__).parents[3]
 SHUTDOWN = 6

@@ -20,7 +20,7 @@ from tests.loop.dataplane.engine_rig import (
     was_reset,
 )
 
-pytest.importorskip("uproxy.dataplane._engine", reason="no native relay")
+pytest.importorskip("uproxy.dataplane.relay._engine", reason="no native relay")
 
 CLIENT_EOF, BACKEND_EOF, CLIENT_RESET, BACKEND_RESET, SHUTDOWN = 0, 1, 2, 3, 6
 SHORT_MS = 50
@@ -287,7 +287,7 @@ class Totals:
 
     def __init__(self) -> None:
         self.bytes = [0, 0]
-        self.closes = [0] * len(import_module("uproxy.dataplane._engine").REASONS)
+        self.closes = [0] * len(import_module("uproxy.dataplane.relay._engine").REASONS)
         self.connects = self.joined = self.active = 0
 
     def add(self, collected) -> None:

@@ -14,7 +14,7 @@ from tests.loop.rig import PATIENCE_S, Rig, until
 from uproxy.dataplane.context import Timeouts
 from uproxy.model.closing import CloseReason
 
-pytest.importorskip("uproxy.dataplane._engine", reason="no native relay")
+pytest.importorskip("uproxy.dataplane.relay._engine", reason="no native relay")
 
 VIP = "127.96.0.6"
 HASTY = Timeouts(connect_s=0.05, dial_budget_s=60.0, idle_s=3600.0, half_closed_s=3600.0)

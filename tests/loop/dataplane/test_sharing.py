@@ -5,7 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from uproxy.dataplane.sockets import bind_udp, listen_tcp, share
+from uproxy.dataplane.dial.sockets import bind_udp, listen_tcp, share
 
 CLIENTS = 64
 

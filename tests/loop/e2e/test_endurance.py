@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from tests.loop.e2e.test_rootless import SHOP, proxy
 from tests.proxy_process import ProxyProcess, eventually
-from uproxy.dataplane.native_relay import engine_or_reason
+from uproxy.dataplane.relay.native_relay import engine_or_reason
 
 LONG = bool(os.environ.get("UPROXY_TESTS_LONG"))
 CONNECTIONS = 100_000 if LONG else 2_000

@@ -14,7 +14,7 @@ from tests.loop.e2e.test_rootless import proxy
 from tests.manifests import Manifest, endpoint_slice, replace_file, service, text_of
 from tests.proxy_header import Header
 from tests.proxy_process import ProxyProcess, eventually
-from uproxy.dataplane.native_relay import engine_or_reason
+from uproxy.dataplane.relay.native_relay import engine_or_reason
 
 
 class Cleanups:

@@ -9,7 +9,7 @@ from tests.cluster.certificates import MISSING, Authority
 from tests.netns.cluster.nodes import TwoNodes
 from tests.netns.cluster.world import World, world
 from tests.netns.e2e.stage import Way, way
-from uproxy.dataplane.native_relay import engine_or_reason
+from uproxy.dataplane.relay.native_relay import engine_or_reason
 from uproxy.kit.lab import Lab
 
 WAYS = [

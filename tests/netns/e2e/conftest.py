@@ -6,7 +6,7 @@ import pytest_asyncio
 
 from tests.netns.e2e.servers import Greeter
 from tests.netns.e2e.stage import WAYS, Stage, Way
-from uproxy.dataplane.native_relay import engine_or_reason
+from uproxy.dataplane.relay.native_relay import engine_or_reason
 from uproxy.kit.lab import Lab
 
 

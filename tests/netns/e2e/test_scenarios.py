@@ -24,7 +24,7 @@ from tests.netns.e2e.servers import Greeter
 from tests.netns.e2e.stage import Stage, Way, way
 from tests.proxy_process import Address, ProxyProcess, eventually, nonblocking
 from tests.scenario import NODE, SECOND_PORTS, Packet, Scenario, Step, load_all, node_object
-from uproxy.dataplane.native_relay import engine_or_reason
+from uproxy.dataplane.relay.native_relay import engine_or_reason
 from uproxy.kit.lab import Host, Lab
 
 WAYS = [

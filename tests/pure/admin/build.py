@@ -2,12 +2,12 @@
 
 from ipaddress import ip_address
 
-from uproxy.dataplane.balancing.balancer import open_flows
-from uproxy.dataplane.routes import ProgrammedPort
 from uproxy.model.faults import Fault
 from uproxy.model.frontend import Backend, DesiredServicePort, EndpointState, Frontend, FrontendKind
 from uproxy.model.names import NamespacedName, Protocol, ServicePortName, Vip
 from uproxy.model.options import DEFAULT_OPTIONS
+from uproxy.picking.balancing.balancer import open_flows
+from uproxy.picking.routes import ProgrammedPort
 
 READY, TERMINATING, NOT_READY = EndpointState
 

@@ -2,10 +2,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.pure.admin.build import NOT_READY, READY, backend, desired, programmed
 from uproxy.admin.port_series import PortSeries
-from uproxy.dataplane.waiting import Wait
 from uproxy.model.closing import CloseReason, DialFailure
 from uproxy.model.names import Protocol
 from uproxy.model.options import Options
+from uproxy.picking.waiting import Wait
 
 NOW_S = 100.0
 WEB = {"namespace": "default", "service": "web", "port": "http", "protocol": "TCP"}

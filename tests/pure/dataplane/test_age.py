@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uproxy.dataplane.age import grace_s, limit_s, sweep_every_s
+from uproxy.dataplane.relay.age import grace_s, limit_s, sweep_every_s
 
 ages = st.floats(0.1, 365 * 86400.0)
 times = st.floats(0.0, 1e8)

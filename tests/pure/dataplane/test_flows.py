@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from uproxy.dataplane.flows import EXCHANGE_IDLE_S, FlowTable
+from uproxy.dataplane.datagrams.flows import EXCHANGE_IDLE_S, FlowTable
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.proxy_header import Header, parse
-from uproxy.dataplane.proxy_protocol import LOCAL, header
+from uproxy.dataplane.relay.proxy_protocol import LOCAL, header
 
 ports = st.integers(0, 65535)
 

@@ -2,9 +2,9 @@
 
 from ipaddress import ip_address
 
-from uproxy.handoff.ipvs_netlink import Traffic
 from uproxy.handoff.ipvs_tally import Tally
 from uproxy.handoff.mechanism import Counts
+from uproxy.kernel.ipvs import Traffic
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Protocol, ServicePortName, Vip
 

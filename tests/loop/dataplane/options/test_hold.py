@@ -8,10 +8,10 @@ from tests.loop.conftest import free_port
 from tests.loop.dataplane.options.peers import Caller, Keeper, call, turned_away
 from tests.loop.dataplane.test_dialling import ask
 from tests.loop.rig import Rig, until
-from uproxy.dataplane import dialling
-from uproxy.dataplane.waiting import Wait
 from uproxy.model.closing import CloseReason
 from uproxy.model.options import Options
+from uproxy.picking import attempts as dialling
+from uproxy.picking.waiting import Wait
 
 VIP = "127.96.0.12"
 LONG = Options(hold_s=3600.0)

@@ -117,9 +117,9 @@ async def test_a_redirected_client_was_on_its_way_to_the_vip(relay, monkeypatch)
     vip = ("10.96.0.1", 80)
     on_the_wire = struct.pack("!H", 80) + ip_address("10.96.0.1").packed
     if relay == "python":
-        target = "uproxy.dataplane.python_relay.original_destination"
+        target = "uproxy.dataplane.relay.python_relay.original_destination"
     else:
-        target = "uproxy.dataplane._engine.destination"
+        target = "uproxy.dataplane.relay._engine.destination"
     monkeypatch.setattr(target, lambda _client, _family: on_the_wire)
     port = rig.dataplane.listen_for_redirects(ip_address("127.0.0.1"))
     await rig.serve(vip, [server.backend], options=TOLD)

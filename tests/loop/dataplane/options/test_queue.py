@@ -11,9 +11,9 @@ from tests.loop.dataplane.options.peers import Caller, Keeper, call, turned_away
 from tests.loop.dataplane.test_dialling import refusing
 from tests.loop.rig import Rig, backend, until
 from uproxy.dataplane.context import Timeouts
-from uproxy.dataplane.waiting import Wait
 from uproxy.model.closing import CloseReason
 from uproxy.model.options import Balancing, Options
+from uproxy.picking.waiting import Wait
 
 VIP = "127.96.0.11"
 HASTY = Timeouts(connect_s=0.05, dial_budget_s=0.2, idle_s=3600.0, half_closed_s=3600.0)

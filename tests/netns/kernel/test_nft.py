@@ -1,0 +1,143 @@
+"""What goes to nf_tables by netlink, as `nft` prints it; and what the kernel refuses."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from ipaddress import ip_address
+from typing import TypeVar
+
+import pytest
+
+from uproxy.errors import CommandFailed
+from uproxy.handoff.nftables import NftablesHandoff
+from uproxy.handoff.plan import KernelPort, KernelVip
+from uproxy.kernel import nft_messages as nft
+from uproxy.kernel.conntrack import Conntrack
+from uproxy.kernel.nft import NftNetlink
+from uproxy.kit.lab import Host, Lab
+from uproxy.model.frontend import Backend
+from uproxy.model.names import IPAddress, Protocol, ServicePortName, Vip
+
+T = TypeVar("T")
+NAME = ServicePortName("default", "web", "web", Protocol.TCP)
+VIPS = [Vip(ip_address(ip), 80, Protocol.TCP) for ip in ("172.30.0.1", "fd00::1", "0.0.0.0")]
+
+
+@pytest.fixture
+def node() -> Iterator[Host]:
+    with Lab() as lab:
+        yield lab.node
+
+
+def web(count: int, timeout_s: int | None = None) -> KernelPort:
+    def pods(ip: IPAddress) -> tuple[Backend, ...]:
+        base = ip_address("10.244.0.10" if ip.version == 4 else "fd00:10::10")
+        return tuple(Backend(base + number, 8080) for number in range(count))
+
+    return KernelPort(NAME, tuple(KernelVip(vip, its := pods(vip.ip), its) for vip in VIPS), timeout_s)
+
+
+def printed(node: Host) -> str:
+    return node.run("nft", "list", "table", "inet", "uproxy-handoff").stdout
+
+
+def handed(node: Host, *versions: KernelPort, then: Callable[[], T]) -> T:
+    """What `then` returns while these are programmed, one after the other."""
+
+    async def program() -> T:
+        mechanism = NftablesHandoff(Conntrack())
+        await mechanism.begin([])
+        try:
+            for version in versions:
+                await mechanism.put([version])
+            return then()
+        finally:
+            await mechanism.close()
+
+    return node.inside(lambda: asyncio.run(program()))
+
+
+def test_nft_prints_what_came_by_netlink(node: Host) -> None:
+    text = handed(node, web(1), web(2), then=lambda: printed(node))
+    for words in (
+        "0 : 10.244.0.10 . 8080",
+        "1 : fd00:10::11 . 8080",
+        "172.30.0.1 . tcp . 80 : goto s1",
+        "tcp . 80 : goto s3",
+        "172.30.0.1 . 80 . 10.244.0.11 . 8080 counter packets 0 bytes 0",
+        "meta l4proto tcp dnat ip to numgen inc mod 2 map @s1",
+        "meta l4proto tcp dnat ip6 to numgen inc mod 2 map @s2",
+    ):
+        assert words in text, text
+
+
+@pytest.mark.parametrize("timeout_s", [None, 300])
+def test_what_nft_prints_can_be_loaded_again(node: Host, timeout_s: int | None) -> None:
+    text = handed(node, web(3, timeout_s), then=lambda: printed(node))
+    if timeout_s is None:
+        assert "typeof numgen inc mod 65535 : ip6 daddr . tcp dport" in text
+    node.run("nft", "-f", "-", input=text)
+    assert printed(node) == text
+
+
+def test_nft_prints_affinity_that_came_by_netlink(node: Host) -> None:
+    text = handed(node, web(2), web(2, 300), web(1, 300), then=lambda: printed(node))
+    for words in (
+        "timeout 5m",
+        "ip saddr @s4_10.244.0.10_8080 goto s4_10.244.0.10_8080",
+        "update @s4_10.244.0.10_8080 { ip saddr }",
+        "meta l4proto tcp dnat ip to 10.244.0.10:8080",
+        "meta l4proto tcp dnat ip6 to [fd00:10::10]:8080",
+        "numgen inc mod 1 vmap { 0 : goto s4_10.244.0.10_8080 }",
+    ):
+        assert words in text, text
+    assert "10.244.0.11_8080" not in text
+    assert "chain s1 " not in text
+
+
+def test_a_refusal_names_the_message_and_changes_nothing(node: Host) -> None:
+    def refused() -> None:
+        before = printed(node)
+        messages = [nft.add_chain("more"), nft.flush_chain("none"), nft.add_chain("another")]
+        with closing(NftNetlink()) as link, pytest.raises(CommandFailed) as caught:
+            link.commit(messages)
+        assert str(caught.value) == "nf_tables: rules of chain none: No such file or directory"
+        assert printed(node) == before
+
+    handed(node, web(1), then=refused)
+
+
+def test_more_refusals_than_a_socket_holds_are_a_refusal(node: Host) -> None:
+    def refused() -> str:
+        with closing(NftNetlink()) as link:
+            with pytest.raises(CommandFailed):
+                link.commit([nft.flush_chain("none")] * 2000)
+            link.commit([nft.add_chain("more")])
+        return printed(node)
+
+    assert "chain more" in handed(node, web(1), then=refused)
+
+
+def test_a_thousand_elements_are_counted(node: Host) -> None:
+    keys = [number.to_bytes(16, "big") for number in range(1000)]
+
+    def count() -> list[bytes]:
+        with closing(NftNetlink()) as link:
+            link.commit(list(nft.add_elements("new_tcp4", map(nft.element, keys))))
+            found = link.counters("new_tcp4", 16)
+        assert {its.packets for its in found} == {0}
+        return sorted(its.key for its in found)
+
+    assert handed(node, then=count) == keys
+
+
+def test_counts_begin_at_nothing(node: Host) -> None:
+    async def count() -> None:
+        mechanism = NftablesHandoff(Conntrack())
+        await mechanism.begin([])
+        await mechanism.put([web(2)])
+        found = (await mechanism.look()).counts
+        await mechanism.close()
+        assert found == {}
+
+    node.inside(lambda: asyncio.run(count()))

@@ -1,0 +1,1 @@
+"""How connections arrive: listeners, where they were going, who may come."""

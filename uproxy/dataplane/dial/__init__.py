@@ -1,0 +1,1 @@
+"""Ways to an endpoint: sockets, and from which address and port."""

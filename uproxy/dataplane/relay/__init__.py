@@ -1,0 +1,1 @@
+"""The two relays of streams, in Python and in C, and their clocks."""

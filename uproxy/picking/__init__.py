@@ -1,0 +1,1 @@
+"""Whom a connection goes to: routes, backends, attempts, waiting, balancing, counts. Pure."""
