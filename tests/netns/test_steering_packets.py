@@ -34,6 +34,16 @@ BACKEND: dict[Family, Backend] = {
     6: Backend(ip_address("fd00:10:244::11"), 8080),
 }
 TIMEOUT_S = 5
+FIREWALL = """\
+table inet firewall {
+	chain input {
+		type filter hook input priority 0; policy drop;
+		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+		ct state established accept
+		ct status dnat accept
+	}
+}
+"""
 IPV6_FREEBIND = 78
 """Binding an IPv6 address asks for one of an interface, where for IPv4 a local route will do."""
 
@@ -317,6 +327,19 @@ def test_node_port_that_is_the_listeners_own_arrives(
     assert _connect(source, family, address, port) == 0
     with listener.accept()[0] as accepted:
         assert _original_destination(accepted, family) == (address, port)
+
+
+def test_a_firewall_that_lets_in_what_is_translated_lets_connections_in(
+    node: Node, family: Family, source: Host, listener: socket.socket
+) -> None:
+    """What README tells those to do who drop what they do not know."""
+    node.make(_service(CLUSTER_IP[family], 80))
+    node.lab.node.run("nft", "-f", "-", input=FIREWALL)
+    try:
+        assert _connect(source, family, CLUSTER_IP[family], 80) == 0
+        listener.accept()[0].close()
+    finally:
+        node.lab.node.run("nft", "delete", "table", "inet", "firewall")
 
 
 def test_other_ports_of_a_cluster_ip_are_refused(
