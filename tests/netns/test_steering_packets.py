@@ -6,6 +6,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import TypeVar
@@ -33,6 +34,7 @@ BACKEND: dict[Family, Backend] = {
     4: Backend(ip_address("10.244.0.11"), 8080),
     6: Backend(ip_address("fd00:10:244::11"), 8080),
 }
+CLIENT_PORT = 20_000
 TIMEOUT_S = 5
 FIREWALL = """\
 table inet firewall {
@@ -327,6 +329,22 @@ def test_node_port_that_is_the_listeners_own_arrives(
     assert _connect(source, family, address, port) == 0
     with listener.accept()[0] as accepted:
         assert _original_destination(accepted, family) == (address, port)
+
+
+def test_connections_from_one_port_to_many_services_keep_it(node: Node) -> None:
+    """Of IPv4 there are too few addresses to say so of every pair of Services."""
+    vips = [f"fd00:172:30::{number}" for number in range(1, 9)]
+    node.make(*(_service(vip, 80, name=f"web{number}") for number, vip in enumerate(vips)))
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listen(node.lab.node, 6, ANY[6], PORTS.ipv6))
+        for vip in vips:
+            sock = stack.enter_context(_socket(node.lab.client, 6))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("", CLIENT_PORT))
+            sock.connect((vip, 80))
+            accepted, peer = listener.accept()
+            stack.enter_context(accepted)
+            assert peer[1] == CLIENT_PORT
 
 
 def test_a_firewall_that_lets_in_what_is_translated_lets_connections_in(
