@@ -16,9 +16,10 @@ from uproxy.bench.failover import measure_failover, reason_impossible
 from uproxy.bench.generator import NotAnswered
 from uproxy.bench.idle import measure_idle
 from uproxy.bench.measure import Sample, measure
-from uproxy.bench.paths import DIRECT, SERVICES, TrafficPath
+from uproxy.bench.paths import SERVICES, TrafficPath
 from uproxy.bench.progress import Progress
 from uproxy.bench.record import Record
+from uproxy.bench.results import DIRECT
 from uproxy.bench.sites import PODS, lab_site
 from uproxy.bench.stages import MakeSite, Rising, Stage, raise_all, rising
 from uproxy.bench.workloads import PACED, SMALL_BYTES, Churn, Failover, Idle, Load, Spread, Workload
