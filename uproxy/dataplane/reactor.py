@@ -54,9 +54,12 @@ class Reactor:
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def watch(self, fd: int, watched: Watched) -> None:
-        """Report all edges of `fd` to `watched`; the present state counts as one."""
-        self._handlers[fd] = watched.on_events
+        """Report all edges of `fd` to `watched`; the present state counts as one.
+
+        Raises OSError without memory, or when all processes of this user have as many watches as they may.
+        """
         self._epoll.register(fd, _EVERYTHING)
+        self._handlers[fd] = watched.on_events
 
     def release(self, fd: int) -> None:
         """Stop watching `fd`, which stays open and may be watched again."""

@@ -209,8 +209,11 @@ class NativeRelay:
             self._refuse(attempts, client, found)
             return
         dial, end = partial(self._dial_after_wait, attempts, client), partial(self._refuse, attempts, client)
-        self._context.descriptors.used += 1  # the client's, which the engine does not count
-        self._in_rooms[client] = Waiter(self._context, client, attempts, found, dial=dial, end=end)
+        try:
+            self._in_rooms[client] = Waiter(self._context, client, attempts, found, dial=dial, end=end)
+            self._context.descriptors.used += 1  # the client's, which the engine does not count
+        except OSError:
+            self._refuse(attempts, client, CloseReason.NO_RESOURCES)
 
     def _dial_after_wait(self, attempts: Attempts, client: int, state: BackendState) -> None:
         self._forget_wait(client)

@@ -15,7 +15,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from uproxy.dataplane.dial.sockets import bound_unsent, close_with_reset, keep_alive
+from uproxy.dataplane.dial.sockets import bound_unsent, close_with_reset, keep_alive, ours_to_lack
 from uproxy.dataplane.reactor import FAILED, HUNG_UP, PEER_DONE, READABLE, WRITABLE, Reactor
 from uproxy.dataplane.relay.pipes import PIPE_BYTES, Pipe, Pipes
 from uproxy.model.closing import CloseReason
@@ -65,8 +65,16 @@ class Pair:
         """The direction of the last bytes, noted for `at_rest`; the client is always free to begin."""
         up.reverse = down
         down.reverse = up
-        reactor.watch(up.source_fd, up)
-        reactor.watch(down.source_fd, down)
+
+    def start(self) -> bool:
+        """Relay from now on. False when that cannot be: the pair is closed, and has said so."""
+        try:
+            self._reactor.watch(self.up.source_fd, self.up)
+            self._reactor.watch(self.down.source_fd, self.down)
+        except OSError:
+            self.reset(CloseReason.NO_RESOURCES)
+            return False
+        return True
 
     @property
     def bytes_to_backend(self) -> int:
@@ -119,6 +127,13 @@ class Pair:
         if not self.closed:
             reason = CloseReason.CLIENT_RESET if direction is self.up else CloseReason.BACKEND_RESET
             self._close(reason, (direction.reverse,) if self.first_eof is direction else ())
+
+    def source_failed(self, direction: "Direction", error: OSError) -> None:
+        """The source of `direction` gives nothing more: it was reset, or this machine lacks something."""
+        if ours_to_lack(error):
+            self.reset(CloseReason.NO_RESOURCES)
+        else:
+            self.reset_by(direction)
 
     def end_of(self, direction: "Direction") -> None:
         """The source of `direction` has sent its last byte, and it was passed on."""
@@ -235,8 +250,8 @@ class Direction:
                 count = _readv(self.source_fd, _SCRATCHES)
             except BlockingIOError:
                 return
-            except OSError:
-                self.pair.reset_by(self)
+            except OSError as error:
+                self.pair.source_failed(self, error)
                 return
             if count == 0:
                 self._finish()
@@ -313,6 +328,9 @@ class Direction:
         instead, as if the peer had finished; EPIPE says that it really had, before it was reset.
         """
         pair, reverse = self.pair, self.reverse
+        if ours_to_lack(error):
+            pair.reset(CloseReason.NO_RESOURCES)
+            return
         reverse.cut = error.errno not in _AFTER_ITS_END
         self.eof = True
         if not reverse.eof:
@@ -355,8 +373,8 @@ class Direction:
             count = os.splice(self.source_fd, pipe.write_fd, PIPE_BYTES, flags=_SPLICE_FLAGS)
         except BlockingIOError:
             return False
-        except OSError:
-            self.pair.reset_by(self)
+        except OSError as error:
+            self.pair.source_failed(self, error)
             return False
         if count == 0:
             self._finish()

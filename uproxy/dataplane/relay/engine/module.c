@@ -540,8 +540,11 @@ static PyObject *module_accept(PyObject *Py_UNUSED(module), PyObject *listener)
     int fd = parse_descriptor(listener);
     if (PyErr_Occurred())
         return NULL;
-    fd = accept4(fd, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0 && (errno == EAGAIN || errno == EINTR))
+    int listening = fd;
+    do
+        fd = accept4(listening, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0 && errno == EAGAIN)
         Py_RETURN_NONE;
     if (fd < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
@@ -634,8 +637,9 @@ static PyMethodDef module_functions[] = {
 static int module_exec(PyObject *module)
 {
     PyObject *type = PyType_FromSpec(&engine_spec);
-    PyObject *reasons = Py_BuildValue("(sssssssss)", "client-eof", "backend-eof", "client-reset", "backend-reset",
-                                      "idle-timeout", "half-closed-timeout", "shutdown", "endpoint-removed", "max-age");
+    PyObject *reasons = Py_BuildValue("(ssssssssss)", "client-eof", "backend-eof", "client-reset", "backend-reset",
+                                      "idle-timeout", "half-closed-timeout", "shutdown", "endpoint-removed", "max-age",
+                                      "no-resources");
     if (report_type == NULL)
         report_type = PyStructSequence_NewType(&report_description);
     int failed = PyModule_AddObjectRef(module, "Engine", type);

@@ -67,6 +67,16 @@ void worker_adopt(struct worker *w, struct conn *c)
         ;
 }
 
+/* Called by the front while it holds on: its sockets cannot be watched, so it is to end. */
+void worker_give_up(struct worker *w, struct conn *c)
+{
+    c->unwatched = true;
+    c->next_unwatched = __atomic_load_n(&w->unwatched, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(&w->unwatched, &c->next_unwatched, c, true, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_RELAXED))
+        ;
+}
+
 static void take_arrivals(struct worker *w)
 {
     struct conn *latest = __atomic_exchange_n(&w->arrivals, NULL, __ATOMIC_SEQ_CST);
@@ -162,7 +172,7 @@ static void free_dead(struct worker *w)
     w->dead = NULL;
     while (c != NULL) {
         struct conn *following = c->next;
-        if (c->queued) {
+        if (c->queued || c->unwatched) {
             c->next = w->dead;
             w->dead = c;
         } else {
@@ -216,9 +226,27 @@ static void dial_event(struct worker *w, struct conn *c)
     c->active_ms = (uint32_t)w->now_ms;
     count_connect(&w->counters, &w->engine->options, c);
     if (!watch(w, c, BACKEND, EPOLL_CTL_MOD) || !watch(w, c, CLIENT, EPOLL_CTL_ADD))
-        conn_close(w, c, BACKEND_RESET);
+        conn_close(w, c, NO_RESOURCES);
     else if (c->from[CLIENT].blocked)
         relay_pump(w, c, CLIENT); /* the front left a header */
+}
+
+/* What the front has handed over, and what it could not get watched: that goes back to Python when it is
+ * still being dialled for, which tries again, or is reset. */
+static void take_in(struct worker *w)
+{
+    struct conn *c = __atomic_exchange_n(&w->unwatched, NULL, __ATOMIC_SEQ_CST); /* first: all have arrived */
+    take_arrivals(w);
+    while (c != NULL) {
+        struct conn *following = c->next_unwatched;
+        c->unwatched = false;
+        c->settled = true; /* the front does no more than forget it */
+        if (!c->closed && c->dialling)
+            dial_failed(w, c, ENOSPC);
+        else if (!c->closed)
+            conn_close(w, c, NO_RESOURCES);
+        c = following;
+    }
 }
 
 /* ---- time ---- */
@@ -290,7 +318,7 @@ static int sleep_ms(struct worker *w)
     __atomic_store_n(&w->wakes_at_ms, until_ms, __ATOMIC_SEQ_CST);
     /* Whoever arrives from here on sees the promise, and wakes us if it is too late for them. */
     if (__atomic_load_n(&w->arrivals, __ATOMIC_SEQ_CST) != NULL)
-        return 0;
+        return 0; /* those that are given up have arrived, too */
     uint64_t now_ms = clock_ms();
     return until_ms <= now_ms ? 0 : (int)(until_ms - now_ms) + 1;
 }
@@ -357,6 +385,7 @@ static bool obey(struct worker *w)
     if (read(w->wake_fd, &count, sizeof count) < 0)
         return true; /* a stale wake-up */
     pthread_mutex_lock(&w->lock);
+    take_in(w); /* what came since this turn began is asked for, too */
     if (w->reset.wanted) {
         reset_matching(w, w->dials.first, &w->reset);
         reset_matching(w, w->joined.first, &w->reset);
@@ -379,7 +408,7 @@ static void *run(void *argument)
     while (going) {
         int count = epoll_wait(w->epoll_fd, events, EVENTS, sleep_ms(w));
         w->now_ms = clock_ms();
-        take_arrivals(w);
+        take_in(w);
         for (int i = 0; i < count; i++) {
             uint64_t data = events[i].data.u64;
             if (data == 0)
