@@ -139,6 +139,8 @@ def begin_connect(stream: socket.socket, address: tuple[str, int]) -> int:
 def _set_stream_options(stream: socket.socket) -> None:
     """What every connection has from its first packet on."""
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # An urgent byte is one like others (RFC 6093). Else each would be missing from the stream.
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     # TCP_WINDOW_CLAMP would not do: the kernel's tuning moves it along. A kernel that lacks the
     # option (gVisor) has a bound of its own.
     try:

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable
 
 from uproxy.dataplane.dial.sockets import bound_unsent, close_with_reset, keep_alive, ours_to_lack
-from uproxy.dataplane.reactor import FAILED, HUNG_UP, PEER_DONE, READABLE, WRITABLE, Reactor
+from uproxy.dataplane.reactor import FAILED, HUNG_UP, PEER_DONE, READABLE, URGENT, WRITABLE, Reactor
 from uproxy.dataplane.relay.pipes import PIPE_BYTES, Pipe, Pipes
 from uproxy.model.closing import CloseReason
 
@@ -28,7 +28,7 @@ _SMALL_FILLS_BEFORE_COPY = 8
 _SPLICE_FLAGS = 0x01 | 0x02  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK; named in os only from 3.13 on
 
 _AFTER_ITS_END = (errno.EPIPE, errno.ENOTCONN)
-_TROUBLE = PEER_DONE | FAILED | HUNG_UP
+_TROUBLE = PEER_DONE | FAILED | HUNG_UP | URGENT
 
 _readv, _write = os.readv, os.write  # looked up for every message
 _SCRATCH = bytearray(CHUNK_BYTES)
@@ -194,6 +194,7 @@ class Direction:
         "sink_fd",
         "source",
         "source_fd",
+        "urgent",
     )
 
     reverse: "Direction"
@@ -213,6 +214,8 @@ class Direction:
         """Whether nothing more will be read: the source has finished, or the pair is closed."""
         self.ending = False
         """The source has ended or failed: read on until it says which, a short read is no pause."""
+        self.urgent = False
+        """The same, of one that sends urgent bytes: a read stops short at them, and splice(2) for ever."""
         self.failed = False
         """The source has failed, maybe after its end."""
         self.cut = False
@@ -230,6 +233,8 @@ class Direction:
         room, or it is others' turn. Writable edges concern the way back."""
         if events & _TROUBLE:
             self.ending = True
+            if events & URGENT:
+                self.urgent = True
             if events & FAILED:
                 self.failed = True
             if events & FAILED and (self.eof or self.blocked):
@@ -242,6 +247,9 @@ class Direction:
         steps = 0
         while not self.eof and steps < _STEPS_A_TURN:
             if self._pipe is not None:
+                if self.urgent:
+                    self.leave_splice()
+                    continue
                 if not self._splice_once(self._pipe):
                     return
                 steps += 1
@@ -341,7 +349,7 @@ class Direction:
 
     def _chunk_was_full(self) -> None:
         self._full_chunks += 1
-        if self._full_chunks == _FULL_CHUNKS_BEFORE_SPLICE:
+        if self._full_chunks == _FULL_CHUNKS_BEFORE_SPLICE and not self.urgent:
             bound_unsent(self.sink)
             self._pipe = self._pipes.take()
 
@@ -377,8 +385,8 @@ class Direction:
             self.pair.source_failed(self, error)
             return False
         if count == 0:
-            self._finish()
-            return False
+            self.ending = self.urgent = True  # the end, or an urgent byte ahead of one: reading tells
+            return True
         self.bytes += count
         self.pair.last = self
         self._in_pipe = count

@@ -84,6 +84,7 @@ struct direction {
     bool blocked; /* bytes wait for room in the sink */
     bool eof;     /* nothing more will be read: the source has finished, or the connection is closed */
     bool ending;  /* the source has ended or failed: read on until it says which */
+    bool urgent;  /* it sends urgent bytes, at which a read stops short, and splice(2) for ever */
     bool failed;  /* the source has failed, maybe after its end */
     bool cut;     /* a write to the source was told of its reset: its end, when read, is none */
     bool turn;    /* gave way to others and goes on after them */

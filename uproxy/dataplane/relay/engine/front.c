@@ -147,7 +147,7 @@ static bool pass_on_first_bytes(struct engine *e, struct conn *c, struct header 
 
 static bool watch(struct worker *w, struct conn *c, enum side side, uint32_t more_events)
 {
-    struct epoll_event e = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET | more_events,
+    struct epoll_event e = {.events = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET | more_events,
                             .data.u64 = (uint64_t)(uintptr_t)c | (uint64_t)side};
     return epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, c->fd[side], &e) == 0;
 }

@@ -41,7 +41,7 @@ void relay_blocked(struct worker *w, struct conn *c, enum side from)
     if (c->watches_out & (1u << sink))
         return;
     c->watches_out |= (uint8_t)(1u << sink);
-    struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+    struct epoll_event e = {.events = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET,
                             .data.u64 = (uint64_t)(uintptr_t)c | (uint64_t)sink};
     if (epoll_ctl(w->epoll_fd, EPOLL_CTL_MOD, c->fd[sink], &e) < 0)
         conn_close(w, c, NO_RESOURCES); /* nobody would tell of the room */
@@ -141,13 +141,13 @@ static bool copy_step(struct worker *w, struct conn *c, enum side from)
     }
     if (got < BIG_READ_BYTES) {
         d->big_reads = 0;
-    } else if (++d->big_reads == BIG_READS_BEFORE_SPLICE) {
+    } else if (++d->big_reads == BIG_READS_BEFORE_SPLICE && !d->urgent) {
         splice_begin(w, c, from);
         return true;
     }
     /* A short read means that the source is drained, and the next bytes make an edge. Not so
-     * when it has ended: the end comes without another. */
-    return got == SCRATCH_BYTES || d->ending;
+     * when it has ended: the end comes without another. Nor when it stopped at an urgent byte. */
+    return got == SCRATCH_BYTES || d->ending || d->urgent;
 }
 
 /* Send what was kept. True when nothing is left. */
@@ -184,6 +184,8 @@ void relay_pump(struct worker *w, struct conn *c, enum side from)
     for (int step = 0; step < STEPS_A_TURN; step++) {
         if (d->eof)
             return;
+        if (d->urgent)
+            splice_leave(w, d);
         if (!(d->pipe != NULL ? splice_step(w, c, from) : copy_step(w, c, from)))
             return;
     }
@@ -195,6 +197,7 @@ void relay_event(struct worker *w, struct conn *c, enum side side, uint32_t even
 {
     struct direction *d = &c->from[side];
     struct direction *back = &c->from[!side];
+    d->urgent |= (events & EPOLLPRI) != 0;
     if (events & (EPOLLRDHUP | EPOLLERR | EPOLLHUP)) {
         d->ending = true;
         d->failed |= (events & EPOLLERR) != 0;

@@ -26,6 +26,7 @@ int stream_socket(int family, uint32_t mark)
     if (fd < 0)
         return -1;
     set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    set(fd, SOL_SOCKET, SO_OOBINLINE, 1);
     /* Lets a later dial take this one's port over while it rests in TIME_WAIT. */
     set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     if (set(fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES) < 0)

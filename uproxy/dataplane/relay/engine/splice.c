@@ -116,8 +116,8 @@ bool splice_step(struct worker *w, struct conn *c, enum side from)
         return false;
     }
     if (got == 0) {
-        relay_finish(w, c, from);
-        return false;
+        d->urgent = true; /* the end, or an urgent byte ahead of one: reading tells */
+        return true;
     }
     relay_moved(w, c, from, (size_t)got);
     d->unsent_bytes = (uint32_t)got;

@@ -207,7 +207,7 @@ static bool front_holds(const struct worker *w, struct conn *c)
 
 static bool watch(struct worker *w, struct conn *c, enum side side, int operation)
 {
-    struct epoll_event e = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET,
+    struct epoll_event e = {.events = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET,
                             .data.u64 = (uint64_t)(uintptr_t)c | (uint64_t)side};
     return epoll_ctl(w->epoll_fd, operation, c->fd[side], &e) == 0;
 }
