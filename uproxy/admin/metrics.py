@@ -27,9 +27,11 @@ from uproxy.admin.handoff_metrics import HandoffCollector
 from uproxy.admin.kube_proxy_metrics import KubeProxyCollector, Outcomes
 from uproxy.admin.pacing import slices
 from uproxy.admin.port_series import PortSeries, PortText
+from uproxy.admin.server_metrics import ServerCollector
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.dns.stats import DnsStats
 from uproxy.handoff.target import KernelPaths
+from uproxy.kit.guests import Guests
 from uproxy.kit.histogram import Histogram
 from uproxy.model.faults import Fault
 from uproxy.picking.routes import ProgrammedPort
@@ -63,6 +65,7 @@ class Metrics:
         followed: Followed = tuple,
         paths: KernelPaths | None = None,
         dns: DnsStats | None = None,
+        guests: Iterable[Guests] = (),
     ) -> None:
         self._dataplane = dataplane
         self._texts: Mapping[ProgrammedPort, PortText] = {}
@@ -70,6 +73,7 @@ class Metrics:
         self._registry.register(ProxyCollector(store, dataplane, loop, about, outcomes))
         self._registry.register(KubeProxyCollector(loop, outcomes))
         self._registry.register(ClusterCollector(followed, dataplane.context.now))
+        self._registry.register(ServerCollector(guests))
         if paths is not None:
             self._registry.register(HandoffCollector(paths))
         if dns is not None:
