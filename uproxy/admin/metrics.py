@@ -33,6 +33,7 @@ from uproxy.dns.stats import DnsStats
 from uproxy.handoff.target import KernelPaths
 from uproxy.kit.guests import Guests
 from uproxy.kit.histogram import Histogram
+from uproxy.kit.logs import lines_dropped
 from uproxy.model.faults import Fault
 from uproxy.picking.routes import ProgrammedPort
 from uproxy.reconcile.loop import ReconcileLoop
@@ -121,6 +122,9 @@ class ProxyCollector(Collector):
         yield self._objects()
         yield from self._descriptors()
         yield self._posted()
+        yield CounterMetricFamily(
+            "uproxy_log_lines_dropped", "Log lines that were lost, because nobody took them.", lines_dropped()
+        )
 
     def _posted(self) -> Metric:
         family = CounterMetricFamily(
