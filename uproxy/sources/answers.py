@@ -7,7 +7,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from uproxy.model.names import Family, IPAddress
-from uproxy.sources.special import special
+from uproxy.model.special import special
 
 _SHORTEST_S, _LONGEST_S = 1.0, 3600.0
 """Bounds on a TTL: names with TTL 0, and those of /etc/hosts, are asked for once a second."""

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple, TypeVar
 
 from uproxy.model.names import IPAddress
-from uproxy.sources.special import special
+from uproxy.model.special import special
 
 T = TypeVar("T")
 

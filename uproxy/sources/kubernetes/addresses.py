@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from socket import AF_INET, inet_pton
 
 from uproxy.model.names import IPAddress, IPNetwork
-from uproxy.sources.special import special
+from uproxy.model.special import special
 
 _LEADING_ZEROS = re.compile(r"\b0+(?=\d)")
 

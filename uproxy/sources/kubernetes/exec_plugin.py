@@ -93,7 +93,7 @@ async def _output(command: str, plugin: _Plugin) -> bytes:
         stdin=DEVNULL,
         stdout=PIPE,
         stderr=PIPE,
-        process_group=0,
+        start_new_session=True,  # as all that is run: see kit/commands.py
         preexec_fn=_die_with_us(),
     )
     _running.add(process.pid)

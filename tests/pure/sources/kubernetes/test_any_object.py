@@ -14,12 +14,12 @@ from uproxy.dns.wire import from_text
 from uproxy.dns.zone import Zone
 from uproxy.model.events import Upsert
 from uproxy.model.names import Protocol
+from uproxy.model.special import special
 from uproxy.sources.kubernetes.errors import Trouble
 from uproxy.sources.kubernetes.intake import Intake
 from uproxy.sources.kubernetes.known import Known
 from uproxy.sources.kubernetes.resources import endpoint_slices, own_node, services
 from uproxy.sources.kubernetes.source import like
-from uproxy.sources.special import special
 from uproxy.state.addresses import AddressPlan
 from uproxy.state.store import Store
 

@@ -1,6 +1,6 @@
-"""Addresses that are no host's in particular, and so no endpoint's.
+"""Addresses that are no host's in particular, and so neither an endpoint's nor a Service's.
 
-Pure. This proxy dials from the node's own network, where a loopback address leads to the node's own programs
+This proxy dials from the node's own network, where a loopback address leads to the node's own programs
 and a link-local one to a cloud's (169.254.169.254 hands out a node's credentials). An API server refuses
 them, too (ValidateNonSpecialIP); here nobody else's checks are relied on.
 """
