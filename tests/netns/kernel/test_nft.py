@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TypeVar
 
@@ -141,3 +142,26 @@ def test_counts_begin_at_nothing(node: Host) -> None:
         assert found == {}
 
     node.inside(lambda: asyncio.run(count()))
+
+
+def test_what_two_have_stays_when_one_gives_it_up(node: Host) -> None:
+    """A port that is renamed: the new name comes, the old one goes, and counts no longer."""
+
+    async def program() -> tuple[str, str]:
+        mechanism = NftablesHandoff(Conntrack())
+        await mechanism.begin([])
+        try:
+            await mechanism.put([web(2)])
+            renamed = replace(web(2), name=NAME._replace(port="http"))
+            await mechanism.take([NAME])
+            await mechanism.put([renamed])
+            before = printed(node)
+            await mechanism.look()
+            await mechanism.tend()
+            return before, printed(node)
+        finally:
+            await mechanism.close()
+
+    before, after = node.inside(lambda: asyncio.run(program()))
+    assert "172.30.0.1 . 80 . 10.244.0.11 . 8080 counter" in after
+    assert after == before
