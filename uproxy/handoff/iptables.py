@@ -31,7 +31,7 @@ from uproxy.kernel.conntrack import Conntrack
 from uproxy.kernel.conntrack_looks import Alike
 from uproxy.kernel.conntrack_messages import Translated
 from uproxy.kit import netfilter
-from uproxy.kit.netfilter import PROGRAM, remove_chains, restore
+from uproxy.kit.netfilter import PROGRAM, census, lost_rules, remove_chains, restore
 from uproxy.kit.programs import execute, peek
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Family, IPNetwork, Protocol, ServicePortName, Vip
@@ -186,6 +186,20 @@ class IptablesHandoff:
         self._busy = {one for one, its in whose if one is not None and its.open}
         self._tally.see((owners[one], its) for one, its in whose if one is not None)
         return Seen(self._tally.counts(), self._tally.open(self._ports))
+
+    async def lost(self) -> str | None:
+        """By how many rules there are in our chains, and that lead to them."""
+        for family in (family for family in _FAMILIES if family not in self._problems):
+            wanted = census(render_begin("", accounting_before=False), PREFIX)
+            for its in self._ports.values():
+                for chain, way in its.ways.values():
+                    if way.vip.family == family:
+                        one = Change()
+                        one.add(chain, way)
+                        wanted += census(one.text(), PREFIX)
+            if found := await lost_rules(family, wanted, PREFIX):
+                return found
+        return None
 
     async def close(self) -> None:
         """Remove everything, of earlier runs too."""

@@ -67,6 +67,7 @@ class IpvsHandoff:
         """Those that have some, which the node's addresses multiply."""
         self._addresses: set[IPAddress] = set()
         self._problems: Mapping[Family, str] = {}
+        self._inside: Sequence[IPNetwork] = ()
         self._tally = Tally()
         self._here: Claims[IPAddress, bool] = Claims()
 
@@ -83,6 +84,7 @@ class IpvsHandoff:
 
     async def begin(self, inside: Sequence[IPNetwork]) -> None:
         """Empty sets, so that everything new is the relay's; what an earlier run has in hand finishes."""
+        self._inside = inside
         self._problems = await ipvs_rules.program(inside)
         for its in (self._servers, self._claims, self._node_ports, self._tally, self._here):
             its.clear()
@@ -344,10 +346,18 @@ class IpvsHandoff:
             if its.owner is None:
                 continue
             now = self._ipvs.destinations(vip)
-            if not now and its.shape.weights:
-                raise CommandFailed(f"virtual server {vip} is not there any more")
+            if its.shape.weights.keys() - now.keys():
+                raise CommandFailed(f"virtual server {vip} is not as it was any more")
             found += [(its.owner, vip, one, destination) for one, destination in now.items()]
         return found
+
+    async def lost(self) -> str | None:
+        """By rules, elements and routes; `look` misses virtual servers."""
+        families = [family for family in ipvs_rules.FAMILIES if family not in self._problems]
+        leads = [vip for vip, its in self._servers.items() if its.leads]
+        here = [ip for ip, _, _ in self._here.owners()]
+        routed = {vip.ip for vip in self._servers} - self._addresses
+        return await ipvs_rules.lost(families, self._inside, leads, here, routed)
 
     async def _call(self, function: Callable[[], T]) -> T:
         """Have netlink at work in a thread. Raises CommandFailed."""

@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from itertools import chain as chained
 from itertools import product
 
 from uproxy.errors import CommandFailed
@@ -29,6 +30,7 @@ from uproxy.handoff.nft_batch import Batch, Counter, Counts, Leg, LegKey, Lookup
 from uproxy.handoff.nft_batch import clients as clients_of
 from uproxy.handoff.nft_batch import counter as counter_of
 from uproxy.handoff.nft_batch import counters as counters_of
+from uproxy.handoff.nft_look import TableLook
 from uproxy.handoff.nft_tally import FirstPackets
 from uproxy.handoff.plan import KernelPort
 from uproxy.kernel.conntrack import Conntrack
@@ -185,7 +187,7 @@ class NftablesHandoff:
 
     def __init__(self, conntrack: Conntrack) -> None:
         self._nft = Nft()
-        self._link = NftNetlink()
+        self._link, self._table = NftNetlink(), TableLook()
         self._conntrack = conntrack
         self._legs: dict[ServicePortName, _Legs] = {}
         """None of what was taken back; it is here until its last connection has ended."""
@@ -344,15 +346,28 @@ class NftablesHandoff:
                 if its.packets and counter in owners:
                     yield counter, owners[counter], its.packets
 
+    async def lost(self) -> str | None:
+        """By the table's chains, rules and elements."""
+        return await asyncio.to_thread(self._lost)
+
+    def _lost(self) -> str | None:
+        """Blocks."""
+        counted = ((f"new_{one.suffix}", one.key) for one, _, _ in self._counted.owners())
+        here = ((f"here{ip.version}", ip.packed * 2) for ip, _, _ in self._here.owners())
+        leads = (lookup for lookup, _, _ in self._leads.owners())
+        return self._table.lost(self._legs.values(), chained(leads, counted, here))
+
     async def close(self) -> None:
         """Remove the table, of earlier runs too."""
         await remove()
         self._link.close()
+        self._table.close()
         self._forget_all()
 
     def _forget_all(self) -> None:
         for its in (self._legs, self._leads, self._counted, self._here, self._tally, self._first_packets):
             its.clear()
+        self._table.begin()
 
 
 async def refusal_here() -> str | None:

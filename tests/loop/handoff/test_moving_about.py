@@ -91,10 +91,14 @@ class Machine:
             mechanism._ipvs = self.kernel
             patch.setattr(ipvs, "ipvs_rules", self.kernel)
             patch.setattr(ipvs, "node_addresses", lambda: {NODE})
+        mechanism.lost = self._all_there
         self.mechanism: Mechanism = mechanism
         self.paths = KernelPaths(mechanism, self.books, lambda: 0.1, lambda: 0.0, lambda: 0.0)
 
     async def _nothing(self, _inside: object) -> None:
+        pass
+
+    async def _all_there(self) -> None:
         pass
 
     def connect(self, flow: Translated, node_port: bool, more: int) -> None:
