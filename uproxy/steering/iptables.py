@@ -10,10 +10,20 @@ and never in none. Sources: ipset(8), iptables-extensions(8), iptables-restore(8
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from uproxy.errors import CommandFailed
-from uproxy.kit.netfilter import PROGRAM, PROXY_MARK, jumps_gone, remove_chains, restore
+from uproxy.kit.netfilter import (
+    PROGRAM,
+    PROXY_MARK,
+    census,
+    jumps_gone,
+    lost_rules,
+    remove_chains,
+    restore,
+    set_sizes,
+)
 from uproxy.kit.programs import execute, peek
 from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, Vip
 from uproxy.steering.landing import LANDING
@@ -209,6 +219,12 @@ def _text(lines: list[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def _sizes(rules: Mapping[Vip, Rule], inside: Iterable[IPNetwork]) -> Counter[str]:
+    """How many elements each set has."""
+    pods = {(f"{_PREFIX}PODS{network.version}", str(network)) for network in inside}
+    return Counter(name for name, _ in {*_elements(rules), *_alone(alone(rules)), *pods})
+
+
 class IptablesRules:
     """The UPROXY- chains and sets of this network namespace."""
 
@@ -244,6 +260,19 @@ class IptablesRules:
         )
         if served:
             await execute("ipset", "restore", stdin=render_set_delta(served))
+
+    async def lost(self, rules: Mapping[Vip, Rule], inside: Sequence[IPNetwork]) -> str | None:
+        """By how many rules our chains and elements our sets have."""
+        families, there = self._families(), await set_sizes()
+        wanted = await asyncio.to_thread(_sizes, self._served(rules), inside)
+        for name in (name for family in families for name in _set_kinds(family)):
+            if there.get(name, -1) < wanted[name]:
+                return f"ipset {name} lacks elements"
+        for family in families:
+            rules_of = census(render_rules(family, self._ports, ""), _PREFIX)
+            if found := await lost_rules(family, rules_of, _PREFIX):
+                return found
+        return None
 
     async def remove(self) -> list[str]:
         """Remove chains, jumps and sets; see `remove`."""

@@ -4,10 +4,12 @@ Owns that table and nothing outside it. Each call is one transaction, which the 
 whole or not at all, so packets never meet half a change (nft(8), libnftables(3)).
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from uproxy.errors import CommandFailed
+from uproxy.kernel.nft_sight import NftSight, lacking
 from uproxy.kit.netfilter import PROXY_MARK
 from uproxy.kit.nft import Nft
 from uproxy.model.names import Family, IPAddress, IPNetwork, Vip
@@ -253,6 +255,11 @@ class NftRules:
         self._ports = ports
         self._render = render
         self._nft = Nft()
+        self._sight = NftSight(_TABLE.split()[1])
+        self._seen: int | None = None
+        """The generation in which all was there."""
+        self._chains: Mapping[str, int] | None = None
+        """What the table has had since it was made."""
 
     async def replace(self, rules: Mapping[Vip, Rule], inside: Sequence[IPNetwork]) -> None:
         """Program exactly `rules`, in the place of whatever an earlier run left.
@@ -260,13 +267,37 @@ class NftRules:
         Raises CommandFailed when the kernel took none of it.
         """
         await self._nft.execute(self._render(self._ports, rules, inside))
+        self._seen = self._chains = None
 
     async def apply(self, delta: RuleDelta) -> None:
         """Program a change. Raises CommandFailed when the kernel took none of it."""
         await self._nft.execute(render_delta(delta))
 
+    async def lost(self, rules: Mapping[Vip, Rule], _inside: Sequence[IPNetwork]) -> str | None:
+        """By the table's chains and how many elements its sets have. While nobody has changed any table of
+        the machine, one question is all that it costs."""
+        return await asyncio.to_thread(self._lost, rules)
+
+    def _lost(self, rules: Mapping[Vip, Rule]) -> str | None:
+        """Blocks."""
+        generation = self._sight.generation()
+        if generation == self._seen:
+            return None
+        there = self._sight.rules()
+        if self._chains is None:
+            self._chains = there
+        found = lacking(there, self._chains)
+        for name, some in _by_set({*_elements(rules), *_alone(alone(rules))}).items():
+            # Intervals that touch are one.
+            least = 1 if name.startswith("allowed") else len(some)
+            if found is None and len(self._sight.keys(name)) < least:
+                found = f"{name} lacks elements"
+        self._seen = generation if found is None else None
+        return found
+
     async def remove(self) -> list[str]:
         """Remove the table; see `remove`."""
+        self._sight.close()
         return await remove()
 
 
