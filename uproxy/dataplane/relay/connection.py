@@ -109,7 +109,7 @@ class Connection:
                 state.taken += 1
                 if error == 0:
                     return self._connected(server, now())
-                error = self._await_handshake(server)
+                error = self._await_handshake(server, now())
                 if error == 0:
                     return None
                 state.taken -= 1
@@ -166,7 +166,7 @@ class Connection:
             return error.errno or errno.EIO, None
         return code, None
 
-    def _await_handshake(self, server: socket.socket) -> int:
+    def _await_handshake(self, server: socket.socket, now_s: float) -> int:
         """Be told when it is over: 0, or the errno for which that cannot be, and the socket is closed."""
         context = self._shared.context
         try:
@@ -175,7 +175,10 @@ class Connection:
             server.close()
             return error.errno or errno.ENOMEM
         self.server = server
-        self._timer = context.loop.call_later(context.timeouts.connect_s, self._timed_out)
+        connect_s, endpoint = context.timeouts.connect_s, self.backend.address[0]
+        if self.backend.connections or not context.keeps_address(self._attempts.client_address, endpoint):
+            connect_s = self._attempts.bound_s(self.backend, connect_s, now_s)
+        self._timer = context.loop.call_later(connect_s, self._timed_out)
         return 0
 
     def on_events(self, _events: int) -> None:

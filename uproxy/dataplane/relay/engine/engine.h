@@ -97,12 +97,14 @@ struct conn {
     struct direction from[2];
     struct peer *peer; /* only when ends are reported */
     uint64_t dialled_ns;
+    uint64_t due_ms; /* of the dial */
     uint32_t port, backend; /* slots */
     int fd[2];
     uint32_t deferred; /* events of the backend that came while the front still held on */
     uint32_t active_ms;   /* of the engine's clock, when bytes last moved */
     uint8_t dialling, closed, first_eof, queued, watches_out, kept_alive;
     uint8_t settled;  /* the front has let go of it for certain */
+    uint8_t patient;  /* its dial may take longer than others */
     uint8_t unwatched; /* in the worker's list of those, or on the way there */
     uint8_t last_from; /* whose bytes moved last */
     uint8_t in_order; /* ended for its age, and neither side is to see a reset */
@@ -135,7 +137,8 @@ struct worker {
     struct conn *arrivals; /* pushed by the front, taken by the worker; atomic */
     struct conn *unwatched; /* the same, of those that nothing would ever be heard of; atomic */
     uint64_t wakes_at_ms;  /* atomic; when the worker will look at the time by itself */
-    struct list dials; /* oldest first, so that the first is due first */
+    struct list dials; /* the first is due first */
+    struct list long_dials; /* the same, of those that may take longer than `connect_ms` */
     struct list joined;
     struct conn *dead, *turns;
     struct conn *sweep_next;
@@ -231,7 +234,7 @@ uint64_t clock_ms(void);
 
 /* front.c */
 int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, const char *address,
-                uint64_t begun_ns, struct header header, bool as_client);
+                uint64_t begun_ns, struct header header, bool as_client, uint32_t bound_ms);
 
 /* worker.c */
 int worker_start(struct worker *w, struct engine *e);

@@ -158,7 +158,7 @@ static void hand_over(struct engine *e, struct conn *c, bool whole)
 {
     struct worker *w = &e->workers[e->next_worker++ % e->options.workers];
     bool dialling = c->dialling;
-    uint64_t due_ms = c->dialled_ns / 1000000u + e->options.connect_ms;
+    uint64_t due_ms = c->due_ms;
     __atomic_store_n(&e->handing_over, c, __ATOMIC_SEQ_CST);
     worker_adopt(w, c);
     bool watched = whole && watch(w, c, BACKEND, dialling || c->watches_out ? EPOLLOUT : 0) &&
@@ -195,10 +195,11 @@ static struct conn *new_conn(const struct engine *e, const char *address, uint64
     return c;
 }
 
-/* Dial `backend` for the accepted socket `client`, from its address if `as_client`. 0: both sockets are the
+/* Dial `backend` for the accepted socket `client`, from its address if `as_client`, for `bound_ms` if that is
+ * not 0. 0: both sockets are the
  * engine's from now on. An errno: the client is still the caller's. */
 int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, const char *address,
-                uint64_t begun_ns, struct header header, bool as_client)
+                uint64_t begun_ns, struct header header, bool as_client, uint32_t bound_ms)
 {
     uint64_t now_ns = clock_ns();
     struct conn *c = new_conn(e, address, begun_ns ? begun_ns : now_ns);
@@ -223,6 +224,8 @@ int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, c
     c->first_eof = NOBODY;
     c->last_from = BACKEND; /* the client is always free to begin */
     c->dialled_ns = now_ns;
+    c->due_ms = now_ns / 1000000u + (bound_ms ? bound_ms : e->options.connect_ms);
+    c->patient = bound_ms != 0;
     c->active_ms = (uint32_t)(now_ns / 1000000u);
     c->dialling = code != 0;
     bool whole = true;

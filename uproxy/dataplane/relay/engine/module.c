@@ -92,8 +92,7 @@ static void release(Engine *self)
 
 static int engine_init(Engine *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"workers",     "connect_ms", "idle_ms",
-                            "half_closed_ms", "mark",    "pipe_descriptors_max",
+    static char *names[] = {"workers", "connect_ms", "idle_ms", "half_closed_ms", "mark", "pipe_descriptors_max",
                             "report_ends", "connect_bounds_s", "local_ports", NULL};
     struct engine *e = &self->engine;
     struct options *o = &e->options;
@@ -103,8 +102,8 @@ static int engine_init(Engine *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_RuntimeError, "the engine runs already");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IIIIIipO!(II)", names, &o->workers, &o->connect_ms,
-                                     &o->idle_ms, &o->half_closed_ms, &o->mark, &o->pipe_descriptors_max,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IIIIIipO!(II)", names, &o->workers, &o->connect_ms, &o->idle_ms,
+                                     &o->half_closed_ms, &o->mark, &o->pipe_descriptors_max,
                                      &report_ends, &PyTuple_Type, &bounds_s, &o->local_ports[0],
                                      &o->local_ports[1]))
         return -1;
@@ -300,9 +299,9 @@ static bool parse_header(PyObject *bytes, struct header *header)
 
 static PyObject *engine_begin(Engine *self, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 7) {
+    if (count != 8) {
         PyErr_SetString(PyExc_TypeError,
-                        "begin takes client, port, backend, address, begun_ns, header, as_client");
+                        "begin takes client, port, backend, address, begun_ns, header, as_client, bound_ms");
         return NULL;
     }
     int client = parse_descriptor(args[0]);
@@ -312,11 +311,14 @@ static PyObject *engine_begin(Engine *self, PyObject *const *args, Py_ssize_t co
     uint64_t begun_ns = PyLong_AsUnsignedLongLong(args[4]);
     struct header header;
     int as_client = PyObject_IsTrue(args[6]);
+    unsigned long bound_ms = PyLong_AsUnsignedLong(args[7]);
+    if (bound_ms > UINT32_MAX && !PyErr_Occurred())
+        PyErr_SetString(PyExc_OverflowError, "bound_ms is too large");
     if (PyErr_Occurred() || !parse_header(args[5], &header) || !is_running(self) ||
         !is_slot(&self->engine.ports, port) || !is_slot(&self->engine.backends, backend))
         return NULL;
     return PyLong_FromLong(front_begin(&self->engine, client, (uint32_t)port, (uint32_t)backend, address,
-                                       begun_ns, header, as_client != 0));
+                                       begun_ns, header, as_client != 0, (uint32_t)bound_ms));
 }
 
 static PyObject *engine_reset(Engine *self, PyObject *args)

@@ -27,19 +27,28 @@ enum {
 
 static struct list *list_of(struct worker *w, const struct conn *c)
 {
-    return c->dialling ? &w->dials : &w->joined;
+    if (!c->dialling)
+        return &w->joined;
+    return c->patient ? &w->long_dials : &w->dials;
 }
 
+/* At the end; a dial behind those that are due before it, of which nearly all are. */
 static void append(struct worker *w, struct conn *c)
 {
     struct list *list = list_of(w, c);
-    c->next = NULL;
-    c->prev = list->last;
-    if (list->last != NULL)
-        list->last->next = c;
+    struct conn *before = list->last;
+    while (c->dialling && before != NULL && before->due_ms > c->due_ms)
+        before = before->prev;
+    c->prev = before;
+    c->next = before != NULL ? before->next : list->first;
+    if (c->prev != NULL)
+        c->prev->next = c;
     else
         list->first = c;
-    list->last = c;
+    if (c->next != NULL)
+        c->next->prev = c;
+    else
+        list->last = c;
 }
 
 static void remove_from_list(struct worker *w, struct conn *c)
@@ -251,17 +260,19 @@ static void take_in(struct worker *w)
 
 /* ---- time ---- */
 
-/* When the oldest dial has taken too long. */
+/* When the first dial has taken too long. */
 static uint64_t dial_due_ms(const struct worker *w)
 {
-    const struct conn *oldest = w->dials.first;
-    return oldest == NULL ? UINT64_MAX : oldest->dialled_ns / 1000000u + w->engine->options.connect_ms;
+    const struct conn *one = w->dials.first, *other = w->long_dials.first;
+    uint64_t one_ms = one == NULL ? UINT64_MAX : one->due_ms;
+    uint64_t other_ms = other == NULL ? UINT64_MAX : other->due_ms;
+    return one_ms < other_ms ? one_ms : other_ms;
 }
 
-static void expire_dials(struct worker *w)
+static void expire_dials(struct worker *w, const struct list *dials)
 {
-    while (dial_due_ms(w) <= w->now_ms && !front_holds(w, w->dials.first))
-        dial_failed(w, w->dials.first, ETIMEDOUT);
+    while (dials->first != NULL && dials->first->due_ms <= w->now_ms && !front_holds(w, dials->first))
+        dial_failed(w, dials->first, ETIMEDOUT);
 }
 
 static void check(struct worker *w, struct conn *c)
@@ -388,6 +399,7 @@ static bool obey(struct worker *w)
     take_in(w); /* what came since this turn began is asked for, too */
     if (w->reset.wanted) {
         reset_matching(w, w->dials.first, &w->reset);
+        reset_matching(w, w->long_dials.first, &w->reset);
         reset_matching(w, w->joined.first, &w->reset);
     }
     w->reset.wanted = false;
@@ -418,7 +430,8 @@ static void *run(void *argument)
                           events[i].events);
         }
         run_turns(w);
-        expire_dials(w);
+        expire_dials(w, &w->dials);
+        expire_dials(w, &w->long_dials);
         sweep(w);
         free_dead(w);
     }
