@@ -199,7 +199,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 async def _check_all(settings: Settings) -> int:
-    from uproxy.app.plan import address_plan
+    from uproxy.app.plan import address_plan, policy_note
     from uproxy.app.sources import load_manifests
     from uproxy.handoff.choice import findings
     from uproxy.model.events import Event, Upsert
@@ -210,6 +210,8 @@ async def _check_all(settings: Settings) -> int:
     print("\n".join([*found.lines(), *await findings()]))
     choice = choose(settings.capture, found, settings.redirect_mechanism)
     print(f"capture: {choice.capture} by {choice.mechanism}: {choice.reason}")
+    if note := policy_note(choice):
+        print(note)
     events: list[Event] = []
     manifests = load_manifests(settings, events.append)
     for known in manifests.files.objects:
