@@ -30,6 +30,17 @@ def address_plan(cidr: IPNetwork | None, choice: Choice, first_port: int) -> Add
     return AddressPlan(network, loopback_only, first_port if binds else 0)
 
 
+def policy_note(choice: Choice) -> str:
+    """What network policies are worth under a capture, in one line; empty where they hold, and where
+    there are no Pods."""
+    if choice.capture is Capture.TPROXY or choice.mechanism is Mechanism.LOOPBACK:
+        return ""
+    return (
+        "network policies: a Pod that one keeps from another reaches it through a Service, "
+        "which it sees as the node; tproxy keeps them"
+    )
+
+
 def new_store(settings: Settings, plan: AddressPlan) -> Store:
     """An empty one, which knows what the settings say of the node and its Pods."""
     own_cidrs = settings.detect_local_mode is LocalMode.NODE_CIDR

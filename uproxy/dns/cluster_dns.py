@@ -117,7 +117,7 @@ class ClusterDns:
             door.close()
         self.guests.close()
         if self._upstream is not None:
-            await self._upstream.close()
+            self._upstream.close()
         self._udp, self._doors = [], []
 
     # ---- following the state ----

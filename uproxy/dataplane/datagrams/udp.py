@@ -14,7 +14,8 @@ from typing import Any
 from uproxy.dataplane.arriving.guard import Guard, set_guard
 from uproxy.dataplane.context import Context
 from uproxy.dataplane.datagrams.flows import FlowTable
-from uproxy.dataplane.dial.sockets import bind_udp, datagrams_as, datagrams_to, dial_failure, is_bug, share
+from uproxy.dataplane.dial.sockets import bind_udp, datagrams_to, dial_failure, is_bug, share
+from uproxy.dataplane.dial.source_ports import SourcePorts
 from uproxy.dataplane.reactor import FAILED, READABLE
 from uproxy.model.closing import DialFailure
 from uproxy.model.names import IPAddress
@@ -74,6 +75,7 @@ class UdpFlows:
 
     def __init__(self, context: Context, limit: int, idle_s: float) -> None:
         self.context = context
+        self._source_ports = SourcePorts()
         self.table: FlowTable[FlowKey, UdpFlow] = FlowTable(limit, idle_s)
 
     def open(self, key: FlowKey, route: Route, data: memoryview) -> UdpFlow | None:
@@ -130,7 +132,7 @@ class UdpFlows:
     def _datagrams_to(self, backend: BackendState, client: Client) -> socket.socket:
         context = self.context
         if context.keeps_address(str(client[0]), backend.address[0]):
-            return datagrams_as(client[:2], backend.family, backend.address, context.mark)
+            return self._source_ports.datagrams_as(client[:2], backend.family, backend.address, context.mark)
         return datagrams_to(backend.family, backend.address, context.mark)
 
     def _begin(self, flow: UdpFlow) -> bool:

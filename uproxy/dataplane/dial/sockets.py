@@ -215,24 +215,18 @@ def datagrams_to(family: int, address: tuple[str, int], mark: int) -> socket.soc
     return client
 
 
-def datagrams_as(client: tuple[str, int], family: int, address: tuple[str, int], mark: int) -> socket.socket:
-    """The same from a client's address, and from its port if that is free. Raises OSError."""
-    ip, port = client
-    stream = _datagrams_from((ip, port), family, address, mark)
-    return stream or _datagrams_from((ip, 0), family, address, mark) or datagrams_to(family, address, mark)
-
-
-def _datagrams_from(
+def datagrams_from(
     source: tuple[str, int], family: int, address: tuple[str, int], mark: int
 ) -> socket.socket | None:
-    """None when the port is not to be had."""
+    """The same from an address and port, of which the address need not be ours; None when they are not to
+    be had. Raises OSError."""
     sock = socket.socket(family, _DATAGRAM)
     try:
         make_transparent(sock, mark)
         sock.bind(source)
         _ask_for_room(sock)
         sock.connect(address)
-        if source[1] and _has_strays(sock):
+        if _has_strays(sock):
             raise OSError(errno.EADDRINUSE, "somebody talks to it")
     except OSError as error:
         sock.close()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from uproxy.dataplane.context import Context
 from uproxy.dataplane.descriptors import PIPES_SHARE
 from uproxy.dataplane.dial.sockets import dial_failure
-from uproxy.dataplane.dial.source_ports import local_port_range
+from uproxy.dataplane.dial.source_ports import CLIENT_PORTS, local_port_range
 from uproxy.dataplane.relay.proxy_protocol import header_for
 from uproxy.dataplane.relay.waiter import Waiter, wait_or_end
 from uproxy.dataplane.relays import Ended
@@ -102,6 +102,7 @@ class NativeRelay:
             report_ends=ended is not None,
             connect_bounds_s=CONNECT_BUCKETS_S,
             local_ports=local_port_range(),
+            client_ports=CLIENT_PORTS,
         )
         # Looked up once: most connections need no more than these, and each of them pays.
         self._accept = _engine.accept

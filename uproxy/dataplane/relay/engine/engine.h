@@ -161,7 +161,6 @@ struct options {
     unsigned workers;
     uint32_t connect_ms, idle_ms, half_closed_ms;
     uint32_t mark;
-    uint32_t local_ports[2]; /* the first and the last that dials may come from */
     int pipe_descriptors_max; /* beyond so many descriptors no pipe is made */
     bool report_ends;
     unsigned buckets;
@@ -189,6 +188,11 @@ struct header {
 struct port_settings {
     uint64_t age_ms;  /* of its connections, at most; 0 for any */
     bool report_ends; /* even if those of others are not */
+};
+
+/* Ports that dials come from: the first and the last, and which is next. */
+struct port_range {
+    uint32_t first, last, next;
 };
 
 struct target {
@@ -220,7 +224,7 @@ struct engine {
     struct conn *handing_over; /* atomic; what the front still touches (worker.c, front_holds) */
     uint64_t shortest_age_ms; /* atomic; of all Service ports that have one */
     uint32_t next_worker;
-    uint32_t next_local_port;
+    struct port_range local_ports, client_ports; /* from our address, and from a client's */
     char *scratch; /* the front's */
     pthread_mutex_t lock;      /* of the reports */
     struct report *reports;

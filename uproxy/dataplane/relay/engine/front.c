@@ -51,24 +51,25 @@ static int bind_to(int fd, const struct source *s)
     return errno == EACCES ? EADDRINUSE : errno; /* below 1024, without CAP_NET_BIND_SERVICE */
 }
 
-static uint16_t next_local_port(struct engine *e)
+static uint16_t next_port(struct port_range *range)
 {
-    const uint32_t *range = e->options.local_ports;
-    uint32_t port = e->next_local_port++;
-    if (port < range[0] || port > range[1]) {
-        port = range[0];
-        e->next_local_port = port + 1;
+    uint32_t port = range->next++;
+    if (port < range->first || port > range->last) {
+        port = range->first;
+        range->next = port + 1;
     }
     return (uint16_t)port;
 }
 
-/* From the source's port when it has one, else from one of our range; in either case it may rest in
- * TIME_WAIT (source_ports.py). */
+/* From one of the ports, which may rest in TIME_WAIT, and is never the client's own (source_ports.py). */
 static int dial_from(struct engine *e, const struct target *t, struct source *s, int *fd)
 {
+    struct port_range *range = s->is_client ? &e->client_ports : &e->local_ports;
+    in_port_t own = *port_of(s);
     for (int try = 0; try < LOCAL_PORT_TRIES; try++) {
-        if (try > 0 || *port_of(s) == 0)
-            *port_of(s) = htons(next_local_port(e));
+        do
+            *port_of(s) = htons(next_port(range));
+        while (*port_of(s) == own && range->first < range->last);
         *fd = stream_socket(t->address.ss_family, e->options.mark);
         if (*fd < 0)
             return errno;

@@ -93,7 +93,7 @@ static void release(Engine *self)
 static int engine_init(Engine *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"workers", "connect_ms", "idle_ms", "half_closed_ms", "mark", "pipe_descriptors_max",
-                            "report_ends", "connect_bounds_s", "local_ports", NULL};
+                            "report_ends", "connect_bounds_s", "local_ports", "client_ports", NULL};
     struct engine *e = &self->engine;
     struct options *o = &e->options;
     PyObject *bounds_s;
@@ -102,10 +102,10 @@ static int engine_init(Engine *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_RuntimeError, "the engine runs already");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IIIIIipO!(II)", names, &o->workers, &o->connect_ms, &o->idle_ms,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IIIIIipO!(II)(II)", names, &o->workers, &o->connect_ms, &o->idle_ms,
                                      &o->half_closed_ms, &o->mark, &o->pipe_descriptors_max,
-                                     &report_ends, &PyTuple_Type, &bounds_s, &o->local_ports[0],
-                                     &o->local_ports[1]))
+                                     &report_ends, &PyTuple_Type, &bounds_s, &e->local_ports.first,
+                                     &e->local_ports.last, &e->client_ports.first, &e->client_ports.last))
         return -1;
     if (o->workers < 1 || o->workers > WORKERS_MAX) {
         PyErr_Format(PyExc_ValueError, "workers must be 1 to %d", WORKERS_MAX);
@@ -115,7 +115,8 @@ static int engine_init(Engine *self, PyObject *args, PyObject *kwargs)
     if (!read_bounds(o, bounds_s))
         return -1;
     self->engine.ports.ports = true;
-    e->next_local_port = o->local_ports[0];
+    e->local_ports.next = e->local_ports.first;
+    e->client_ports.next = e->client_ports.first;
     pthread_mutex_init(&e->lock, NULL);
     e->report_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     e->workers = calloc(o->workers, sizeof *e->workers);
