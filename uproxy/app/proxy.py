@@ -179,8 +179,9 @@ class Proxy:
             self._follow()
             if self.paths is not None:
                 self._tasks.start("handoff", self.paths.run())
-            for rules in (target for target in self.targets if isinstance(target, SteeringRules)):
-                self._tasks.start("rules", rules.run())
+            for target in self.targets:
+                if isinstance(target, (SteeringRules, LocalRoutes)):
+                    self._tasks.start(type(target).__name__, target.run())
             self._tasks.start("announce", self._announce())
             if config is not None:
                 self._tasks.start("config", self._watch(config))
