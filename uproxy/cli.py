@@ -277,11 +277,13 @@ def _services(arguments: argparse.Namespace) -> int:
 
 def _cleanup(_arguments: argparse.Namespace) -> int:
     from uproxy.app.cleanup import cleanup
+    from uproxy.kit.endings import finishing
     from uproxy.steering.lock import SteeringLock
 
-    lock = SteeringLock()  # a running proxy's rules are not leftovers
-    removed = asyncio.run(cleanup())
-    lock.release()
+    with finishing():
+        lock = SteeringLock()  # a running proxy's rules are not leftovers
+        removed = asyncio.run(cleanup())
+        lock.release()
     for what in removed:
         print(f"removed {what}")
     if not removed:
@@ -303,7 +305,10 @@ def _bench(arguments: argparse.Namespace) -> int:
             f"the benchmark needs the extra `bench`: pip install 'uproxy[bench]' ({error})"
         ) from error
 
-    return bench(arguments)
+    from uproxy.kit.endings import interrupting
+
+    with interrupting():
+        return bench(arguments)
 
 
 def _version(_arguments: argparse.Namespace) -> int:

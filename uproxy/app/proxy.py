@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-import signal
+import os
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any
@@ -22,7 +23,8 @@ from uproxy.dataplane.proxy import Dataplane
 from uproxy.errors import UproxyError
 from uproxy.handoff.choice import NO_HANDOFF, Possible
 from uproxy.handoff.target import KernelPaths
-from uproxy.kit import heap
+from uproxy.kit import endings, heap
+from uproxy.kit.orphans import reap_orphans
 from uproxy.kit.tasks import Tasks
 from uproxy.model.frontend import FrontendKind
 from uproxy.model.names import NamespacedName
@@ -156,9 +158,18 @@ class Proxy:
         handoff.say(self.settings, self._possible)
         if self._sources.ready is not None:
             await self._sources.ready()
+        # Until here nothing was programmed, and a signal ends the process at once.
+        loop = asyncio.get_running_loop()
+        with endings.telling(partial(loop.call_soon_threadsafe, self.stop.set)):
+            await self._run(config)
+        if self._why_stopped:
+            raise UproxyError(self._why_stopped)
+
+    async def _run(self, config: ConfigFile | None) -> None:
+        if os.getpid() == 1:
+            self._tasks.start("orphans", reap_orphans())
         if self._events is not None:
             self._tasks.start("events", self._events.run())
-        self._catch_signals()
         if self._turn is not None and not self._turn.is_ours and not await self._turn_comes(self._turn):
             await self._take_down()
             return
@@ -180,8 +191,6 @@ class Proxy:
             await self._drain()
         finally:
             await self._take_down()
-        if self._why_stopped:
-            raise UproxyError(self._why_stopped)
 
     def _follow(self) -> None:
         """Begin with the sources and with programming, or go on with it."""
@@ -271,11 +280,6 @@ class Proxy:
             await handoff.remove_others(self._possible)
         if self.choice.mechanism is not Mechanism.LOOPBACK and self.choice.capture is not Capture.TPROXY:
             await remove_tproxy()
-
-    def _catch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop.set)
 
     async def _until_stopped(self, *others: asyncio.Future[None]) -> None:
         """Or until one of `others` is done. Raises what escaped from a task as a bug."""

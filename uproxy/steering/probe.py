@@ -6,7 +6,6 @@ truth: kernels lack single expressions (fib, redirect, ct status), not nftables 
 """
 
 import asyncio
-import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from uproxy.errors import CommandFailed, UproxyError
-from uproxy.kit.commands import run
+from uproxy.kit.commands import find_program, run
 from uproxy.kit.netfilter import trial
 from uproxy.kit.privileges import Capability, has
 from uproxy.kit.programs import complaint
@@ -257,7 +256,7 @@ async def _try_ip() -> str:
 
 def _missing(*programs: str) -> str:
     for program in programs:
-        if shutil.which(program) is None:
+        if find_program(program) is None:
             return f"{program} is not installed: apt-get install {_PACKAGES[program]}"
     return ""
 

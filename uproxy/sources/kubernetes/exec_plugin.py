@@ -75,7 +75,13 @@ async def _output(command: str, plugin: _Plugin) -> bytes:
     added = {variable.name: variable.value for variable in plugin.env or ()}
     added["KUBERNETES_EXEC_INFO"] = msgspec.json.encode(info).decode()
     process = await asyncio.create_subprocess_exec(
-        command, *(plugin.args or ()), env=os.environ | added, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+        command,
+        *(plugin.args or ()),
+        env=os.environ | added,
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+        start_new_session=True,  # as all that is run: see kit/commands.py
     )
     try:
         output, words = await process.communicate()
