@@ -278,10 +278,12 @@ def _services(arguments: argparse.Namespace) -> int:
 def _cleanup(_arguments: argparse.Namespace) -> int:
     from uproxy.app.cleanup import cleanup
     from uproxy.kit.endings import finishing
-    from uproxy.steering.lock import SteeringLock
+    from uproxy.steering.cleanup import require_net_admin
+    from uproxy.steering.lock import PATIENCE_S, SteeringLock
 
     with finishing():
-        lock = SteeringLock()  # a running proxy's rules are not leftovers
+        require_net_admin()
+        lock = SteeringLock(PATIENCE_S)  # a running proxy's rules are not leftovers
         removed = asyncio.run(cleanup())
         lock.release()
     for what in removed:

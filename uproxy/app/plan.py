@@ -17,7 +17,7 @@ from uproxy.settings import LOOPBACK_SERVICE_CIDR, SERVICE_CIDR, LocalMode, Sett
 from uproxy.state.addresses import AddressPlan
 from uproxy.state.node_ports import NodePortPlan
 from uproxy.state.store import Store
-from uproxy.steering.lock import HELD
+from uproxy.steering.lock import HELD, PATIENCE_S
 from uproxy.steering.probe import Capture, Choice, Mechanism
 
 
@@ -68,7 +68,7 @@ def steering(choice: Choice, *, take_over: bool = False) -> Iterator[tuple[Choic
         yield choice, None
         return
     turn = Turn()
-    if not turn.try_lock() and not take_over:
+    if not turn.try_lock(0.0 if take_over else PATIENCE_S) and not take_over:
         if choice.capture is not Capture.BIND:
             raise UproxyError(HELD)
         yield Choice(Capture.BIND, Mechanism.LOOPBACK, f"on loopback only, {HELD}"), None

@@ -44,6 +44,8 @@ from uproxy.steering.target import SteeringRules, steering_rules, tproxy_rules
 
 _OF_THE_KERNEL = (SteeringRules, LocalRoutes, PolicyRoutes, BridgeAnswers, KernelPaths)
 """Targets whose work outlives a process, and is adopted by the next."""
+_TRY_LOCK_S = 0.1
+"""For others who try at the same moment to let go."""
 _HANDSHAKE_S = 1.0
 """How long a connection may still be on its way to the process that was there before."""
 
@@ -241,7 +243,7 @@ class Proxy:
         await self._give_up_addresses()
         if not await successor.takes_over():
             log.warning("the other uproxy does not serve: ending as if there were none")
-            return not self._turn.try_lock()
+            return not self._turn.try_lock(_TRY_LOCK_S)
         await asyncio.sleep(_HANDSHAKE_S)
         return True
 

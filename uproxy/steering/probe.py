@@ -19,7 +19,7 @@ from uproxy.kit.netfilter import trial
 from uproxy.kit.privileges import Capability, has
 from uproxy.kit.programs import complaint
 from uproxy.model.names import Family, Protocol, Vip
-from uproxy.steering import iptables, nft, policy_routes, tproxy
+from uproxy.steering import iptables, lock, nft, policy_routes, tproxy
 from uproxy.steering.rules import RedirectPorts, Rule, Verdict
 
 OK = "ok"
@@ -112,7 +112,7 @@ async def probe() -> Probe:
         _try_nft(), _try_iptables(), _try_ip6tables(), _try_tproxy(), _try_ip()
     )
     return Probe(
-        net_admin=OK if has_net_admin() else "not granted: run as root, or grant CAP_NET_ADMIN",
+        net_admin=_try_net_admin(),
         nft=nft_finding,
         iptables=iptables_finding,
         ip6tables=ip6tables_finding,
@@ -162,8 +162,9 @@ def _choose_tproxy(probe: Probe, mechanism: str) -> Choice:
 
 
 def has_net_admin() -> bool:
-    """Whether this process may change the network: CAP_NET_ADMIN in its effective set."""
-    return has(Capability.NET_ADMIN)
+    """Whether this process may change the network: CAP_NET_ADMIN in its effective set, and in the user
+    namespace that the network belongs to."""
+    return has(Capability.NET_ADMIN) and lock.may_hold()
 
 
 def _first_port() -> int:
@@ -196,6 +197,12 @@ def _choose_bind(probe: Probe, prefix: str) -> Choice:
     if probe.ip != OK:
         return Choice(Capture.BIND, Mechanism.LOOPBACK, f"{prefix}; on loopback, {probe.ip}")
     return Choice(Capture.BIND, Mechanism.LOCAL_ROUTES, f"{prefix}; local routes lead VIPs here")
+
+
+def _try_net_admin() -> str:
+    if not has(Capability.NET_ADMIN):
+        return "not granted: run as root, or grant CAP_NET_ADMIN"
+    return OK if lock.may_hold() else lock.NOT_ALLOWED
 
 
 async def _try_nft() -> str:
