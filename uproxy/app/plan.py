@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from ipaddress import ip_network
+from pathlib import Path
 from time import monotonic
 
 from uproxy.app.succession import Turn
@@ -20,6 +21,9 @@ from uproxy.state.store import Store
 from uproxy.steering.lock import HELD, PATIENCE_S
 from uproxy.steering.probe import Capture, Choice, Mechanism
 
+_IPV6_ADDRESSES = Path("/proc/net/if_inet6")
+"""Not there without IPv6 (proc(5))."""
+
 
 def address_plan(cidr: IPNetwork | None, choice: Choice, first_port: int) -> AddressPlan:
     """Where and on which ports Services are served, under the capture chosen."""
@@ -27,6 +31,24 @@ def address_plan(cidr: IPNetwork | None, choice: Choice, first_port: int) -> Add
     network = cidr or ip_network(LOOPBACK_SERVICE_CIDR if binds else SERVICE_CIDR)
     loopback_only = choice.mechanism is Mechanism.LOOPBACK
     return AddressPlan(network, loopback_only, first_port if binds else 0)
+
+
+def served_plan(cidr: IPNetwork | None, choice: Choice, first_port: int) -> AddressPlan:
+    """The same, for who is going to serve there. Raises UproxyError for a `cidr` that cannot be."""
+    why = _unservable(cidr, choice) if cidr is not None else ""
+    if why:
+        raise UproxyError(f"--service-cidr {cidr} cannot be served here: {why}")
+    return address_plan(cidr, choice, first_port)
+
+
+def _unservable(cidr: IPNetwork, choice: Choice) -> str:
+    if cidr.is_multicast or cidr.is_unspecified or cidr.is_link_local:
+        return "its addresses are no host's"
+    if cidr.version == 6 and not _IPV6_ADDRESSES.exists():
+        return "this kernel has no IPv6"
+    if choice.mechanism is Mechanism.LOOPBACK and not (cidr.version == 4 and cidr.is_loopback):
+        return f"{choice.reason}: take a part of 127.0.0.0/8"
+    return ""
 
 
 def new_store(settings: Settings, plan: AddressPlan) -> Store:

@@ -19,7 +19,7 @@ from uproxy.kit.netfilter import trial
 from uproxy.kit.privileges import Capability, has
 from uproxy.kit.programs import complaint
 from uproxy.model.names import Family, Protocol, Vip
-from uproxy.steering import iptables, lock, nft, policy_routes, tproxy
+from uproxy.steering import iptables, lock, nft, policy_routes, routes, tproxy
 from uproxy.steering.rules import RedirectPorts, Rule, Verdict
 
 OK = "ok"
@@ -177,10 +177,12 @@ def _first_port() -> int:
 
 
 def _obstacles(probe: Probe, mechanism: str) -> dict[Mechanism, str]:
-    """The mechanisms that may redirect, best first, each with what stands against it."""
+    """The mechanisms that may redirect, best first, each with what stands against it. ClusterIPs have
+    local routes beside the rules."""
     findings = {Mechanism.NFT: probe.nft, Mechanism.IPTABLES: probe.iptables}
+    routes_fail = "" if probe.ip == OK else f"no local routes: {probe.ip}"
     return {
-        candidate: "" if finding == OK else finding
+        candidate: routes_fail if finding == OK else finding
         for candidate, finding in findings.items()
         if mechanism in ("auto", candidate)
     }
@@ -258,7 +260,14 @@ async def _try_netfilter(family: Family, program: str) -> str:
 
 
 async def _try_ip() -> str:
-    return _missing("ip") or await _finding("ip", "route", "show", "table", "local")
+    if missing := _missing("ip"):
+        return missing
+    if not has_net_admin():
+        return "CAP_NET_ADMIN is not granted"
+    try:
+        return await routes.try_local_routes() or OK
+    except CommandFailed as error:
+        return str(error)
 
 
 def _missing(*programs: str) -> str:
