@@ -16,6 +16,7 @@ from uproxy.dns.wire import Malformed, from_text
 from uproxy.dns.zone import Zone
 from uproxy.errors import UproxyError
 from uproxy.kit import endings, heap
+from uproxy.kit.orphans import look_after_orphans
 from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Event, Upsert
 from uproxy.reconcile.loop import ReconcileLoop
@@ -34,6 +35,7 @@ async def serve_names(settings: Settings, plan: AddressPlan) -> None:
     emit.target = reconcile
     tasks = Tasks()
     await dns.start(tasks)
+    look_after_orphans(tasks)
     try:
         tasks.start("reconcile", reconcile.run())
         tasks.start("settle", _settle_when(reconcile.programmed))

@@ -52,6 +52,7 @@ def _user(user: dict[str, object]) -> dict[str, str]:
 
 
 PLUGIN = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "/no/plugin"}}
+BROKEN = SERVICE.replace("name: a", "name: b").replace("80", "800000")
 TOKEN = {"tokenFile": "/no/token"}
 DATAGRAMS = (socket.SOCK_DGRAM, 5353)
 CASES = [
@@ -73,10 +74,10 @@ CASES = [
         sources=False,
         files=_user({"tokenFile": "/no/token"}),
     ),
-    Case("--config", "@/none", says="none: No such file"),
+    Case("--config", "@/none", says="none: cannot be read: No such file"),
     Case("--config", "@/config", says="config", files={"config": "["}),
     Case("-f", "@/none.yaml", says="none.yaml"),
-    Case("-f", "@/b.yaml", says="spec.ports[0].port", files={"b.yaml": SERVICE.replace("80", "800000")}),
+    Case("-f", "@/b.yaml", says="spec.ports[0].port", files={"b.yaml": BROKEN}),
     Case("--endpoint", "default/absent=127.0.0.1:80", says="there is no Service default/absent"),
     Case("--endpoint", "nonsense", says="--endpoint nonsense"),
     Case("--service-cidr", "10.0.0.0/8", says="--service-cidr 10.0.0.0/8 cannot be served", prefix=POWERLESS),

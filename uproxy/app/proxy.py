@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from functools import partial
 from math import inf
 from time import monotonic
@@ -24,7 +23,7 @@ from uproxy.errors import UproxyError
 from uproxy.handoff.choice import NO_HANDOFF, Possible
 from uproxy.handoff.target import KernelPaths
 from uproxy.kit import endings, heap
-from uproxy.kit.orphans import reap_orphans
+from uproxy.kit.orphans import look_after_orphans
 from uproxy.kit.tasks import Tasks
 from uproxy.model.frontend import FrontendKind
 from uproxy.model.names import NamespacedName
@@ -168,8 +167,7 @@ class Proxy:
             raise UproxyError(self._why_stopped)
 
     async def _run(self, config: ConfigFile | None) -> None:
-        if os.getpid() == 1:
-            self._tasks.start("orphans", reap_orphans())
+        look_after_orphans(self._tasks)
         if self._events is not None:
             self._tasks.start("events", self._events.run())
         if self._turn is not None and not self._turn.is_ours and not await self._turn_comes(self._turn):
@@ -355,6 +353,7 @@ class Proxy:
         if self._servers is not None:
             await self._servers.close()
         self.dataplane.context.close()
+        endings.end_children()
 
     def _crashed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception escaped from a callback: a bug, which ends the process in good order."""

@@ -118,6 +118,16 @@ def children() -> list[int]:
     return found
 
 
+def end_children() -> None:
+    """Kill what was run from here and has not ended, with all that it has started: an exec plugin that
+    hangs, say, would hold up our end."""
+    for pid in children():
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except OSError:
+            continue
+
+
 def _on_signal(number: int, _frame: "FrameType | None") -> None:
     global _was_told  # noqa: PLW0603  a signal's handler has nowhere else to write to
     _was_told = True
@@ -129,11 +139,7 @@ def _on_signal(number: int, _frame: "FrameType | None") -> None:
 
 def _end_at_once(number: int) -> None:
     """Nothing was programmed yet, and what tries the machine out has to go along."""
-    for pid in children():
-        try:
-            os.killpg(pid, signal.SIGKILL)
-        except OSError:
-            continue
+    end_children()
     if _is_service(sys.argv):
         os._exit(0)
     signal.signal(number, signal.SIG_DFL)

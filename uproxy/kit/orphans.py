@@ -11,12 +11,18 @@ import asyncio
 import os
 
 from uproxy.kit.endings import children
+from uproxy.kit.tasks import Tasks
 
 _BETWEEN_LOOKS_S = 5.0
 
 
-async def reap_orphans() -> None:
-    """Ask for the status of orphans that have ended, for ever."""
+def look_after_orphans(tasks: Tasks) -> None:
+    """As process 1: ask for the status of orphans that have ended, for as long as `tasks` run."""
+    if os.getpid() == 1:
+        tasks.start("orphans", _reap_for_ever())
+
+
+async def _reap_for_ever() -> None:
     before: set[int] = set()
     while True:
         await asyncio.sleep(_BETWEEN_LOOKS_S)
