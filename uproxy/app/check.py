@@ -11,10 +11,11 @@ from uproxy.admin.address import Address
 from uproxy.admin.http import HttpServers
 from uproxy.app.carriers import relay_obstacle
 from uproxy.app.handoff import handoff
-from uproxy.app.plan import cluster_dns, served_plan
+from uproxy.app.plan import cluster_dns, policy_note, served_plan
 from uproxy.app.sources import Emit, cluster_sources, load_manifests
 from uproxy.errors import UproxyError
 from uproxy.handoff.choice import findings
+from uproxy.kit.guests import Guests, Limits
 from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Event, Upsert
 from uproxy.settings import Settings
@@ -25,6 +26,8 @@ from uproxy.steering.lock import HELD, is_held
 from uproxy.steering.probe import Capture, Choice, Mechanism, choose, probe
 
 Say = Callable[[str], None]
+
+_NOBODY = Limits(most=0, most_of_one=0)
 
 
 async def check(settings: Settings, say: Say) -> None:
@@ -67,6 +70,8 @@ class _Check:
         async with self._trying():
             choice = choose(self._settings.capture, found, self._settings.redirect_mechanism)
             self._say(f"capture: {choice.capture} by {choice.mechanism}: {choice.reason}")
+            if note := policy_note(choice):
+                self._say(note)
             await self._say_handoff(choice)
         if self._settings.files or self._settings.from_cluster:
             if choice is not None:
@@ -159,6 +164,6 @@ class _Check:
 async def _serve_for_a_moment(what: str, address: Address) -> None:
     servers = HttpServers()
     try:
-        await servers.serve(what, {}, address)
+        await servers.serve(what, {}, address, Guests(what, _NOBODY))
     finally:
         await servers.close()

@@ -7,13 +7,13 @@ A program that is run has a session of its own: Ctrl-C and the end of a terminal
 answer, which may be just about to remove its rules by that program.
 """
 
-import asyncio
 import os
 import shutil
 import subprocess
 from dataclasses import dataclass
 
 from uproxy.errors import CommandFailed
+from uproxy.kit.threads import in_thread
 
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Where `ip`, `nft` and `iptables` are. Debian's PATH of users has none of them, nor has that of root
@@ -69,7 +69,7 @@ async def run(*argv: str, stdin: str = "") -> Completed:
 
     Raises CommandFailed when it cannot be started at all; a non-zero exit is a value.
     """
-    return await asyncio.to_thread(_run, argv, stdin)
+    return await in_thread(_run, argv, stdin)
 
 
 def _run(argv: tuple[str, ...], stdin: str) -> Completed:
