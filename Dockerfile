@@ -27,6 +27,7 @@ RUN apt-get update \
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY uproxy ./uproxy
+COPY launcher ./launcher
 RUN python -m venv /opt/uproxy \
     && /opt/uproxy/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt . \
     && /opt/uproxy/bin/pip uninstall --yes --quiet pip

@@ -12,7 +12,7 @@ setup: $(STAMP)
 
 NATIVE := $(wildcard uproxy/dataplane/relay/engine/*.[ch] uproxy/bench/load/native/*.[ch])
 
-$(STAMP): pyproject.toml constraints.txt $(NATIVE)
+$(STAMP): pyproject.toml constraints.txt launcher/uproxy $(NATIVE)
 	@command -v $(PYTHON) >/dev/null || { echo "python3 is missing: $(APT) python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "uproxy needs Python 3.11 or newer; $$($(PYTHON) --version) is what $(PYTHON) is" >&2; exit 1; }

@@ -4,10 +4,11 @@ With `--native`: what the C extensions were not built for want of; else what som
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
+
+from uproxy.kit.commands import find_program
 
 NEEDED = {"ip": "iproute2", "nft": "nftables", "iptables-restore": "iptables", "ipset": "ipset"}
 KERNEL_NEEDED = {
@@ -19,7 +20,6 @@ KERNEL_NEEDED = {
     "ipvsadm": "ipvsadm",
 }
 EXTENSIONS = ("uproxy.dataplane.relay._engine", "uproxy.bench.load._native")
-PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
 def native() -> None:
@@ -33,7 +33,7 @@ def native() -> None:
 
 def missing_packages(needed: Mapping[str, str] = NEEDED) -> list[str]:
     """What the netns tier needs, or another, and this machine has not."""
-    return sorted({package for program, package in needed.items() if not shutil.which(program, path=PATH)})
+    return sorted({package for program, package in needed.items() if find_program(program) is None})
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from ipaddress import ip_network
 
 from uproxy.errors import CommandFailed
 from uproxy.kit.commands import run
-from uproxy.kit.programs import peek
+from uproxy.kit.programs import complaint, peek
 from uproxy.model.frontend import Changes, DesiredServicePort, Frontend
 from uproxy.model.names import IPNetwork, ServicePortName, Vip
 
@@ -176,6 +176,21 @@ async def _change(verb: str, networks: Sequence[IPNetwork]) -> Mapping[IPNetwork
     except CommandFailed as error:
         return dict.fromkeys(networks, str(error))
     return {networks[line - 1]: reason for line, reason in parse_failures(done.stderr).items()}
+
+
+async def try_local_routes() -> str:
+    """Why this machine makes no local routes; empty when it does. Changes nothing.
+
+    One is made in a network namespace that is thrown away. A process that may not make namespaces asks
+    for one that is there already, which a kernel that knows local routes says.
+    """
+    words = "route add local {ip} dev lo protocol 117 table local"
+    there = words.format(ip="192.0.2.1")
+    done = await run("unshare", "--net", "sh", "-c", f"ip link set lo up && ip {there}")
+    if done.status and complaint(done.stderr).startswith("unshare:"):
+        done = await run("ip", *words.format(ip="127.0.0.1").split())
+    finding = complaint(done.stderr) if done.status else ""
+    return "" if finding in _ALREADY_SO else finding
 
 
 def render_batch(verb: str, networks: Sequence[IPNetwork]) -> str:
