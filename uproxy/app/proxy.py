@@ -14,7 +14,13 @@ from uproxy.admin.http import CannotServe, HttpServers, Pages, start_http
 from uproxy.admin.metrics import About
 from uproxy.admin.service_health import ServiceHealth
 from uproxy.app import handoff
-from uproxy.app.carriers import is_no_node_port, needs_route_beside_redirect, new_dataplane, redirect_ports
+from uproxy.app.carriers import (
+    new_dataplane,
+    own_routes,
+    redirect_ports,
+    routes_beside_redirect,
+    routes_beside_tproxy,
+)
 from uproxy.app.node_news import NodeNews
 from uproxy.app.plan import cluster_dns, new_store, wall, wall_s
 from uproxy.app.sources import Emit, HostLookups, Sources
@@ -26,7 +32,6 @@ from uproxy.handoff.target import KernelPaths
 from uproxy.kit import heap
 from uproxy.kit.guests import is_of_a_guest
 from uproxy.kit.tasks import Tasks
-from uproxy.model.frontend import FrontendKind
 from uproxy.model.names import NamespacedName
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.reconcile.target import Target
@@ -121,14 +126,14 @@ class Proxy:
             targets.append(NodeNews(self.store, self.settings.node_name))
         if self.choice.capture is Capture.REDIRECT:
             ports = redirect_ports(self.dataplane)
-            targets += [LocalRoutes(needs_route_beside_redirect), self.dataplane]
+            targets += [LocalRoutes(routes_beside_redirect), self.dataplane]
             targets.append(steering_rules(self.choice.mechanism, ports))
         elif self.choice.capture is Capture.TPROXY:
             ports = redirect_ports(self.dataplane)
-            routes = LocalRoutes(lambda _port, frontend: frontend.kind is FrontendKind.CLUSTER_IP)
-            targets += [routes, PolicyRoutes(), self.dataplane, tproxy_rules(ports), self._bridges]
+            targets += [LocalRoutes(routes_beside_tproxy), PolicyRoutes(), self.dataplane]
+            targets += [tproxy_rules(ports), self._bridges]
         elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
-            targets += [LocalRoutes(is_no_node_port), self.dataplane]
+            targets += [LocalRoutes(own_routes), self.dataplane]
         else:
             targets.append(self.dataplane)
         # What the kernel takes over falls back to all of the above.
@@ -175,6 +180,8 @@ class Proxy:
             self._follow()
             if self.paths is not None:
                 self._tasks.start("handoff", self.paths.run())
+            for rules in (target for target in self.targets if isinstance(target, SteeringRules)):
+                self._tasks.start("rules", rules.run())
             self._tasks.start("announce", self._announce())
             if config is not None:
                 self._tasks.start("config", self._watch(config))
