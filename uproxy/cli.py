@@ -131,12 +131,14 @@ def _prepare(settings: Settings) -> "tuple[Choice, Possible, int]":
     from uproxy.kit.logs import set_up_logging
     from uproxy.kit.privileges import Capability, keep_capabilities, set_oom_score_adj
     from uproxy.steering import iptables
-    from uproxy.steering.probe import Mechanism, choose, probe
+    from uproxy.steering.probe import OK, Mechanism, choose, probe
 
     set_up_logging(settings.log_format, settings.verbosity)
     for note in settings.notes:
         _log.info("%s", note)
     found = asyncio.run(probe())
+    if found.pod_links != OK:
+        _log.warning("%s", found.pod_links)
     choice = choose(settings.capture, found, settings.redirect_mechanism)
     possible = asyncio.run(handoff(settings, choice))
     if settings.oom_score_adj is not None and (why := set_oom_score_adj(settings.oom_score_adj)):

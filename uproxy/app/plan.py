@@ -12,6 +12,7 @@ from uproxy.app.succession import Turn
 from uproxy.dns.cluster_dns import ClusterDns, DnsSettings
 from uproxy.dns.pods import PodMode
 from uproxy.errors import UproxyError
+from uproxy.kit.guests import Budget
 from uproxy.model.names import IPNetwork
 from uproxy.settings import LOOPBACK_SERVICE_CIDR, SERVICE_CIDR, LocalMode, Settings
 from uproxy.state.addresses import AddressPlan
@@ -40,7 +41,7 @@ def new_store(settings: Settings, plan: AddressPlan) -> Store:
     )
 
 
-def cluster_dns(settings: Settings, plan: AddressPlan) -> ClusterDns | None:
+def cluster_dns(settings: Settings, plan: AddressPlan, budget: Budget | None = None) -> ClusterDns | None:
     """What answers names, where that is asked for. Raises UproxyError for a domain that is none."""
     if not settings.dns_addresses:
         return None
@@ -53,6 +54,7 @@ def cluster_dns(settings: Settings, plan: AddressPlan) -> ClusterDns | None:
             (plan.service_cidr, *settings.cluster_cidrs),
         ),
         monotonic,
+        budget,
     )
 
 

@@ -206,7 +206,7 @@ async def greeting(sock: socket.socket, address: Address) -> bytes:
 @bridged
 async def test_a_client_may_have_the_port_of_the_shared_listener(stage: Stage) -> None:
     async with stage.proxy(web(stage.pods)):
-        ports = set(re.findall(r"redirect to :(\d+)", stage.kernel_state()))
+        ports = set(re.findall(r"dnat ip6? to \S+:(\d+)", stage.kernel_state()))
         assert len(ports) == 2
         for port in map(int, ports):
             with nonblocking(stage.client, WEB[0], socket.SOCK_STREAM) as sock:
