@@ -131,12 +131,14 @@ def _prepare(settings: Settings) -> "tuple[Choice, Possible, int]":
     from uproxy.kit.logs import set_up_logging
     from uproxy.kit.privileges import Capability, keep_capabilities, set_oom_score_adj
     from uproxy.steering import iptables
-    from uproxy.steering.probe import Mechanism, choose, probe
+    from uproxy.steering.probe import OK, Mechanism, choose, probe
 
     set_up_logging(settings.log_format, settings.verbosity)
     for note in settings.notes:
         _log.info("%s", note)
     found = asyncio.run(probe())
+    if found.pod_links != OK:
+        _log.warning("%s", found.pod_links)
     choice = choose(settings.capture, found, settings.redirect_mechanism)
     possible = asyncio.run(handoff(settings, choice))
     if settings.oom_score_adj is not None and (why := set_oom_score_adj(settings.oom_score_adj)):
@@ -197,7 +199,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 async def _check_all(settings: Settings) -> int:
-    from uproxy.app.plan import address_plan
+    from uproxy.app.plan import address_plan, policy_note
     from uproxy.app.sources import load_manifests
     from uproxy.handoff.choice import findings
     from uproxy.model.events import Event, Upsert
@@ -208,6 +210,8 @@ async def _check_all(settings: Settings) -> int:
     print("\n".join([*found.lines(), *await findings()]))
     choice = choose(settings.capture, found, settings.redirect_mechanism)
     print(f"capture: {choice.capture} by {choice.mechanism}: {choice.reason}")
+    if note := policy_note(choice):
+        print(note)
     events: list[Event] = []
     manifests = load_manifests(settings, events.append)
     for known in manifests.files.objects:

@@ -4,13 +4,16 @@ Owns that table and nothing outside it. Each call is one transaction, which the 
 whole or not at all, so packets never meet half a change (nft(8), libnftables(3)).
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from uproxy.errors import CommandFailed
+from uproxy.kernel.nft_sight import NftSight, lacking
 from uproxy.kit.netfilter import PROXY_MARK
 from uproxy.kit.nft import Nft
 from uproxy.model.names import Family, IPAddress, IPNetwork, Vip
+from uproxy.steering.landing import LANDING
 from uproxy.steering.rules import RedirectPorts, Rule, RuleDelta, Verdict, alone
 
 _TABLE = "inet uproxy"
@@ -45,6 +48,8 @@ _SETS = {
 # Why it is so:
 # - Priority -105 is just before dstnat (-100), so that another owner of the address does not
 #   translate it first; the name `dstnat` is not valid in an output hook (nft 1.0.6).
+# - Connections are led to addresses that the node always has: `redirect` takes one of the link, and drops
+#   the packet where that has none. Whoever names such an address himself is refused, as at a ClusterIP.
 # - Refusal comes after NAT, everybody's (-99): what is translated is not asked any more, and who was
 #   connected while there were endpoints stays so. First packets only are asked, as a chain of type nat is, so
 #   that what is connected, to this node or through it, never pays. (`reject` there takes Linux 5.9.)
@@ -69,12 +74,14 @@ _SETS = {
 _CHAINS = """\
 	chain capture {{
 		meta mark {mark:#x} return
-		ip daddr . tcp dport @redirect4 redirect to :{ports.ipv4}
-		ip6 daddr . tcp dport @redirect6 redirect to :{ports.ipv6}
+		ip daddr . tcp dport @redirect4 dnat ip to {to4}
+		ip6 daddr . tcp dport @redirect6 dnat ip6 to {to6}
 		ip daddr @alone4 return
 		ip6 daddr @alone6 return
-		ip daddr != 127.0.0.0/8 tcp dport @redirect_nodeports4 fib daddr type local redirect to :{ports.ipv4}
-		ip6 daddr != ::1 tcp dport @redirect_nodeports6 fib daddr type local redirect to :{ports.ipv6}
+		ip daddr {landing4} return
+		ip6 daddr {landing6} return
+		ip daddr != 127.0.0.0/8 tcp dport @redirect_nodeports4 fib daddr type local dnat ip to {to4}
+		ip6 daddr != ::1 tcp dport @redirect_nodeports6 fib daddr type local dnat ip6 to {to6}
 	}}
 	chain capture_prerouting {{
 		type nat hook prerouting priority -105; policy accept;
@@ -126,6 +133,8 @@ fib daddr type local goto refuse
 		ct state != new return
 		ip daddr @alone4 ip daddr . meta l4proto . th dport != @served4 goto refuse
 		ip6 daddr @alone6 ip6 daddr . meta l4proto . th dport != @served6 goto refuse
+		ip daddr {landing4} goto refuse
+		ip6 daddr {landing6} goto refuse
 	}}
 	chain refuse_prerouting {{
 		type nat hook prerouting priority -99; policy accept;
@@ -163,9 +172,20 @@ def render_table(
     elements = _by_set({*_elements(rules), *_alone(alone(rules)), *_pods(inside)})
     kinds = _SETS | (more_sets or {})
     sets = "".join(_render_set(name, kind, elements.get(name, ())) for name, kind in kinds.items())
-    chains = _CHAINS.format(mark=PROXY_MARK, ports=ports) + more_chains
+    chains = _CHAINS.format(mark=PROXY_MARK, ports=ports, **_landing(ports)) + more_chains
     # Deleting a table that is not there is an error; adding one that is there is not.
     return f"add table {_TABLE}\ndelete table {_TABLE}\ntable {_TABLE} {{\n{sets}{chains}}}\n"
+
+
+def _landing(ports: RedirectPorts) -> Mapping[str, str]:
+    """What the chains say of where connections land."""
+    four, six = LANDING[4], LANDING[6]
+    return {
+        "landing4": str(four.network),
+        "landing6": str(six.network),
+        "to4": f"{four.first}-{four.last}:{ports.ipv4}",
+        "to6": f"[{six.first}]-[{six.last}]:{ports.ipv6}",
+    }
 
 
 def render_delta(delta: RuleDelta) -> str:
@@ -235,6 +255,11 @@ class NftRules:
         self._ports = ports
         self._render = render
         self._nft = Nft()
+        self._sight = NftSight(_TABLE.split()[1])
+        self._seen: int | None = None
+        """The generation in which all was there."""
+        self._chains: Mapping[str, int] | None = None
+        """What the table has had since it was made."""
 
     async def replace(self, rules: Mapping[Vip, Rule], inside: Sequence[IPNetwork]) -> None:
         """Program exactly `rules`, in the place of whatever an earlier run left.
@@ -242,13 +267,37 @@ class NftRules:
         Raises CommandFailed when the kernel took none of it.
         """
         await self._nft.execute(self._render(self._ports, rules, inside))
+        self._seen = self._chains = None
 
     async def apply(self, delta: RuleDelta) -> None:
         """Program a change. Raises CommandFailed when the kernel took none of it."""
         await self._nft.execute(render_delta(delta))
 
+    async def lost(self, rules: Mapping[Vip, Rule], _inside: Sequence[IPNetwork]) -> str | None:
+        """By the table's chains and how many elements its sets have. While nobody has changed any table of
+        the machine, one question is all that it costs."""
+        return await asyncio.to_thread(self._lost, rules)
+
+    def _lost(self, rules: Mapping[Vip, Rule]) -> str | None:
+        """Blocks."""
+        generation = self._sight.generation()
+        if generation == self._seen:
+            return None
+        there = self._sight.rules()
+        if self._chains is None:
+            self._chains = there
+        found = lacking(there, self._chains)
+        for name, some in _by_set({*_elements(rules), *_alone(alone(rules))}).items():
+            # Intervals that touch are one.
+            least = 1 if name.startswith("allowed") else len(some)
+            if found is None and len(self._sight.keys(name)) < least:
+                found = f"{name} lacks elements"
+        self._seen = generation if found is None else None
+        return found
+
     async def remove(self) -> list[str]:
         """Remove the table; see `remove`."""
+        self._sight.close()
         return await remove()
 
 
