@@ -1,4 +1,4 @@
-# make setup | demo | test | check | check-native | bench | lock: each does all of its own set-up.
+# make setup | demo | test | kernel | check | check-native | bench | lock: each does all of its own set-up.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.uproxy-installed
 APT := apt-get install -y
 
-.PHONY: setup demo test check check-native bench lock clean
+.PHONY: setup demo test kernel check check-native bench lock clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,9 @@ test: $(STAMP)
 	@$(BIN)/python tests/missing_packages.py
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
+kernel: $(STAMP)
+	@$(BIN)/python -m tests.kernel.fetch
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,5 +56,5 @@ lock:
 	$(LOCK) --extra dev -o requirements/dev.txt
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .kernel .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find uproxy -name "*.so" -delete
