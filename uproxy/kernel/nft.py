@@ -284,6 +284,13 @@ def _framed(its: Message, flags: int, sequence: int) -> bytes:
     return message(_NF_TABLES << 8 | its.kind, REQUEST | flags, sequence, body)
 
 
+def commit(commands: Iterable[Command]) -> None:
+    """One transaction, for who has few: over a socket of its own. Raises CommandFailed, and then nothing has
+    changed. Blocks."""
+    with closing(NftNetlink()) as link:
+        link.commit(commands)
+
+
 def remove_table(table: Table) -> list[str]:
     """Remove the table of any run; returns what was there, in words. Raises CommandFailed. Blocks."""
     with closing(NftNetlink()) as link:

@@ -55,15 +55,15 @@ class Dnat:
 
     port: int
     ip: IPAddress | None = None
+    last: IPAddress | None = None
+    """With it to any address from `ip` on up to this, which the kernel draws."""
 
     def __str__(self) -> str:
         if self.ip is None:
             return f"dnat to :{self.port}"
-        return (
-            f"dnat ip to {self.ip}:{self.port}"
-            if self.ip.version == 4
-            else f"dnat ip6 to [{self.ip}]:{self.port}"
-        )
+        header, form = ("ip", "{}") if self.ip.version == 4 else ("ip6", "[{}]")
+        some = "-".join(form.format(its) for its in (self.ip, self.last) if its)
+        return f"dnat {header} to {some}:{self.port}"
 
     def instructions(self, rendering: Rendering) -> Iterator[bytes]:
         """For the kernel (enum nft_nat_attributes)."""
@@ -72,8 +72,12 @@ class Dnat:
             yield expression("nat", {1: _DNAT, 2: _INET, 5: 1, 7: _PORT_IS_GIVEN})
             return
         yield immediate(1, nft.value(self.ip.packed))
-        yield _port(2, self.port)
-        yield expression("nat", {1: _DNAT, 2: _NFPROTO[self.ip.version], 3: 1, 5: 2, 7: _PORT_IS_GIVEN})
+        numbers, port = {1: _DNAT, 2: _NFPROTO[self.ip.version], 3: 1}, 2
+        if self.last is not None:
+            yield immediate(2, nft.value(self.last.packed))
+            numbers[4], port = 2, 3
+        yield _port(port, self.port)
+        yield expression("nat", {**numbers, 5: port, 7: _PORT_IS_GIVEN})
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,8 @@ def test_what_is_not_used_yet(node: Host) -> None:
         rule(Match(packet.NFPROTO, "ipv6"), TCP, Dnat(80)),
         rule(Match(packet.TCP_DPORT, 80), Dnat(8080, ip_address("10.0.0.1"))),
         rule(TCP, Dnat(8080, ip_address("fd00::1"))),
+        rule(TCP, Dnat(8080, ip_address("10.0.0.1"), ip_address("10.0.0.6"))),
+        rule(TCP, Dnat(8080, ip_address("fd00::1"), ip_address("fd00::6"))),
         *(rule(TCP, DnatMap(family, packet.MARK, its.name)) for family, its in maps.items()),
         rule(Match(packet.DADDR[4], "10.0.0.0/9"), Match(packet.SADDR[4], "172.16.0.0/12", negated=True)),
         rule(Match(packet.DADDR[6], "fd00::/13"), Match(packet.TCP_DPORT, 80, negated=True)),
