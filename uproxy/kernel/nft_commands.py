@@ -126,7 +126,7 @@ class AddChain(NamedTuple):
 
 
 class DeleteChain(NamedTuple):
-    """`delete chain`: it has to be empty, and nothing may lead there."""
+    """`delete chain`, with its rules: nothing may lead there."""
 
     table: Table
     name: str

@@ -16,7 +16,7 @@ from uproxy.kernel import nft_messages as nft
 from uproxy.kernel.netlink import attribute
 from uproxy.kernel.nft_messages import Element, Verdict, nest, u32
 from uproxy.kernel.nft_statements import Statement
-from uproxy.kernel.nft_types import Key, key_size, show_key, type_name, type_number
+from uproxy.kernel.nft_types import INTEGER, Key, key_size, show_key, type_name, type_number
 
 _MAP, _INTERVAL, _TIMEOUT, _EVALUATED, _CONCATENATION = 8, 4, 0x10, 0x20, 0x80
 _VERDICTS = 0xFFFFFF00
@@ -97,7 +97,9 @@ class Set:
         if self.verdicts:
             numbers |= {6: _VERDICTS, 7: 0}
         elif self.data:
-            numbers |= {6: type_number(self.data), 7: key_size(self.data)}
+            # nft 0.9.3 aborts at data of several values. Later ones read the note instead of the number.
+            kind = INTEGER.number if self.typeof else type_number(self.data)
+            numbers |= {6: kind, 7: key_size(self.data)}
         words = b"".join(attribute(kind, u32(its)) for kind, its in numbers.items())
         if self.timeout_s:
             words += attribute(11, (self.timeout_s * 1000).to_bytes(8, "big"))
