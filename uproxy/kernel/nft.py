@@ -15,6 +15,7 @@ import os
 import socket
 import struct
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import NamedTuple
@@ -83,7 +84,9 @@ class _Refusal(NamedTuple):
 
 class NftNetlink:
     """Speaks with the kernel about the network namespace of the thread that speaks first. Calls block, for as
-    long as somebody else's transaction takes; one thread at a time."""
+    long as somebody else's transaction takes; one thread at a time. To be kept: when a socket is closed the
+    kernel waits for its work of before, which takes longer than a transaction (nf_tables_api.c,
+    `nft_rcv_nl_event`)."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -155,6 +158,7 @@ class NftNetlink:
     def _open(self) -> Link:
         if self._link is None:
             self._link = Link(NETFILTER)
+            weakref.finalize(self, self._link.close)
             # Without this every refusal has the whole message with it.
             self._link.socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
             self._link.socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
@@ -282,13 +286,6 @@ def _edge(kind: int, sequence: int) -> bytes:
 def _framed(its: Message, flags: int, sequence: int) -> bytes:
     body = _ABOUT.pack(its.family, 0, 0) + its.body
     return message(_NF_TABLES << 8 | its.kind, REQUEST | flags, sequence, body)
-
-
-def commit(commands: Iterable[Command]) -> None:
-    """One transaction, for who has few: over a socket of its own. Raises CommandFailed, and then nothing has
-    changed. Blocks."""
-    with closing(NftNetlink()) as link:
-        link.commit(commands)
 
 
 def remove_table(table: Table) -> list[str]:

@@ -19,7 +19,7 @@ NEW_TABLE, GET_TABLE, DELETE_TABLE, NEW_CHAIN, DELETE_CHAIN = 0, 1, 2, 3, 5
 NEW_RULE, GET_RULE, DELETE_RULE, NEW_SET, DELETE_SET = 6, 7, 8, 9, 11
 NEW_ELEMENT, GET_ELEMENT, DELETE_ELEMENT = 12, 13, 14
 CREATE, APPEND = 0x400, 0x800
-FAMILIES = {"inet": 1, "ip": 2, "bridge": 7, "ip6": 10}
+FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
 """enum nf_inet_... of linux/netfilter.h."""
 ELEMENTS = 3
 """The attribute that has them (enum nft_set_elem_list_attributes)."""

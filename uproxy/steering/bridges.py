@@ -19,7 +19,7 @@ from typing import Any
 
 from uproxy.errors import CommandFailed
 from uproxy.kernel import nft_expressions as packet
-from uproxy.kernel.nft import commit, remove_table
+from uproxy.kernel.nft import NftNetlink, remove_table
 from uproxy.kernel.nft_commands import Definition, networks
 from uproxy.kernel.nft_messages import Element, Table
 from uproxy.kernel.nft_statements import Masked, SetMac, SetPacketType
@@ -51,6 +51,7 @@ class BridgeAnswers:
     """A target: all bridges of this node, as they come and go with the Pods."""
 
     def __init__(self) -> None:
+        self._link = NftNetlink()
         self._devices: frozenset[tuple[int, str]] = frozenset()
         self._programmed: Definition | None = None
         self._lifted: frozenset[tuple[int, Family]] = frozenset()
@@ -74,7 +75,7 @@ class BridgeAnswers:
             return
         self._programmed, self._lifted = wanted, frozenset()
         try:
-            await asyncio.to_thread(lambda: commit(wanted.commands()))
+            await asyncio.to_thread(lambda: self._link.commit(wanted.commands()))
         except CommandFailed as error:
             _log.info("Pods of one bridge see the node's address, not each other's: %s", error)
             return
@@ -94,6 +95,7 @@ class BridgeAnswers:
     async def close(self) -> None:
         """Remove the table. Raises CommandFailed when the kernel refuses."""
         self._lifted = frozenset()
+        self._link.close()
         await remove_bridge_table()
 
 

@@ -9,7 +9,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from uproxy.kernel.nft import commit, remove_table
+from uproxy.kernel.nft import NftNetlink, remove_table
 from uproxy.kernel.nft_commands import AddElements, Command, Definition, DeleteElements, merged
 from uproxy.kernel.nft_messages import Element, Table
 from uproxy.kernel.nft_table import Set
@@ -95,6 +95,7 @@ class NftRules:
         """None: the kernel takes the table for both families, or not at all."""
         self._ports = ports
         self._make = make
+        self._link = NftNetlink()
 
     async def replace(self, rules: Mapping[Vip, Rule], inside: Sequence[IPNetwork]) -> None:
         """Program exactly `rules`, in the place of whatever an earlier run left.
@@ -102,14 +103,15 @@ class NftRules:
         Raises CommandFailed when the kernel took none of it.
         """
         # In a thread: there may be many, and somebody else's transaction may be long.
-        await asyncio.to_thread(lambda: commit(self._make(self._ports, rules, inside).commands()))
+        await asyncio.to_thread(lambda: self._link.commit(self._make(self._ports, rules, inside).commands()))
 
     async def apply(self, delta: RuleDelta) -> None:
         """Program a change. Raises CommandFailed when the kernel took none of it."""
-        await asyncio.to_thread(lambda: commit(changes(delta)))
+        await asyncio.to_thread(lambda: self._link.commit(changes(delta)))
 
     async def remove(self) -> list[str]:
         """Remove the table; see `remove`."""
+        self._link.close()
         return await remove()
 
 
