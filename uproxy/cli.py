@@ -81,7 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     services.add_argument(
         "--address", default=METRICS_ADDRESS, metavar="IP:PORT", help="its metrics address (%(default)s)"
     )
-    command("cleanup", _cleanup, "Remove every rule, set and route that any run has left.")
+    cleanup = command("cleanup", _cleanup, "Remove every rule, set and route that any run has left.")
+    cleanup.add_argument(
+        "--kube-proxy",
+        action="store_true",
+        help="and what kube-proxy has left: its tables, chains, ipsets and virtual servers, by their names",
+    )
     demo = command("demo", _demo, "Proxy a Service with three local backends, without root.")
     demo.add_argument("--once", action="store_true", help="send requests, print who answered, and end")
     add_bench_flags(command("bench", _bench, "Measure what each path from a client to a pod costs."))
@@ -131,12 +136,14 @@ def _prepare(settings: Settings) -> "tuple[Choice, Possible, int]":
     from uproxy.kit.logs import set_up_logging
     from uproxy.kit.privileges import Capability, keep_capabilities, set_oom_score_adj
     from uproxy.steering import iptables
-    from uproxy.steering.probe import Mechanism, choose, probe
+    from uproxy.steering.probe import OK, Mechanism, choose, probe
 
     set_up_logging(settings.log_format, settings.verbosity)
     for note in settings.notes:
         _log.info("%s", note)
     found = asyncio.run(probe())
+    if found.pod_links != OK:
+        _log.warning("%s", found.pod_links)
     choice = choose(settings.capture, found, settings.redirect_mechanism)
     possible = asyncio.run(handoff(settings, choice))
     if settings.oom_score_adj is not None and (why := set_oom_score_adj(settings.oom_score_adj)):
@@ -197,7 +204,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 async def _check_all(settings: Settings) -> int:
-    from uproxy.app.plan import address_plan
+    from uproxy.app.plan import address_plan, policy_note
     from uproxy.app.sources import load_manifests
     from uproxy.handoff.choice import findings
     from uproxy.model.events import Event, Upsert
@@ -208,6 +215,8 @@ async def _check_all(settings: Settings) -> int:
     print("\n".join([*found.lines(), *await findings()]))
     choice = choose(settings.capture, found, settings.redirect_mechanism)
     print(f"capture: {choice.capture} by {choice.mechanism}: {choice.reason}")
+    if note := policy_note(choice):
+        print(note)
     events: list[Event] = []
     manifests = load_manifests(settings, events.append)
     for known in manifests.files.objects:
@@ -275,12 +284,12 @@ def _services(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _cleanup(_arguments: argparse.Namespace) -> int:
+def _cleanup(arguments: argparse.Namespace) -> int:
     from uproxy.app.cleanup import cleanup
     from uproxy.steering.lock import SteeringLock
 
     lock = SteeringLock()  # a running proxy's rules are not leftovers
-    removed = asyncio.run(cleanup())
+    removed = asyncio.run(cleanup(kube_proxy=getattr(arguments, "kube_proxy", False)))
     lock.release()
     for what in removed:
         print(f"removed {what}")

@@ -16,6 +16,8 @@ from uproxy.dns.wire import Malformed, from_text
 from uproxy.dns.zone import Zone
 from uproxy.errors import UproxyError
 from uproxy.kit import heap
+from uproxy.kit.printable import printable
+from uproxy.kit.privileges import no_new_privileges
 from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Event, Upsert
 from uproxy.reconcile.loop import ReconcileLoop
@@ -25,6 +27,7 @@ from uproxy.state.addresses import AddressPlan
 
 async def serve_names(settings: Settings, plan: AddressPlan) -> None:
     """Answer names until told to stop. Raises UproxyError when it cannot."""
+    no_new_privileges()
     emit = Emit()
     dns = emit.names = cluster_dns(settings, plan)
     if dns is None:
@@ -79,4 +82,4 @@ def resolve(settings: Settings, plan: AddressPlan, name: str, namespace: str) ->
     except Malformed as error:
         raise UproxyError(f"{settings.cluster_domain!r} cannot be a cluster domain: {error}") from error
     zone.apply(events, new_store(settings, plan).apply(events))
-    return explain(zone, name, namespace)
+    return [printable(line) for line in explain(zone, name, namespace)]

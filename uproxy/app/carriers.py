@@ -1,8 +1,8 @@
-"""Builds the data plane, with the relay that was asked for, and says which addresses need a route."""
+"""Builds the data plane, with the relay that was asked for, and says which routes lead traffic to it."""
 
 import asyncio
 import logging
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from time import monotonic
 
 from uproxy.dataplane.context import Context, Timeouts
@@ -16,9 +16,10 @@ from uproxy.dataplane.relays import Ended, Relay
 from uproxy.errors import UproxyError
 from uproxy.kit.netfilter import PROXY_MARK
 from uproxy.model.frontend import DesiredServicePort, Frontend, FrontendKind
-from uproxy.model.names import Protocol
+from uproxy.model.names import IPNetwork, Protocol
 from uproxy.settings import Settings
 from uproxy.steering.bridges import BridgeAnswers
+from uproxy.steering.landing import LANDING
 from uproxy.steering.probe import Capture, Choice
 from uproxy.steering.rules import RedirectPorts
 
@@ -81,17 +82,24 @@ def redirect_ports(dataplane: Dataplane) -> RedirectPorts:
     return RedirectPorts(ipv4, ipv6)
 
 
-def needs_route_beside_redirect(port: DesiredServicePort, frontend: Frontend) -> bool:
-    """Cluster IPs get a local route, so that a node without a default route reaches them. Other
-    addresses do only where a socket has to be bound (UDP): with a local route the node answers
-    ARP for them."""
-    is_udp = port.name.protocol is Protocol.UDP
-    return frontend.kind is FrontendKind.CLUSTER_IP or (is_udp and is_no_node_port(port, frontend))
+def routes_beside_redirect(port: DesiredServicePort, frontend: Frontend) -> list[IPNetwork]:
+    """Where TCP lands. Cluster IPs get a local route too, so that a node without a default route reaches
+    them. Other addresses do only where a socket has to be bound (UDP): with a local route the node
+    answers ARP for them."""
+    if port.name.protocol is Protocol.UDP:
+        return own_routes(port, frontend)
+    return routes_beside_tproxy(port, frontend)
 
 
-def is_no_node_port(_port: DesiredServicePort, frontend: Frontend) -> bool:
-    """The node's own addresses are local already."""
-    return frontend.kind is not FrontendKind.NODE_PORT
+def routes_beside_tproxy(port: DesiredServicePort, frontend: Frontend) -> list[IPNetwork]:
+    """As beside redirect, but that transparent sockets need none."""
+    landing = [LANDING[frontend.vip.family].network] if port.name.protocol is Protocol.TCP else []
+    return landing + (own_routes(port, frontend) if frontend.kind is FrontendKind.CLUSTER_IP else [])
+
+
+def own_routes(_port: DesiredServicePort, frontend: Frontend) -> list[IPNetwork]:
+    """Of its own address; the node's, where NodePorts are, are local already."""
+    return [ip_network(frontend.vip.ip)] if frontend.kind is not FrontendKind.NODE_PORT else []
 
 
 def _log_access(ended: Ended) -> None:

@@ -12,6 +12,7 @@ from uproxy.app.succession import Turn
 from uproxy.dns.cluster_dns import ClusterDns, DnsSettings
 from uproxy.dns.pods import PodMode
 from uproxy.errors import UproxyError
+from uproxy.kit.guests import Budget
 from uproxy.model.names import IPNetwork
 from uproxy.settings import LOOPBACK_SERVICE_CIDR, SERVICE_CIDR, LocalMode, Settings
 from uproxy.state.addresses import AddressPlan
@@ -29,6 +30,17 @@ def address_plan(cidr: IPNetwork | None, choice: Choice, first_port: int) -> Add
     return AddressPlan(network, loopback_only, first_port if binds else 0)
 
 
+def policy_note(choice: Choice) -> str:
+    """What network policies are worth under a capture, in one line; empty where they hold, and where
+    there are no Pods."""
+    if choice.capture is Capture.TPROXY or choice.mechanism is Mechanism.LOOPBACK:
+        return ""
+    return (
+        "network policies: a Pod that one keeps from another reaches it through a Service, "
+        "which it sees as the node; tproxy keeps them"
+    )
+
+
 def new_store(settings: Settings, plan: AddressPlan) -> Store:
     """An empty one, which knows what the settings say of the node and its Pods."""
     own_cidrs = settings.detect_local_mode is LocalMode.NODE_CIDR
@@ -40,7 +52,7 @@ def new_store(settings: Settings, plan: AddressPlan) -> Store:
     )
 
 
-def cluster_dns(settings: Settings, plan: AddressPlan) -> ClusterDns | None:
+def cluster_dns(settings: Settings, plan: AddressPlan, budget: Budget | None = None) -> ClusterDns | None:
     """What answers names, where that is asked for. Raises UproxyError for a domain that is none."""
     if not settings.dns_addresses:
         return None
@@ -53,6 +65,7 @@ def cluster_dns(settings: Settings, plan: AddressPlan) -> ClusterDns | None:
             (plan.service_cidr, *settings.cluster_cidrs),
         ),
         monotonic,
+        budget,
     )
 
 

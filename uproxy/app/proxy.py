@@ -13,7 +13,13 @@ from uproxy.admin.http import CannotServe, HttpServers, Pages, start_http
 from uproxy.admin.metrics import About
 from uproxy.admin.service_health import ServiceHealth
 from uproxy.app import handoff
-from uproxy.app.carriers import is_no_node_port, needs_route_beside_redirect, new_dataplane, redirect_ports
+from uproxy.app.carriers import (
+    new_dataplane,
+    own_routes,
+    redirect_ports,
+    routes_beside_redirect,
+    routes_beside_tproxy,
+)
 from uproxy.app.node_news import NodeNews
 from uproxy.app.plan import cluster_dns, new_store, wall, wall_s
 from uproxy.app.sources import Emit, HostLookups, Sources
@@ -23,8 +29,8 @@ from uproxy.errors import UproxyError
 from uproxy.handoff.choice import NO_HANDOFF, Possible
 from uproxy.handoff.target import KernelPaths
 from uproxy.kit import heap
+from uproxy.kit.guests import is_of_a_guest
 from uproxy.kit.tasks import Tasks
-from uproxy.model.frontend import FrontendKind
 from uproxy.model.names import NamespacedName
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.reconcile.target import Target
@@ -83,7 +89,8 @@ class Proxy:
         self.dataplane = new_dataplane(loop, settings, choice, self._bridges)
         self._possible = possible
         self.paths = handoff.kernel_paths(possible, choice.capture, self.dataplane, settings.threads)
-        self.dns = emit.names = cluster_dns(settings, plan)
+        self.dns = emit.names = cluster_dns(settings, plan, self.dataplane.context.descriptors)
+        self._health_checks = self._service_health()
         self.targets = self._build_targets(Resolver(emit))
         names = sources.names
         if settings.node_port_addresses:
@@ -100,6 +107,7 @@ class Proxy:
             followed=sources.followed,
             paths=self.paths,
             dns=self.dns.stats if self.dns is not None else None,
+            guests=(self._health_checks.guests, *([self.dns.guests] if self.dns is not None else [])),
         )
         counted = self.pages.outcomes.events
         post = sources.post
@@ -117,20 +125,20 @@ class Proxy:
             targets.append(NodeNews(self.store, self.settings.node_name))
         if self.choice.capture is Capture.REDIRECT:
             ports = redirect_ports(self.dataplane)
-            targets += [LocalRoutes(needs_route_beside_redirect), self.dataplane]
+            targets += [LocalRoutes(routes_beside_redirect), self.dataplane]
             targets.append(steering_rules(self.choice.mechanism, ports))
         elif self.choice.capture is Capture.TPROXY:
             ports = redirect_ports(self.dataplane)
-            routes = LocalRoutes(lambda _port, frontend: frontend.kind is FrontendKind.CLUSTER_IP)
-            targets += [routes, PolicyRoutes(), self.dataplane, tproxy_rules(ports), self._bridges]
+            targets += [LocalRoutes(routes_beside_tproxy), PolicyRoutes(), self.dataplane]
+            targets += [tproxy_rules(ports), self._bridges]
         elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
-            targets += [LocalRoutes(is_no_node_port), self.dataplane]
+            targets += [LocalRoutes(own_routes), self.dataplane]
         else:
             targets.append(self.dataplane)
         # What the kernel takes over falls back to all of the above.
         targets += [self.paths] if self.paths is not None else []
         # Last: a name appears once everything that it leads to is programmed.
-        return [*targets, self._service_health(), *([self.dns] if self.dns is not None else [])]
+        return [*targets, self._health_checks, *([self.dns] if self.dns is not None else [])]
 
     def _service_health(self) -> ServiceHealth:
         def healthy() -> bool:
@@ -139,7 +147,7 @@ class Proxy:
         def report(service: NamespacedName, port: int, why: str) -> None:
             self._tell(events.service_health_failed(self.settings.node_name, service, port, why))
 
-        return ServiceHealth(self.store, healthy, report)
+        return ServiceHealth(self.store, healthy, report, self.dataplane.context.descriptors)
 
     def _tell(self, notice: events.Notice) -> None:
         if self._events is not None:
@@ -171,6 +179,8 @@ class Proxy:
             self._follow()
             if self.paths is not None:
                 self._tasks.start("handoff", self.paths.run())
+            for rules in (target for target in self.targets if isinstance(target, SteeringRules)):
+                self._tasks.start("rules", rules.run())
             self._tasks.start("announce", self._announce())
             if config is not None:
                 self._tasks.start("config", self._watch(config))
@@ -351,7 +361,10 @@ class Proxy:
         self.dataplane.context.close()
 
     def _crashed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An exception escaped from a callback: a bug, which ends the process in good order."""
+        """An exception escaped from a callback: a bug, which ends the process in good order. What happens
+        on one connection to one of our servers is not."""
+        if is_of_a_guest(context):
+            return
         error = context.get("exception") or UproxyError(context["message"])
         if not self._tasks.failed.done():
             self._tasks.failed.set_result(error)

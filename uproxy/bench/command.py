@@ -6,6 +6,7 @@ regression; 130 after Ctrl-C, when what had been measured until then is printed 
 
 import argparse
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -19,11 +20,11 @@ from uproxy.bench.compare import compare
 from uproxy.bench.fingerprint import fingerprint
 from uproxy.bench.generator import generator
 from uproxy.bench.options import Options, parse_options
-from uproxy.bench.paths import DIRECT, TrafficPath, known_paths
+from uproxy.bench.paths import TrafficPath, known_paths
 from uproxy.bench.progress import Progress
 from uproxy.bench.record import Record
 from uproxy.bench.report import write_report
-from uproxy.bench.results import Results
+from uproxy.bench.results import DIRECT, Results
 from uproxy.bench.run import Run, planned_s
 from uproxy.bench.sites import POD_NAMES, ThisMachine, lab_site, loopback_site
 from uproxy.bench.table import table
@@ -138,7 +139,7 @@ def _tell(options: Options, record: Record, *, complete: bool) -> int:
     results = _results(options, record, complete=complete)
     if not results.measurements:
         raise UproxyError("\n".join(["nothing was measured", *_lines(record.left_out)]))
-    print(table(results))
+    print(table(results, _terminal_width()))
     if options.report:
         written = write_report(results, options.report)
         print(f"\nreport: {written[0].parent}/ ({len(written)} files, report.html first)")
@@ -150,6 +151,11 @@ def _tell(options: Options, record: Record, *, complete: bool) -> int:
         print("interrupted: what had been measured until then is above", file=sys.stderr)
         return _INTERRUPTED
     return 1 if unsustained or regressed or record.failed else 0
+
+
+def _terminal_width() -> int | None:
+    """None where no terminal is written to: a file or a pipe has room for all."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _compared(options: Options, results: Results) -> bool:

@@ -22,12 +22,13 @@ from uproxy.dns.recursion import Recursion
 from uproxy.dns.resolv_conf import read_resolv_conf, without_own
 from uproxy.dns.responder import Responder
 from uproxy.dns.stats import DnsStats
-from uproxy.dns.tcp import TcpConnections
+from uproxy.dns.tcp import LIMITS, TcpConnections
 from uproxy.dns.udp import UdpListener, bind_udp, is_wildcard
 from uproxy.dns.upstream import Upstream
 from uproxy.dns.wire import Malformed, from_text
 from uproxy.dns.zone import TTL_S, Zone
 from uproxy.errors import UproxyError
+from uproxy.kit.guests import Budget, Door, Guests
 from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Event
 from uproxy.model.frontend import Changes
@@ -60,8 +61,10 @@ class ClusterDns:
     Raises UproxyError, with words for a person, when made with a domain that is no name.
     """
 
-    def __init__(self, settings: DnsSettings, now: Callable[[], float]) -> None:
+    def __init__(self, settings: DnsSettings, now: Callable[[], float], budget: Budget | None = None) -> None:
         self.stats = DnsStats()
+        self.guests = Guests("dns", LIMITS, budget)
+        """Who is connected by TCP."""
         self.settings = settings
         self.zone = _zone(settings)
         self.addresses: list[Address] = []
@@ -69,10 +72,9 @@ class ClusterDns:
         self._now = now
         self._events: list[Event] = []
         self._udp: list[UdpListener] = []
-        self._tcp: list[asyncio.Server] = []
+        self._doors: list[Door] = []
         self._guard = LoopGuard(secrets.token_hex(8).encode())
         self._upstream: Upstream | None = None
-        self._connections: TcpConnections | None = None
         self.responder = Responder(self.zone, self.stats)
 
     # ---- starting and ending ----
@@ -87,11 +89,10 @@ class ClusterDns:
         sockets = _bind_all(self.settings.listen)
         self.addresses = [bound.getsockname()[:2] for bound, _ in sockets]
         front = self._front(tasks)
-        self._connections = TcpConnections(loop, front, self.stats)
+        connections = TcpConnections(front, self.stats, self.guests)
         for datagrams, streams in sockets:
             self._udp.append(UdpListener(loop, datagrams, front, self.stats))
-            server = await loop.create_server(self._connections.connection, sock=streams, backlog=_BACKLOG)
-            self._tcp.append(server)
+            self._doors.append(Door(streams, self.guests, connections.greet, _BACKLOG))
         listening = ", ".join(address_text(*address) for address in self.addresses)
         log.info("DNS for %s at %s", self.settings.domain, listening)
 
@@ -112,13 +113,12 @@ class ClusterDns:
         """Stop answering, and let go of every socket."""
         for listener in self._udp:
             listener.close()
-        for server in self._tcp:
-            server.close()
-        if self._connections is not None:
-            self._connections.close()
+        for door in self._doors:
+            door.close()
+        self.guests.close()
         if self._upstream is not None:
-            await self._upstream.close()
-        self._udp, self._tcp = [], []
+            self._upstream.close()
+        self._udp, self._doors = [], []
 
     # ---- following the state ----
 

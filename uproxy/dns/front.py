@@ -52,7 +52,16 @@ class Front:
     def take_datagram(
         self, packet: bytes, client: str, family: int, send: Callable[[], Send]
     ) -> bytes | Fate:
-        """One query by UDP."""
+        """One query by UDP. Raises nothing, whatever the packet."""
+        try:
+            return self._take_datagram(packet, client, family, send)
+        except Exception as error:  # noqa: BLE001 - about this packet, whatever it is
+            self._stats.failed(error)
+            return Fate.NEVER
+
+    def _take_datagram(
+        self, packet: bytes, client: str, family: int, send: Callable[[], Send]
+    ) -> bytes | Fate:
         started_s = self.now()
         verdict = self.gate.admit(client, started_s)
         if verdict is not Verdict.ANSWER:
@@ -93,10 +102,16 @@ class Front:
     ) -> None:
         try:
             answer = await recursion.complete(asked)
+        except Exception as error:  # noqa: BLE001 - about this question, whatever it is
+            self._stats.failed(error)
+            answer = refusal(asked.query.packet, Rcode.SERVFAIL)
         finally:
             self._deferred -= 1
         self._count(*way, asked.query.packet, answer, started_s)
-        send(answer)
+        try:
+            send(answer)
+        except Exception as error:  # noqa: BLE001 - about this client
+            self._stats.failed(error)
 
     def _turned_away(self, packet: bytes, verdict: Verdict) -> bytes | Fate:
         if verdict is Verdict.REFUSE:

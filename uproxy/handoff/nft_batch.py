@@ -6,10 +6,10 @@ chain's rule with its endpoints in turn, the elements that count. Refuses to kno
 """
 
 import socket
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import chain as chained
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from uproxy.handoff.nft_chains import SETS, TABLE
 from uproxy.handoff.plan import KernelPort
@@ -57,8 +57,8 @@ class Leg(NamedTuple):
 
 
 LegKey = tuple[Vip, bool, int | None]
-Dispatch = dict[tuple[str, bytes], str]
-"""Map and key, to the chain."""
+Lookup = tuple[str, bytes]
+"""A map, and the key by which an address is looked up there."""
 
 
 class Counter(NamedTuple):
@@ -67,6 +67,20 @@ class Counter(NamedTuple):
     suffix: str
     """Of the sets' names: `tcp4`, `udp6_node`."""
     key: bytes
+
+
+class Counts(NamedTuple):
+    """Why one is there."""
+
+    backend: Backend
+    leads: bool
+    """Whether new connections come; else those that there are have not ended."""
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+Changed = Mapping[K, tuple[V | None, V | None]]
+"""What is at a key, and what shall be."""
 
 
 class Batch:
@@ -94,28 +108,29 @@ class Batch:
         added = (AddElements(TABLE, self._sets[name], some) for name, some in both)
         return [*self._chains, *self._rules, *deleted, *added, *self._last]
 
-    def count(self, counter: Counter) -> None:
-        """Begin to count."""
-        _append(self._added, f"new_{counter.suffix}", Element(counter.key))
+    def count(self, changes: Changed[Counter, Counts]) -> None:
+        """Begin to count, and end it. What was counted goes with an element, so others than these stay."""
+        for counter, (before, now) in changes.items():
+            self._come_or_go(f"new_{counter.suffix}", counter.key, before, now)
 
-    def count_no_more(self, counter: Counter) -> None:
-        """End it."""
-        _append(self._deleted, f"new_{counter.suffix}", Element(counter.key))
-
-    def here(self, come: Iterable[IPAddress], gone: Iterable[IPAddress]) -> None:
+    def here(self, changes: Changed[IPAddress, bool]) -> None:
         """Endpoints on this node."""
-        for ips, elements in ((come, self._added), (gone, self._deleted)):
-            for ip in ips:
-                _append(elements, f"here{ip.version}", Element(ip.packed * 2))
+        for ip, (before, now) in changes.items():
+            self._come_or_go(f"here{ip.version}", ip.packed * 2, before, now)
 
-    def lead(self, before: Dispatch, now: Dispatch) -> None:
+    def _come_or_go(self, name: str, key: bytes, before: object, now: object) -> None:
+        if now is None:
+            _append(self._deleted, name, Element(key))
+        elif before is None:
+            _append(self._added, name, Element(key))
+
+    def lead(self, changes: Changed[Lookup, str]) -> None:
         """Addresses that lead elsewhere now. One that moves is never without a chain."""
-        for (name, key), chain in before.items():
-            if now.get((name, key)) != chain:
+        for (name, key), (before, now) in changes.items():
+            if before is not None:
                 _append(self._deleted, name, Element(key))
-        for (name, key), chain in now.items():
-            if before.get((name, key)) != chain:
-                _append(self._added, name, Element(key, leads_to=Verdict("goto", chain)))
+            if now is not None:
+                _append(self._added, name, Element(key, leads_to=Verdict("goto", now)))
 
     def chain(self, chain: str, leg: Leg, before: Leg | None) -> None:
         """Bring a chain and what it needs in line with its leg."""
@@ -267,7 +282,7 @@ def suffix(vip: Vip) -> str:
     return f"{vip.protocol.lower()}{vip.family}{'_node' if vip.is_node_port else ''}"
 
 
-def dispatch(kind: str, vip: Vip) -> tuple[str, bytes]:
+def dispatch(kind: str, vip: Vip) -> Lookup:
     """Where an address is looked up."""
     key = _PROTOCOLS[vip.protocol] + _port(vip.port)
     if vip.is_node_port:

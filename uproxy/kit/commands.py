@@ -3,11 +3,11 @@
 Owns starting a program, feeding it, collecting its output. Refuses shells: argv only.
 """
 
-import asyncio
 import subprocess
 from dataclasses import dataclass
 
 from uproxy.errors import CommandFailed
+from uproxy.kit.threads import in_thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ async def run(*argv: str, stdin: str = "") -> Completed:
 
     Raises CommandFailed when it cannot be started at all; a non-zero exit is a value.
     """
-    return await asyncio.to_thread(_run, argv, stdin)
+    return await in_thread(_run, argv, stdin)
 
 
 def _run(argv: tuple[str, ...], stdin: str) -> Completed:

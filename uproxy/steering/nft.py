@@ -8,10 +8,12 @@ never meet half a change.
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 
 from uproxy.kernel.nft import NftNetlink, remove_table
 from uproxy.kernel.nft_commands import AddElements, Command, Definition, DeleteElements, merged
 from uproxy.kernel.nft_messages import Element, Table
+from uproxy.kernel.nft_sight import NftSight, lacking
 from uproxy.kernel.nft_table import Set
 from uproxy.kernel.nft_types import INET_PROTO
 from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, Vip
@@ -96,6 +98,10 @@ class NftRules:
         self._ports = ports
         self._make = make
         self._link = NftNetlink()
+        self._seen: int | None = None
+        """The generation in which all was there."""
+        self._chains: Mapping[str, int] | None = None
+        """What the table has had since it was made."""
 
     async def replace(self, rules: Mapping[Vip, Rule], inside: Sequence[IPNetwork]) -> None:
         """Program exactly `rules`, in the place of whatever an earlier run left.
@@ -104,10 +110,34 @@ class NftRules:
         """
         # In a thread: there may be many, and somebody else's transaction may be long.
         await asyncio.to_thread(lambda: self._link.commit(self._make(self._ports, rules, inside).commands()))
+        self._seen = self._chains = None
 
     async def apply(self, delta: RuleDelta) -> None:
         """Program a change. Raises CommandFailed when the kernel took none of it."""
         await asyncio.to_thread(lambda: self._link.commit(changes(delta)))
+
+    async def lost(self, rules: Mapping[Vip, Rule], _inside: Sequence[IPNetwork]) -> str | None:
+        """By the table's chains and how many elements its sets have. While nobody has changed any table of
+        the machine, one question is all that it costs."""
+        return await asyncio.to_thread(self._lost, rules)
+
+    def _lost(self, rules: Mapping[Vip, Rule]) -> str | None:
+        """Blocks."""
+        with closing(NftSight(TABLE.name)) as sight:
+            generation = sight.generation()
+            if generation == self._seen:
+                return None
+            there = sight.rules()
+            if self._chains is None:
+                self._chains = there
+            found = lacking(there, self._chains)
+            for name, some in _by_set({*_elements(rules), *_alone(alone(rules))}).items():
+                # Intervals that touch are one.
+                least = 1 if name.startswith("allowed") else len(some)
+                if found is None and len(sight.keys(name)) < least:
+                    found = f"{name} lacks elements"
+        self._seen = generation if found is None else None
+        return found
 
     async def remove(self) -> list[str]:
         """Remove the table; see `remove`."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from uproxy.kernel import nft_expressions as packet
 from uproxy.kernel.nft_expressions import Field
-from uproxy.kernel.nft_nat import Redirect
+from uproxy.kernel.nft_nat import Dnat
 from uproxy.kernel.nft_statements import (
     ACCEPT,
     DROP,
@@ -25,6 +25,7 @@ from uproxy.kernel.nft_table import Chain, Hook, Rule, Set, rule
 from uproxy.kernel.nft_types import ADDRESS, INET_PROTO, INET_SERVICE
 from uproxy.kit.netfilter import PROXY_MARK
 from uproxy.model.names import Family
+from uproxy.steering.landing import LANDING
 from uproxy.steering.rules import RedirectPorts
 
 FAMILIES: tuple[Family, ...] = (4, 6)
@@ -64,6 +65,8 @@ DELIVER_SETS = tuple(
 # Why it is so:
 # - Priority -105 is just before dstnat (-100), so that another owner of the address does not
 #   translate it first; the name `dstnat` is not valid in an output hook (nft 1.0.6).
+# - Connections are led to addresses that the node always has: `redirect` takes one of the link, and drops
+#   the packet where that has none. Whoever names such an address himself is refused, as at a ClusterIP.
 # - Refusal comes after NAT, everybody's (-99): what is translated is not asked any more, and who was
 #   connected while there were endpoints stays so. First packets only are asked, as a chain of type nat is, so
 #   that what is connected, to this node or through it, never pays. (`reject` there takes Linux 5.9.)
@@ -113,19 +116,29 @@ def _each(make: Callable[[Family], Rule]) -> tuple[Rule, ...]:
     return tuple(make(family) for family in FAMILIES)
 
 
+def _to_listener(ports: RedirectPorts, family: Family) -> Dnat:
+    its = LANDING[family]
+    return Dnat(ports.of(family), its.first, its.last)
+
+
+def _landing(family: Family) -> Match:
+    return Match(packet.DADDR[family], str(LANDING[family].network))
+
+
 def _capture(ports: RedirectPorts) -> Chain:
     def vips(family: Family) -> Rule:
         its = InSet((packet.DADDR[family], packet.TCP_DPORT), f"redirect{family}")
-        return rule(its, Redirect(ports.of(family)))
+        return rule(its, _to_listener(ports, family))
 
     def alone(family: Family) -> Rule:
         return rule(InSet((packet.DADDR[family],), f"alone{family}"), RETURN)
 
     def node_ports(family: Family) -> Rule:
         its = InSet((packet.TCP_DPORT,), f"redirect_nodeports{family}")
-        return rule(_NOT_LOOPBACK[family], its, _HERE, Redirect(ports.of(family)))
+        return rule(_NOT_LOOPBACK[family], its, _HERE, _to_listener(ports, family))
 
-    rules = rule(_OURS, RETURN), *_each(vips), *_each(alone), *_each(node_ports)
+    landed = _each(lambda family: rule(_landing(family), RETURN))
+    rules = rule(_OURS, RETURN), *_each(vips), *_each(alone), *landed, *_each(node_ports)
     return Chain("capture", rules)
 
 
@@ -178,7 +191,8 @@ def _unserved() -> Chain:
         return rule(alone, InSet(vip_fields(family), f"served{family}", negated=True), refuse)
 
     rules = rule(_OURS, RETURN), *_each(rejected), *_each(_dropped), *_each(node_ports)
-    return Chain("unserved", (*rules, rule(_NOT_NEW, RETURN), *_each(not_served)))
+    landed = _each(lambda family: rule(_landing(family), refuse))
+    return Chain("unserved", (*rules, rule(_NOT_NEW, RETURN), *_each(not_served), *landed))
 
 
 def _refusals(ports: RedirectPorts) -> Chains:

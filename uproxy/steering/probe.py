@@ -21,7 +21,7 @@ from uproxy.kit.netfilter import trial
 from uproxy.kit.privileges import Capability, has
 from uproxy.kit.programs import complaint
 from uproxy.model.names import Family, Protocol, Vip
-from uproxy.steering import iptables, nft, policy_routes, tproxy
+from uproxy.steering import iptables, nft, pod_links, policy_routes, tproxy
 from uproxy.steering.rules import RedirectPorts, Rule, Verdict
 
 OK = "ok"
@@ -83,6 +83,8 @@ class Probe:
     ip: str
     first_port: int = 0
     """The lowest port that may be listened on; 0 when none is barred."""
+    pod_links: str = OK
+    """The ways in which Pods are attached, as far as they are known; a warning stands in no capture's way."""
 
     def lines(self) -> list[str]:
         """One line for each finding, for `uproxy check`."""
@@ -94,6 +96,7 @@ class Probe:
             f"tproxy: {self.tproxy}",
             f"local routes: {self.ip}",
             f"ports below 1024: {OK if not self.first_port else f'from {self.first_port} on only'}",
+            f"links of Pods: {self.pod_links}",
         ]
 
 
@@ -119,6 +122,7 @@ async def probe() -> Probe:
         tproxy=tproxy_finding,
         ip=ip_finding,
         first_port=_first_port(),
+        pod_links=pod_links.warning() or OK,
     )
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.pure.steering.test_steering_rendering import BRIDGES, DELIVERED, FLIPPED, INSIDE, PORTS, RULES
 from uproxy.handoff import accounting, nft_chains
-from uproxy.handoff.nft_batch import Batch, counter, dispatch, legs
+from uproxy.handoff.nft_batch import Batch, Counts, counter, dispatch, legs
 from uproxy.handoff.plan import KernelPort, KernelVip
 from uproxy.kernel import nft_expressions as packet
 from uproxy.kernel.nft import NftNetlink
@@ -225,11 +225,10 @@ def test_handoff_of_any_services(node: Host, ports: list[KernelPort], here: list
         names.append((name, leg))
         batch.chain(name, leg, None)
         found[dispatch(kind, leg.vip)] = name
-        counted |= {counter(leg.vip, one) for one in leg.backends}
-    for one in counted:
-        batch.count(one)
-    batch.lead({}, found)
-    batch.here(here, [])
+        counted |= {(counter(leg.vip, one), Counts(one, leads=True)) for one in leg.backends}
+    batch.count({one: (None, its) for one, its in counted})
+    batch.lead({key: (None, name) for key, name in found.items()})
+    batch.here(dict.fromkeys(here, (None, True)))
     its = nft_chains.table(INSIDE, accounting.note(before=False))
     commands = batch.commands()
     text = its.text + text_of(commands)
@@ -240,8 +239,8 @@ def test_handoff_of_any_services(node: Host, ports: list[KernelPort], here: list
 def _taken_apart(node: Host, names: list[Any], found: Any, here: list[Any]) -> None:
     """The kernel lets all of it go again."""
     batch = Batch()
-    batch.lead(found, {})
-    batch.here([], here)
+    batch.lead({key: (name, None) for key, name in found.items()})
+    batch.here(dict.fromkeys(here, (True, None)))
     for name, leg in names:
         batch.remove(name, leg)
     _committed(node, batch.commands())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.fake_nf_tables import NfTables
 from tests.pure.steering.test_steering_rendering import BRIDGES, DELIVERED, INSIDE, PORTS
 from uproxy.handoff import accounting, nft_chains
-from uproxy.handoff.nft_batch import Batch, Leg, counter, dispatch, legs
+from uproxy.handoff.nft_batch import Batch, Counts, Leg, counter, dispatch, legs
 from uproxy.handoff.plan import KernelPort, KernelVip
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Protocol, ServicePortName, Vip
@@ -84,18 +84,20 @@ class Programmer:
             self._legs[leg.key] = name, leg
             found[dispatch(kind, leg.vip)] = name
             for backend in leg.backends:
-                self._count(batch, counter(leg.vip, backend))
-        batch.lead(self._found, found)
+                self._count(batch, counter(leg.vip, backend), Counts(backend, leads=True))
+        keys = self._found.keys() | found.keys()
+        changed = {key: (self._found.get(key), found.get(key)) for key in keys}
+        batch.lead({key: its for key, its in changed.items() if its[0] != its[1]})
         for key in before.keys() - self._legs.keys():
             batch.remove(*before[key])
         self._found = found
         if commands := batch.commands():
             self._kernel.commit(commands)
 
-    def _count(self, batch: Batch, one: Any) -> None:
+    def _count(self, batch: Batch, one: Any, its: Counts) -> None:
         if one not in self._counted:
             self._counted.add(one)
-            batch.count(one)
+            batch.count({one: (None, its)})
 
     def _new_name(self) -> str:
         self._names += 1

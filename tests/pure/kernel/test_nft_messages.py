@@ -158,7 +158,7 @@ def test_what_goes_is_taken_apart_from_its_references_on() -> None:
     ((its, kind),) = legs(port(*PODS))
     batch = Batch()
     batch.remove("s1", its)
-    batch.lead({dispatch(kind, VIP4): "s1"}, {})
+    batch.lead({dispatch(kind, VIP4): ("s1", None)})
     assert words(batch) == [
         "deleted elements of ahead4",
         "rules of chain s1",
