@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from uproxy.errors import CommandFailed, UproxyError
+from uproxy.kernel.nft_trial import refusal
 from uproxy.kit.commands import find_program, run
 from uproxy.kit.netfilter import trial
 from uproxy.kit.privileges import Capability, has
@@ -25,7 +26,7 @@ from uproxy.steering.rules import RedirectPorts, Rule, Verdict
 OK = "ok"
 
 _FIRST_UNPRIVILEGED_PORT = 1024
-_PACKAGES = {"nft": "nftables", "iptables-restore": "iptables", "ipset": "ipset", "ip": "iproute2"}
+_PACKAGES = {"iptables-restore": "iptables", "ipset": "ipset", "ip": "iproute2"}
 _PORTS = RedirectPorts(10256, 10257)
 _SAMPLE: Mapping[Vip, Rule] = {
     Vip(ip_address(ip), 80 + offset, protocol): Rule(what)
@@ -43,9 +44,7 @@ _TPROXY_SAMPLE = {
 }
 _IP_TRANSPARENT = 19
 
-# One shell, because both programs have to meet in the same namespace.
-_TPROXY_SCRIPT = 'printf %s "$1" | nft -f - && ip link set lo up && printf %s "$2" | '
-_TPROXY_SCRIPT += "while read -r line; do ip $line || exit; done"
+_POLICY_SCRIPT = 'ip link set lo up && printf %s "$1" | while read -r line; do ip $line || exit; done'
 """IPv4 alone: on a kernel without IPv6, its VIPs are said not to be served."""
 
 # One shell, because all three programs have to meet in the same namespace.
@@ -212,32 +211,23 @@ def _try_net_admin() -> str:
 
 
 async def _try_nft() -> str:
-    if missing := _missing("nft"):
-        return missing
-    table = nft.render_table(_PORTS, _SAMPLE, ())
-    finding = await _finding("unshare", "--net", "nft", "-f", "-", stdin=table)
-    if not finding.startswith("unshare:"):
-        return finding
-    # A pod with CAP_NET_ADMIN alone may not make namespaces. `nft --check` has the kernel
-    # take the whole transaction and abort it, which changes nothing either.
-    return await _finding("nft", "--check", "-f", "-", stdin=table)
+    return await asyncio.to_thread(refusal, nft.table(_PORTS, _SAMPLE, ())) or OK
 
 
 async def _try_tproxy() -> str:
-    if missing := _missing("nft", "ip"):
+    if missing := _missing("ip"):
         return missing
     try:
         with socket.socket() as trial:
             trial.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
     except OSError as error:
         return f"no transparent sockets: {error.strerror}"
-    table = tproxy.render_table(_PORTS, _TPROXY_SAMPLE, ())
-    script = ("sh", "-c", _TPROXY_SCRIPT, "sh", table, policy_routes.render_batch("add"))
+    if reason := await asyncio.to_thread(refusal, tproxy.table(_PORTS, _TPROXY_SAMPLE, ())):
+        return reason
+    script = ("sh", "-c", _POLICY_SCRIPT, "sh", policy_routes.render_batch("add"))
     finding = await _finding("unshare", "--net", *script)
-    # See _try_nft.
-    if not finding.startswith("unshare:"):
-        return finding
-    return await _finding("nft", "--check", "-f", "-", stdin=table)
+    # A pod with CAP_NET_ADMIN alone may not make namespaces.
+    return OK if finding.startswith("unshare:") else finding
 
 
 async def _try_iptables() -> str:
