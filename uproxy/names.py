@@ -45,6 +45,7 @@ async def serve_names(settings: Settings, plan: AddressPlan) -> None:
         for name, run in sources.tasks.items():
             tasks.start(name, run())
         await _until_stopped(tasks)
+        await dns.drain(settings.drain_timeout_s)
     finally:
         await tasks.stop()
         await dns.close()

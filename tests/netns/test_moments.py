@@ -106,11 +106,11 @@ class Node:
 
 def _launcher(folder: Path) -> Path:
     """`uproxy` as it is installed, for the Python that runs the tests."""
-    root = Path(uproxy.__file__).parents[1]
+    package = Path(uproxy.__file__).parent
     python = folder / "python3"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} "$@"\n')
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={package.parent} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    return Path(shutil.copy(root / "launcher" / "uproxy", folder))
+    return Path(shutil.copy(package / "launcher" / "uproxy", folder))
 
 
 def _until(condition: Callable[[], bool], what: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from functools import partial
 from math import inf
 from time import monotonic
@@ -190,8 +191,9 @@ class Proxy:
             self._follow()
             if self.paths is not None:
                 self._tasks.start("handoff", self.paths.run())
-            for rules in (target for target in self.targets if isinstance(target, SteeringRules)):
-                self._tasks.start("rules", rules.run())
+            for target in self.targets:
+                if isinstance(target, (SteeringRules, LocalRoutes)):
+                    self._tasks.start(type(target).__name__, target.run())
             self._tasks.start("announce", self._announce())
             if config is not None:
                 self._tasks.start("config", self._watch(config))
@@ -330,7 +332,7 @@ class Proxy:
         self.dataplane.stop_accepting()
         open_count = self.dataplane.relay.open_connections
         log.info("stopping: %d connections are open", open_count)
-        if open_count or self._own_paths is not None:
+        if open_count or self._own_paths is not None or (self.dns is not None and self.dns.waiting):
             drain = asyncio.ensure_future(self._drained())
             again = asyncio.ensure_future(self.stop.wait())
             await asyncio.wait((drain, again), return_when=asyncio.FIRST_COMPLETED)
@@ -346,7 +348,9 @@ class Proxy:
     async def _drained(self) -> None:
         # Nobody waits for the end of a process that another goes on for, but whoever told it to stop.
         timeout_s = inf if self._is_others else self.settings.drain_timeout_s
-        leaving = [self._own_paths.leave(timeout_s)] if self._own_paths is not None else []
+        leaving: list[Awaitable[object]] = []
+        leaving += [self._own_paths.leave(timeout_s)] if self._own_paths is not None else []
+        leaving += [self.dns.drain(timeout_s)] if self.dns is not None else []
         await asyncio.gather(self.dataplane.drain(timeout_s), *leaving)
 
     async def _take_down(self) -> None:

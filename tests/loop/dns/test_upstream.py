@@ -320,6 +320,43 @@ async def test_the_end_does_not_wait_for_upstream(above):
     asked.cancel()
 
 
+@pytest.mark.parametrize("way", ["udp", "tcp"])
+async def test_queries_that_wait_have_their_answers_before_the_end(above, way):
+    above.silent.add("slow.example.")
+    async with running(WEB, upstream=[above.address]) as server:
+        asked = asyncio.ensure_future(
+            by_tcp(server, "slow.example.") if way == "tcp" else server.ask("slow.example.")
+        )
+        await above.wait_for(1)
+        draining = asyncio.ensure_future(server.dns.drain(PATIENCE_S))
+        await asyncio.sleep(0)
+        assert (await server.ask("later.example.")).rcode() == dns.rcode.SERVFAIL
+        assert (await server.ask(f"web.{SVC}")).rcode() == dns.rcode.NOERROR
+        assert not draining.done()
+        above.release()
+        await draining
+        assert (await asked).rcode() == dns.rcode.NXDOMAIN
+
+
+async def by_tcp(server, name: str) -> dns.message.Message:
+    reader, writer = await asyncio.open_connection(*server.address)
+    packet = dns.message.make_query(name, "A").to_wire()
+    writer.write(len(packet).to_bytes(2) + packet)
+    answer = await reader.readexactly(int.from_bytes(await reader.readexactly(2)))
+    writer.close()
+    return dns.message.from_wire(answer)
+
+
+async def test_what_upstream_never_answers_is_not_waited_for_longer_than_allowed(above):
+    above.silent.add("slow.example.")
+    async with running(WEB, upstream=[above.address]) as server:
+        asked = asyncio.ensure_future(server.ask("slow.example."))
+        await above.wait_for(1)
+        await server.dns.drain(0.05)
+        assert server.dns.waiting == 1
+        asked.cancel()
+
+
 # ---- circles ----
 
 

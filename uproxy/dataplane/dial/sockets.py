@@ -19,6 +19,10 @@ BACKLOG = 4096
 KEEPALIVE_IDLE_S = 60
 """How long a connection may be silent before its peer is asked whether it is still there."""
 
+UNANSWERED_S = 675
+"""How long a peer may leave questions unanswered: nine, 75 s apart, is what Linux gives it (tcp(7))."""
+_PROBES_MAX = 127
+
 RECEIVE_BUFFER_BYTES = 256 * 1024
 """What the kernel may hold of a fast sender's bytes, unread (the kernel doubles it, for its own
 overhead). Left to itself it would go up to net.ipv4.tcp_rmem, 32 MiB on some machines, for each
@@ -157,6 +161,15 @@ def keep_alive(stream: socket.socket) -> None:
     """
     with suppress(OSError):  # then the idle timeout finds it
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def ask_often(stream: socket.socket, every_s: int) -> None:
+    """For one that is half closed: have its peer answer so often, and give it up as late as others."""
+    with suppress(OSError):
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, every_s)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, every_s)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, min(_PROBES_MAX, UNANSWERED_S // every_s))
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 

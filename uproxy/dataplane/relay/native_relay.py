@@ -20,6 +20,7 @@ from uproxy.dataplane.context import Context
 from uproxy.dataplane.descriptors import PIPES_SHARE
 from uproxy.dataplane.dial.sockets import dial_failure
 from uproxy.dataplane.dial.source_ports import CLIENT_PORTS, local_port_range
+from uproxy.dataplane.relay.half_closed import ask_every_s
 from uproxy.dataplane.relay.proxy_protocol import header_for
 from uproxy.dataplane.relay.waiter import Waiter, wait_or_end
 from uproxy.dataplane.relays import Ended
@@ -120,6 +121,7 @@ class NativeRelay:
         self._in_rooms: dict[int, Waiter] = {}
         self._reports: deque[_engine.Report] = deque()
         self._closed = False
+        self._engine.ask_every(ask_every_s())
         descriptors.elsewhere = self._engine.descriptors
         context.loop.add_reader(self._engine.report_fd, self._take_reports)
 
@@ -341,6 +343,7 @@ class NativeRelay:
         """Fold in what the engine counted since the last time."""
         if self._closed:
             return
+        self._engine.ask_every(ask_every_s())
         self._take_reports()  # so that no slot is given up that a report still names
         ports, backends = self._engine.collect()
         for slot, to_backend, to_client, closes, connects, connect_s in ports:

@@ -13,6 +13,7 @@
 #include "engine.h"
 
 enum { KEEPALIVE_IDLE_S = 60, RECEIVE_BUFFER_BYTES = 256 * 1024, UNSENT_BYTES = 128 * 1024 };
+enum { UNANSWERED_S = 675, PROBES_MAX = 127 };
 
 static int set(int fd, int level, int option, int value)
 {
@@ -67,6 +68,17 @@ int begin_connect(int fd, const struct target *t)
 void keep_alive(int fd)
 {
     set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
+    set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+}
+
+/* For one that is half closed: have its peer answer so often (half_closed.py), and give it up as late as
+ * others. */
+void ask_often(int fd, uint32_t every_s)
+{
+    uint32_t probes = UNANSWERED_S / every_s;
+    set(fd, IPPROTO_TCP, TCP_KEEPIDLE, (int)every_s);
+    set(fd, IPPROTO_TCP, TCP_KEEPINTVL, (int)every_s);
+    set(fd, IPPROTO_TCP, TCP_KEEPCNT, probes < PROBES_MAX ? (int)probes : PROBES_MAX);
     set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 }
 
