@@ -61,8 +61,9 @@ stty -F /dev/ttyS1 raw
 ip link set lo up
 modprobe -a @LOADED@
 echo here >/dev/ttyS2
-env -i /bin/sh /run/command >/dev/ttyS1 2>&1 </dev/null
-echo $? >/dev/ttyS2
+# Not a terminal, to the command.
+{ env -i /bin/sh /run/command </dev/null; echo $? >/run/status; } 2>&1 | cat >/dev/ttyS1
+cat /run/status >/dev/ttyS2
 echo o >/proc/sysrq-trigger
 while :; do sleep 1; done
 """
