@@ -12,12 +12,13 @@ from typing import TypeVar
 import pytest
 
 from tests.netns.kernel_state import kernel_state
-from uproxy.app.carriers import own_routes
+from uproxy.app.carriers import own_routes, routes_beside_redirect
 from uproxy.kit.lab import Host, Lab
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Protocol, ServicePortName, Vip
 from uproxy.steering.bridges import BridgeAnswers
 from uproxy.steering.cleanup import cleanup
+from uproxy.steering.landing import LANDING
 from uproxy.steering.nft import NftRules
 from uproxy.steering.policy_routes import TABLE, PolicyRoutes, remove_policy_routes
 from uproxy.steering.probe import OK, Mechanism, probe
@@ -263,6 +264,22 @@ def test_prune_removes_stray_routes_and_keeps_adopted_ones(node: Host) -> None:
     ours = node.run("ip", "route", "show", "table", "local", "proto", "117").stdout
     assert "172.30.0.1 " in ours
     assert "172.30.0.99" not in ours
+
+
+def test_routes_that_somebody_removes_are_made_anew_and_said(
+    node: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    routes = LocalRoutes(routes_beside_redirect)
+    assert _make(node, routes, _service(1), _own_address_service(node)) == {}
+    expected = _snapshot(node)
+    _run(node, routes.check)
+    assert not caplog.messages
+    for lost in ("172.30.0.1", str(LANDING[4].network), str(LANDING[6].network)):
+        node.run("ip", "-6" if ":" in lost else "-4", "route", "del", "local", lost, "table", "local")
+    _run(node, routes.check)
+    assert _snapshot(node) == expected
+    assert len(caplog.messages) == 3
+    assert "local route of 192.0.0.192/26 is made anew" in caplog.text
 
 
 def test_address_of_the_node_itself_keeps_its_own_route(node: Host) -> None:

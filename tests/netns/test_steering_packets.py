@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import TypeVar
 
 import pytest
@@ -46,6 +46,9 @@ table inet firewall {
 	}
 }
 """
+SILENT_FOR_S = 1
+SILENCE = (errno.EAGAIN, errno.ETIMEDOUT)
+OTHERS: dict[Family, str] = {4: "203.0.113.0/24", 6: "2001:db8::/32"}
 IPV6_FREEBIND = 78
 """Binding an IPv6 address asks for one of an interface, where for IPv4 a local route will do."""
 
@@ -256,6 +259,26 @@ def test_forwarded_traffic_for_a_vip_without_endpoints_is_refused(
     node.make(external)
     ask = _connect if protocol is Protocol.TCP else _send_datagram
     assert ask(node.lab.client, family, elsewhere, 80) == errno.ECONNREFUSED
+
+
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
+def test_source_ranges_hold_while_there_is_no_endpoint(
+    node: Node, family: Family, protocol: Protocol
+) -> None:
+    """Who may not come is not told that there is nobody; who may is refused."""
+    external = node.lab.pods[0].ip4 if family == 4 else node.lab.pods[0].ip6
+    client = node.lab.client.ip4 if family == 4 else node.lab.client.ip6
+    made = _service(external, 80, protocol=protocol, backends=False)
+    node.routes = LocalRoutes(_landing_only)
+    ask = _connect if protocol is Protocol.TCP else _send_datagram
+    for allowed, expected in ((OTHERS[family], 0), (client, errno.ECONNREFUSED)):
+        ranges = (ip_network(allowed),)
+        frontend = replace(made.frontends[0], kind=FrontendKind.LOAD_BALANCER, allowed=ranges)
+        node.make(replace(made, frontends=(frontend,)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(f"{__name__}.TIMEOUT_S", TIMEOUT_S if expected else SILENT_FOR_S)
+            found = ask(node.lab.client, family, external, 80)
+        assert found == expected or (not expected and found in SILENCE)
 
 
 def test_connection_outlives_the_last_endpoint_and_new_ones_are_refused(

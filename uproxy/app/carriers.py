@@ -59,16 +59,22 @@ def new_dataplane(
 
 def _relay(settings: Settings, context: Context) -> Relay:
     """Build the relay asked for. Raises UproxyError when the native one is wanted and cannot be had."""
+    if obstacle := relay_obstacle(settings):
+        raise UproxyError(obstacle)
     ended = _log_access if settings.access_log else None
     reason = engine_or_reason() if settings.relay != "python" else None
     if settings.relay == "python":
         return PythonRelay(context, ended)
     if reason is None:
         return NativeRelay(context, settings.threads, ended)
-    if settings.relay == "native":
-        raise UproxyError(f"no native relay: {reason}")
     log.warning("the Python relay is used, which is slower: %s", reason)
     return PythonRelay(context, ended)
+
+
+def relay_obstacle(settings: Settings) -> str:
+    """Why the relay asked for cannot be had; empty when it can."""
+    reason = engine_or_reason() if settings.relay == "native" else None
+    return f"no native relay: {reason}" if reason is not None else ""
 
 
 def redirect_ports(dataplane: Dataplane) -> RedirectPorts:

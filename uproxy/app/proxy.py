@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-import signal
+from collections.abc import Awaitable
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any
@@ -28,8 +29,9 @@ from uproxy.dataplane.proxy import Dataplane
 from uproxy.errors import UproxyError
 from uproxy.handoff.choice import NO_HANDOFF, Possible
 from uproxy.handoff.target import KernelPaths
-from uproxy.kit import heap
+from uproxy.kit import endings, heap
 from uproxy.kit.guests import is_of_a_guest
+from uproxy.kit.orphans import look_after_orphans
 from uproxy.kit.tasks import Tasks
 from uproxy.model.names import NamespacedName
 from uproxy.reconcile.loop import ReconcileLoop
@@ -48,6 +50,8 @@ from uproxy.steering.target import SteeringRules, steering_rules, tproxy_rules
 
 _OF_THE_KERNEL = (SteeringRules, LocalRoutes, PolicyRoutes, BridgeAnswers, KernelPaths)
 """Targets whose work outlives a process, and is adopted by the next."""
+_TRY_LOCK_S = 0.1
+"""For others who try at the same moment to let go."""
 _HANDSHAKE_S = 1.0
 """How long a connection may still be on its way to the process that was there before."""
 
@@ -164,9 +168,17 @@ class Proxy:
         handoff.say(self.settings, self._possible)
         if self._sources.ready is not None:
             await self._sources.ready()
+        # Until here nothing was programmed, and a signal ends the process at once.
+        loop = asyncio.get_running_loop()
+        with endings.telling(partial(loop.call_soon_threadsafe, self.stop.set)):
+            await self._run(config)
+        if self._why_stopped:
+            raise UproxyError(self._why_stopped)
+
+    async def _run(self, config: ConfigFile | None) -> None:
+        look_after_orphans(self._tasks)
         if self._events is not None:
             self._tasks.start("events", self._events.run())
-        self._catch_signals()
         if self._turn is not None and not self._turn.is_ours and not await self._turn_comes(self._turn):
             await self._take_down()
             return
@@ -179,8 +191,9 @@ class Proxy:
             self._follow()
             if self.paths is not None:
                 self._tasks.start("handoff", self.paths.run())
-            for rules in (target for target in self.targets if isinstance(target, SteeringRules)):
-                self._tasks.start("rules", rules.run())
+            for target in self.targets:
+                if isinstance(target, (SteeringRules, LocalRoutes)):
+                    self._tasks.start(type(target).__name__, target.run())
             self._tasks.start("announce", self._announce())
             if config is not None:
                 self._tasks.start("config", self._watch(config))
@@ -190,8 +203,6 @@ class Proxy:
             await self._drain()
         finally:
             await self._take_down()
-        if self._why_stopped:
-            raise UproxyError(self._why_stopped)
 
     def _follow(self) -> None:
         """Begin with the sources and with programming, or go on with it."""
@@ -242,7 +253,7 @@ class Proxy:
         await self._give_up_addresses()
         if not await successor.takes_over():
             log.warning("the other uproxy does not serve: ending as if there were none")
-            return not self._turn.try_lock()
+            return not self._turn.try_lock(_TRY_LOCK_S)
         await asyncio.sleep(_HANDSHAKE_S)
         return True
 
@@ -281,11 +292,6 @@ class Proxy:
             await handoff.remove_others(self._possible)
         if self.choice.mechanism is not Mechanism.LOOPBACK and self.choice.capture is not Capture.TPROXY:
             await remove_tproxy()
-
-    def _catch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop.set)
 
     async def _until_stopped(self, *others: asyncio.Future[None]) -> None:
         """Or until one of `others` is done. Raises what escaped from a task as a bug."""
@@ -326,7 +332,7 @@ class Proxy:
         self.dataplane.stop_accepting()
         open_count = self.dataplane.relay.open_connections
         log.info("stopping: %d connections are open", open_count)
-        if open_count or self._own_paths is not None:
+        if open_count or self._own_paths is not None or (self.dns is not None and self.dns.waiting):
             drain = asyncio.ensure_future(self._drained())
             again = asyncio.ensure_future(self.stop.wait())
             await asyncio.wait((drain, again), return_when=asyncio.FIRST_COMPLETED)
@@ -342,7 +348,9 @@ class Proxy:
     async def _drained(self) -> None:
         # Nobody waits for the end of a process that another goes on for, but whoever told it to stop.
         timeout_s = inf if self._is_others else self.settings.drain_timeout_s
-        leaving = [self._own_paths.leave(timeout_s)] if self._own_paths is not None else []
+        leaving: list[Awaitable[object]] = []
+        leaving += [self._own_paths.leave(timeout_s)] if self._own_paths is not None else []
+        leaving += [self.dns.drain(timeout_s)] if self.dns is not None else []
         await asyncio.gather(self.dataplane.drain(timeout_s), *leaving)
 
     async def _take_down(self) -> None:

@@ -10,9 +10,10 @@ import logging
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
+from math import inf
 
 from uproxy.dns.front import Front
 from uproxy.dns.limits import Gate
@@ -73,6 +74,7 @@ class ClusterDns:
         self._events: list[Event] = []
         self._udp: list[UdpListener] = []
         self._doors: list[Door] = []
+        self._front: Front | None = None
         self._guard = LoopGuard(secrets.token_hex(8).encode())
         self._upstream: Upstream | None = None
         self.responder = Responder(self.zone, self.stats)
@@ -88,7 +90,7 @@ class ClusterDns:
         loop = asyncio.get_running_loop()
         sockets = _bind_all(self.settings.listen)
         self.addresses = [bound.getsockname()[:2] for bound, _ in sockets]
-        front = self._front(tasks)
+        front = self._front = self._new_front(tasks)
         connections = TcpConnections(front, self.stats, self.guests)
         for datagrams, streams in sockets:
             self._udp.append(UdpListener(loop, datagrams, front, self.stats))
@@ -96,7 +98,7 @@ class ClusterDns:
         listening = ", ".join(address_text(*address) for address in self.addresses)
         log.info("DNS for %s at %s", self.settings.domain, listening)
 
-    def _front(self, tasks: Tasks) -> Front:
+    def _new_front(self, tasks: Tasks) -> Front:
         conf = read_resolv_conf()
         servers = without_own(self.settings.upstream or conf.servers, self.addresses)
         if self.settings.upstream and len(servers) < len(self.settings.upstream):
@@ -109,6 +111,19 @@ class ClusterDns:
         gate = Gate(self.settings.networks)
         return Front(self.responder, recursion, gate, self.stats, tasks=tasks, now=self._now)
 
+    @property
+    def waiting(self) -> int:
+        """How many queries wait for upstream."""
+        return self._front.waiting if self._front is not None else 0
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let queries that wait for upstream have their answers, or for so long; ask it for nothing new.
+        Names inside are answered until `close`."""
+        if self._front is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s if timeout_s < inf else None):
+                    await self._front.drain()
+
     async def close(self) -> None:
         """Stop answering, and let go of every socket."""
         for listener in self._udp:
@@ -117,7 +132,7 @@ class ClusterDns:
             door.close()
         self.guests.close()
         if self._upstream is not None:
-            await self._upstream.close()
+            self._upstream.close()
         self._udp, self._doors = [], []
 
     # ---- following the state ----

@@ -348,20 +348,15 @@ class NftablesHandoff:
 
     async def lost(self) -> str | None:
         """By the table's chains, rules and elements."""
-        return await asyncio.to_thread(self._lost)
-
-    def _lost(self) -> str | None:
-        """Blocks."""
         counted = ((f"new_{one.suffix}", one.key) for one, _, _ in self._counted.owners())
         here = ((f"here{ip.version}", ip.packed * 2) for ip, _, _ in self._here.owners())
-        leads = (lookup for lookup, _, _ in self._leads.owners())
-        return self._table.lost(self._legs.values(), chained(leads, counted, here))
+        elements = chained((lookup for lookup, _, _ in self._leads.owners()), counted, here)
+        return await asyncio.to_thread(self._table.lost, self._legs.values(), elements)
 
     async def close(self) -> None:
         """Remove the table, of earlier runs too."""
         await remove()
         self._link.close()
-        self._table.close()
         self._forget_all()
 
     def _forget_all(self) -> None:

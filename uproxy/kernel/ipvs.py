@@ -142,14 +142,14 @@ class Ipvs:
                 self._generic.close()
                 self._generic = None
 
-    def servers(self) -> Mapping[Vip, Server]:
-        """Those that are ours. Raises Refused where there is no IPVS."""
+    def servers(self, *, others: bool = False) -> Mapping[Vip, Server]:
+        """Those that are ours, or all `others`. Raises Refused where there is no IPVS."""
         found = {}
         for body in self._dump(_GET_SERVICE, b""):
             its = dict(attributes(dict(attributes(body))[_SERVICE]))
             (flags,) = struct.unpack_from("=I", its[7])
             # Those that go by a firewall mark have no address.
-            if flags & _OURS_MASK == OURS and 3 in its:
+            if (flags & _OURS_MASK != OURS) == others and 3 in its:
                 vip = Vip(
                     _address(its[1], its[3]), _port(its[4]), _PROTOCOL[int.from_bytes(its[2], sys.byteorder)]
                 )

@@ -7,42 +7,37 @@ Sources: linux/netfilter/nf_tables.h; nf_tables_api.c.
 """
 
 import struct
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from uproxy.errors import CommandFailed
-from uproxy.kernel.netlink import NETFILTER, Link, Refused, attribute, attributes
+from uproxy.kernel.netlink import NETFILTER, Link, attribute, attributes
 
 _NF_TABLES, _INET = 10 << 8, 1
-_GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_ELEMENT, _GET_GENERATION = 1, 4, 7, 13, 16
+_GET_CHAIN, _GET_RULE, _GET_ELEMENT, _GET_GENERATION = 4, 7, 13, 16
 _PREFACE = struct.Struct("!BBH")
 _NO_ENTRY = 2
 
 
 class NftSight:
-    """Of the table `inet NAME` in the network namespace of the thread that asks first; one at a time."""
+    """Of the table `inet NAME` in the network namespace of the thread that makes it."""
 
     def __init__(self, name: str) -> None:
+        """Raises CommandFailed where there is no nf_tables to ask."""
         self._table = attribute(1, name.encode() + b"\0")
-        self._lock = threading.Lock()
-        self._link: Link | None = None
+        try:
+            self._link = Link(NETFILTER)
+        except OSError as error:
+            raise CommandFailed(f"nf_tables: {error.strerror}") from error
 
     def close(self) -> None:
-        """It opens again by itself."""
-        with self._lock:
-            if self._link is not None:
-                self._link.close()
-                self._link = None
+        """Ask no more."""
+        self._link.close()
 
     def generation(self) -> int:
         """The same as before where nobody has changed anything. Raises CommandFailed."""
         (body,) = self._ask(_GET_GENERATION, b"", dump=False)
         return int.from_bytes(dict(attributes(body))[1], "big")
-
-    def is_there(self) -> bool:
-        """Whether there is such a table. Raises CommandFailed."""
-        return bool(self._ask(_GET_TABLE, self._table, dump=False))
 
     def rules(self) -> Mapping[str, int]:
         """Its chains, with how many rules they have. Raises CommandFailed."""
@@ -70,19 +65,14 @@ class NftSight:
 
     def _ask(self, kind: int, body: bytes, *, dump: bool = True) -> list[bytes]:
         """The answers; none about what is not there."""
-        with self._lock:
-            try:
-                if self._link is None:
-                    self._link = Link(NETFILTER)
-                question = _PREFACE.pack(_INET, 0, 0) + body
-                how = self._link.dump if dump else self._link.answers
-                return [its[_PREFACE.size :] for its in how(_NF_TABLES | kind, question)]
-            except Refused as error:
-                if error.errno == _NO_ENTRY:
-                    return []
-                raise CommandFailed(f"nf_tables: {error.strerror}") from error
-            except OSError as error:
-                raise CommandFailed(f"nf_tables: {error.strerror}") from error
+        how = self._link.dump if dump else self._link.answers
+        try:
+            found = how(_NF_TABLES | kind, _PREFACE.pack(_INET, 0, 0) + body)
+            return [its[_PREFACE.size :] for its in found]
+        except OSError as error:
+            if error.errno == _NO_ENTRY:
+                return []
+            raise CommandFailed(f"nf_tables: {error.strerror}") from error
 
 
 def _text(raw: bytes) -> str:

@@ -7,6 +7,7 @@ whole or not at all, so packets never meet half a change (nft(8), libnftables(3)
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 
 from uproxy.errors import CommandFailed
 from uproxy.kernel.nft_sight import NftSight, lacking
@@ -255,7 +256,6 @@ class NftRules:
         self._ports = ports
         self._render = render
         self._nft = Nft()
-        self._sight = NftSight(_TABLE.split()[1])
         self._seen: int | None = None
         """The generation in which all was there."""
         self._chains: Mapping[str, int] | None = None
@@ -280,24 +280,24 @@ class NftRules:
 
     def _lost(self, rules: Mapping[Vip, Rule]) -> str | None:
         """Blocks."""
-        generation = self._sight.generation()
-        if generation == self._seen:
-            return None
-        there = self._sight.rules()
-        if self._chains is None:
-            self._chains = there
-        found = lacking(there, self._chains)
-        for name, some in _by_set({*_elements(rules), *_alone(alone(rules))}).items():
-            # Intervals that touch are one.
-            least = 1 if name.startswith("allowed") else len(some)
-            if found is None and len(self._sight.keys(name)) < least:
-                found = f"{name} lacks elements"
+        with closing(NftSight(_TABLE.split()[1])) as sight:
+            generation = sight.generation()
+            if generation == self._seen:
+                return None
+            there = sight.rules()
+            if self._chains is None:
+                self._chains = there
+            found = lacking(there, self._chains)
+            for name, some in _by_set({*_elements(rules), *_alone(alone(rules))}).items():
+                # Intervals that touch are one.
+                least = 1 if name.startswith("allowed") else len(some)
+                if found is None and len(sight.keys(name)) < least:
+                    found = f"{name} lacks elements"
         self._seen = generation if found is None else None
         return found
 
     async def remove(self) -> list[str]:
         """Remove the table; see `remove`."""
-        self._sight.close()
         return await remove()
 
 

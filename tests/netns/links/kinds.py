@@ -51,7 +51,7 @@ def _cannot_make(device: str) -> str | None:
         try:
             ip(lab.node, f"link add link client name trial type {device}")
         except CommandFailed as error:
-            return str(error).rpartition(": ")[2]
+            return str(error).splitlines()[0].rpartition(": ")[2]
     return None
 
 
@@ -99,7 +99,8 @@ def calico(lab: Lab) -> None:
     for number, pod in enumerate(lab.pods, 1):
         device = f"pod{number}"
         ip(lab.node, f"link set {device} down", f"link set {device} address {_MAC}", f"link set {device} up")
-        lab.node.sysctl(f"net.ipv4.conf.{device}.proxy_arp", 1)
+        for name in ("proxy_arp", "rp_filter"):
+            lab.node.sysctl(f"net.ipv4.conf.{device}.{name}", 1)
         lab.node.sysctl(f"net.ipv4.neigh.{device}.proxy_delay", 0)
         _route_to(lab.node, pod, device)
         ip(pod, *_addressed(pod), *_gateway(GATEWAY4, GATEWAY6))
@@ -287,10 +288,7 @@ def _beside_uplink(
 
 def _be_gateway(host: Host, device: str) -> None:
     """Of the Pods."""
-    host.sysctl("net.ipv4.ip_forward", 1)
-    host.sysctl("net.ipv6.conf.all.forwarding", 1)
-    for name in ("all", device):
-        host.sysctl(f"net.ipv4.conf.{name}.send_redirects", 0)
+    _forward(host)
     ip(
         host,
         f"link set {device} up",
@@ -299,8 +297,17 @@ def _be_gateway(host: Host, device: str) -> None:
     )
 
 
+def _forward(host: Host) -> None:
+    """Without telling anybody of shorter ways."""
+    host.sysctl("net.ipv4.ip_forward", 1)
+    host.sysctl("net.ipv6.conf.all.forwarding", 1)
+    for settings in ("all", "default", *host.run("ls", "/sys/class/net").stdout.split()):
+        host.sysctl(f"net.ipv4.conf.{settings}.send_redirects", 0)
+
+
 def _reach_by_router(lab: Lab) -> None:
     """The node's way to Pods on its own wire: it is not let to them directly."""
+    _forward(lab.client)
     for name in ("all", "client"):
         lab.node.sysctl(f"net.ipv4.conf.{name}.accept_redirects", 0)
     ip(

@@ -158,6 +158,9 @@ def _words(error: BaseException) -> str:
         return f"{error.host}:{error.port}: {_reason(error.os_error)}"
     if isinstance(error, SSLCertVerificationError):
         return f"the server's certificate is not accepted: {error.verify_message}"
+    if isinstance(error, aiohttp.ServerTimeoutError):
+        # Its own words have the whole request in them, which is never twice the same.
+        return "no connection in time"
     return str(error) or type(error).__name__
 
 
