@@ -11,6 +11,7 @@ import socket
 import struct
 from contextlib import suppress
 
+from uproxy.dataplane.dial.hops import limit_hops, report_hops, save_syn
 from uproxy.model.closing import DialFailure
 from uproxy.model.names import ADDRESS_FAMILY, IPAddress
 
@@ -67,6 +68,7 @@ def listen_tcp(ip: IPAddress, port: int, *, beside_another: bool = False) -> soc
         if ip.version == 6:
             _set_ipv6_options(listener)
         _set_stream_options(listener)
+        save_syn(listener)
         share(listener, on=beside_another)
         listener.bind((str(ip), port))
         listener.listen(BACKLOG)
@@ -96,8 +98,9 @@ def _prefer_the_second(server: socket.socket) -> None:
         server.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, filter_)
 
 
-def stream_to(family: int, mark: int) -> socket.socket:
-    """A non-blocking socket, ready to connect. `mark` (0 for none) keeps steering off it. Raises OSError."""
+def stream_to(family: int, mark: int, hops: int = 0) -> socket.socket:
+    """A non-blocking socket, ready to connect. `mark` (0 for none) keeps steering off it; `hops` are as for
+    `limit_hops`. Raises OSError."""
     stream = socket.socket(family, _STREAM)
     try:
         _set_stream_options(stream)
@@ -105,6 +108,7 @@ def stream_to(family: int, mark: int) -> socket.socket:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if mark:
             stream.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+        limit_hops(stream, hops)
     except OSError:
         stream.close()
         raise
@@ -201,6 +205,7 @@ def bind_udp(
             server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         else:
             server.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        report_hops(server)
         _ask_for_room(server)
         if transparent_mark:
             make_transparent(server, transparent_mark)

@@ -7,6 +7,7 @@ dial. What the engine does inside is told in `engine/engine.h`; that there may b
 there was no compiler, in `engine_or_reason`.
 """
 
+import errno
 import socket
 from asyncio import TimerHandle
 from collections import deque
@@ -197,6 +198,9 @@ class NativeRelay:
         """
         while True:
             now_s = self._context.now()
+            if error == errno.ELOOP:
+                self._refuse(attempts, client, CloseReason.HOP_LIMIT)
+                return
             if state is not None and not self._blame(attempts, client, state, error, now_s):
                 return
             state = attempts.next(now_s)

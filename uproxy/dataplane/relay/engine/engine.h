@@ -227,6 +227,8 @@ struct engine {
     uint32_t next_worker;
     struct port_range local_ports, client_ports; /* from our address, and from a client's */
     char *scratch; /* the front's */
+    uint8_t *hops; /* by a client's descriptor, what its SYN said; until another has the descriptor */
+    size_t hops_room;
     pthread_mutex_t lock;      /* of the reports */
     struct report *reports;
     size_t reports_count, reports_room;
@@ -289,7 +291,8 @@ void sum_backend(struct engine *e, uint32_t slot, struct backend_counts *sum);
 uint64_t backend_open(struct engine *e, uint32_t slot);
 
 /* sockets.c */
-int stream_socket(int family, uint32_t mark);
+int stream_socket(int family, uint32_t mark, unsigned hops);
+unsigned hops_of(int client);
 int make_transparent(int fd, int family);
 int begin_connect(int fd, const struct target *t);
 void keep_alive(int fd);

@@ -76,6 +76,7 @@ static void release(Engine *self)
     free(e->reports);
     free(e->workers);
     free(e->scratch);
+    free(e->hops);
     for (unsigned i = 0; i < CHUNKS_MAX; i++) {
         free(e->targets[i]);
         free(e->settings[i]);

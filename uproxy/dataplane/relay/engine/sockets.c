@@ -20,8 +20,18 @@ static int set(int fd, int level, int option, int value)
     return setsockopt(fd, level, option, &value, sizeof value);
 }
 
-/* A non-blocking stream socket, ready to connect; -1 and errno when there is none. */
-int stream_socket(int family, uint32_t mark)
+/* The hop limit that a client's SYN came with; 0 when it is not known. Can be asked once (hops.py). */
+unsigned hops_of(int client)
+{
+    unsigned char syn[128];
+    socklen_t size = sizeof syn;
+    if (getsockopt(client, IPPROTO_TCP, TCP_SAVED_SYN, syn, &size) < 0 || size < 20)
+        return 0;
+    return syn[0] >> 4 == 4 ? syn[8] : syn[7];
+}
+
+/* A non-blocking stream socket, ready to connect, that sends one hop less far than `hops`, if that is not 0; -1 and errno when there is none. */
+int stream_socket(int family, uint32_t mark, unsigned hops)
 {
     int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
@@ -32,7 +42,11 @@ int stream_socket(int family, uint32_t mark)
     set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     if (set(fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES) < 0)
         set(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES); /* up to net.core.rmem_max */
-    if (mark && set(fd, SOL_SOCKET, SO_MARK, (int)mark) < 0) {
+    int failed = mark ? set(fd, SOL_SOCKET, SO_MARK, (int)mark) : 0;
+    if (!failed && hops)
+        failed = family == AF_INET6 ? set(fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS, (int)hops - 1)
+                                    : set(fd, IPPROTO_IP, IP_TTL, (int)hops - 1);
+    if (failed) {
         int error = errno; /* without its mark it would be captured, and come back to us */
         close(fd);
         errno = error;
