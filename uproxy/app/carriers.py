@@ -15,7 +15,7 @@ from uproxy.dataplane.relay.python_relay import PythonRelay
 from uproxy.dataplane.relays import Ended, Relay
 from uproxy.errors import UproxyError
 from uproxy.kit.netfilter import PROXY_MARK
-from uproxy.model.frontend import DesiredServicePort, Frontend, FrontendKind
+from uproxy.model.frontend import DesiredServicePort, Frontend, FrontendKind, Treatment
 from uproxy.model.names import Protocol
 from uproxy.settings import Settings
 from uproxy.steering.bridges import BridgeAnswers
@@ -50,6 +50,7 @@ def new_dataplane(
         0 if choice.capture is Capture.BIND else PROXY_MARK,
         choice.capture is Capture.BIND,
         monotonic,
+        foreign=choice.capture is not Capture.BIND,
         ways_back=WaysBack(monotonic, bridges.lifts) if choice.capture is Capture.TPROXY else None,
     )
     relay = _relay(settings, context)
@@ -81,17 +82,24 @@ def redirect_ports(dataplane: Dataplane) -> RedirectPorts:
     return RedirectPorts(ipv4, ipv6)
 
 
-def needs_route_beside_redirect(port: DesiredServicePort, frontend: Frontend) -> bool:
-    """Cluster IPs get a local route, so that a node without a default route reaches them. Other
-    addresses do only where a socket has to be bound (UDP): with a local route the node answers
-    ARP for them."""
-    is_udp = port.name.protocol is Protocol.UDP
-    return frontend.kind is FrontendKind.CLUSTER_IP or (is_udp and is_no_node_port(port, frontend))
+def is_cluster_ip(_port: DesiredServicePort, frontend: Frontend) -> bool:
+    """Cluster IPs get a local route, so that a node without a default route reaches them; they are nobody
+    else's."""
+    return frontend.kind is FrontendKind.CLUSTER_IP
 
 
 def is_no_node_port(_port: DesiredServicePort, frontend: Frontend) -> bool:
     """The node's own addresses are local already."""
     return frontend.kind is not FrontendKind.NODE_PORT
+
+
+def needs_port_route(port: DesiredServicePort, frontend: Frontend) -> bool:
+    """Of an external address a Service has its port, and no more. Where rules redirect TCP, a socket has to
+    be bound for UDP alone; where none is, the rules refuse what would leave."""
+    if port.name.protocol is not Protocol.UDP:
+        return False
+    is_external = frontend.kind not in (FrontendKind.CLUSTER_IP, FrontendKind.NODE_PORT)
+    return is_external and port.treatment(frontend) in (Treatment.FORWARD, Treatment.INSIDE)
 
 
 def _log_access(ended: Ended) -> None:

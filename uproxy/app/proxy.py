@@ -13,7 +13,13 @@ from uproxy.admin.http import CannotServe, HttpServers, Pages, start_http
 from uproxy.admin.metrics import About
 from uproxy.admin.service_health import ServiceHealth
 from uproxy.app import handoff
-from uproxy.app.carriers import is_no_node_port, needs_route_beside_redirect, new_dataplane, redirect_ports
+from uproxy.app.carriers import (
+    is_cluster_ip,
+    is_no_node_port,
+    needs_port_route,
+    new_dataplane,
+    redirect_ports,
+)
 from uproxy.app.node_news import NodeNews
 from uproxy.app.plan import cluster_dns, new_store, wall, wall_s
 from uproxy.app.sources import Emit, HostLookups, Sources
@@ -24,7 +30,6 @@ from uproxy.handoff.choice import NO_HANDOFF, Possible
 from uproxy.handoff.target import KernelPaths
 from uproxy.kit import heap
 from uproxy.kit.tasks import Tasks
-from uproxy.model.frontend import FrontendKind
 from uproxy.model.names import NamespacedName
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.reconcile.target import Target
@@ -36,11 +41,12 @@ from uproxy.state.addresses import AddressPlan
 from uproxy.steering.bridges import BridgeAnswers
 from uproxy.steering.cleanup import remove_rules, remove_tproxy
 from uproxy.steering.policy_routes import PolicyRoutes
+from uproxy.steering.port_routes import PortRoutes, remove_port_routes
 from uproxy.steering.probe import Capture, Choice, Mechanism
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.target import SteeringRules, steering_rules, tproxy_rules
 
-_OF_THE_KERNEL = (SteeringRules, LocalRoutes, PolicyRoutes, BridgeAnswers, KernelPaths)
+_OF_THE_KERNEL = (SteeringRules, LocalRoutes, PortRoutes, PolicyRoutes, BridgeAnswers, KernelPaths)
 """Targets whose work outlives a process, and is adopted by the next."""
 _HANDSHAKE_S = 1.0
 """How long a connection may still be on its way to the process that was there before."""
@@ -117,12 +123,12 @@ class Proxy:
             targets.append(NodeNews(self.store, self.settings.node_name))
         if self.choice.capture is Capture.REDIRECT:
             ports = redirect_ports(self.dataplane)
-            targets += [LocalRoutes(needs_route_beside_redirect), self.dataplane]
+            targets += [LocalRoutes(is_cluster_ip), PortRoutes(needs_port_route), self.dataplane]
             targets.append(steering_rules(self.choice.mechanism, ports))
         elif self.choice.capture is Capture.TPROXY:
             ports = redirect_ports(self.dataplane)
-            routes = LocalRoutes(lambda _port, frontend: frontend.kind is FrontendKind.CLUSTER_IP)
-            targets += [routes, PolicyRoutes(), self.dataplane, tproxy_rules(ports), self._bridges]
+            targets += [LocalRoutes(is_cluster_ip), PolicyRoutes(), self.dataplane]
+            targets += [tproxy_rules(ports), self._bridges]
         elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
             targets += [LocalRoutes(is_no_node_port), self.dataplane]
         else:
@@ -271,7 +277,11 @@ class Proxy:
             await remove_rules()
         if self.choice.mechanism is not Mechanism.LOOPBACK:
             await handoff.remove_others(self._possible)
-        if self.choice.mechanism is not Mechanism.LOOPBACK and self.choice.capture is not Capture.TPROXY:
+        if self.choice.mechanism is Mechanism.LOOPBACK:
+            return
+        if self.choice.capture is not Capture.REDIRECT:
+            await remove_port_routes()
+        if self.choice.capture is not Capture.TPROXY:
             await remove_tproxy()
 
     def _catch_signals(self) -> None:
