@@ -25,11 +25,14 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY uproxy ./uproxy
+COPY requirements/run.txt ./requirements/
 RUN python -m venv /opt/uproxy \
-    && /opt/uproxy/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt . \
-    && /opt/uproxy/bin/pip uninstall --yes --quiet pip
+    && /opt/uproxy/bin/pip install --no-cache-dir --disable-pip-version-check \
+        --require-hashes -r requirements/run.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY uproxy ./uproxy
+RUN /opt/uproxy/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation . \
+    && /opt/uproxy/bin/pip uninstall --yes --quiet setuptools pip
 
 FROM ${PYTHON_IMAGE}
 # What the steering runs: ip, nft (and its library, used in the process), iptables, ipset.

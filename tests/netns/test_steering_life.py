@@ -12,11 +12,13 @@ from typing import TypeVar
 import pytest
 
 from tests.netns.kernel_state import kernel_state
+from uproxy.app.carriers import own_routes, routes_beside_redirect
 from uproxy.kit.lab import Host, Lab
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Protocol, ServicePortName, Vip
 from uproxy.steering.bridges import BridgeAnswers
 from uproxy.steering.cleanup import cleanup
+from uproxy.steering.landing import LANDING
 from uproxy.steering.nft import NftRules
 from uproxy.steering.policy_routes import TABLE, PolicyRoutes, remove_policy_routes
 from uproxy.steering.probe import OK, Mechanism, probe
@@ -109,7 +111,7 @@ def _everything() -> list[DesiredServicePort]:
 @BOTH
 def test_close_leaves_the_machine_as_it_was(node: Host, mechanism: Mechanism) -> None:
     before = _snapshot(node)
-    rules, routes = _rules(node, mechanism), LocalRoutes(lambda *_: True)
+    rules, routes = _rules(node, mechanism), LocalRoutes(own_routes)
     assert _make(node, routes, *_everything()) == {}
     assert _make(node, rules, *_everything()) == {}
     assert _snapshot(node) != before
@@ -122,7 +124,7 @@ def test_cleanup_removes_what_any_run_left_and_says_so(node: Host) -> None:
     before = _snapshot(node)
     for mechanism in (Mechanism.NFT, Mechanism.IPTABLES):
         assert _make(node, _rules(node, mechanism), *_everything()) == {}
-    assert _make(node, LocalRoutes(lambda *_: True), *_everything()) == {}
+    assert _make(node, LocalRoutes(own_routes), *_everything()) == {}
     removed = _run(node, cleanup)
     assert _snapshot(node) == before
     for words in (
@@ -241,7 +243,7 @@ def test_ip6tables_out_of_order_costs_ipv6_alone(
 
 
 def test_routes_share_an_address_until_its_last_service_port(node: Host) -> None:
-    routes = LocalRoutes(lambda *_: True)
+    routes = LocalRoutes(own_routes)
     one, two = _service(1), _service(2)
     for changes in (Changes(updated=(one, two)), Changes(removed=(one.name,))):
         assert _run(node, partial(routes.make, changes)) == {}
@@ -255,8 +257,8 @@ def test_routes_share_an_address_until_its_last_service_port(node: Host) -> None
 
 def test_prune_removes_stray_routes_and_keeps_adopted_ones(node: Host) -> None:
     node.run("ip", "route", "add", "local", "172.30.0.99/32", "dev", "lo", "proto", "117", "table", "local")
-    assert _make(node, LocalRoutes(lambda *_: True), _service(1)) == {}
-    routes = LocalRoutes(lambda *_: True)
+    assert _make(node, LocalRoutes(own_routes), _service(1)) == {}
+    routes = LocalRoutes(own_routes)
     assert _make(node, routes, _service(1)) == {}
     _run(node, routes.prune)
     ours = node.run("ip", "route", "show", "table", "local", "proto", "117").stdout
@@ -264,10 +266,26 @@ def test_prune_removes_stray_routes_and_keeps_adopted_ones(node: Host) -> None:
     assert "172.30.0.99" not in ours
 
 
+def test_routes_that_somebody_removes_are_made_anew_and_said(
+    node: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    routes = LocalRoutes(routes_beside_redirect)
+    assert _make(node, routes, _service(1), _own_address_service(node)) == {}
+    expected = _snapshot(node)
+    _run(node, routes.check)
+    assert not caplog.messages
+    for lost in ("172.30.0.1", str(LANDING[4].network), str(LANDING[6].network)):
+        node.run("ip", "-6" if ":" in lost else "-4", "route", "del", "local", lost, "table", "local")
+    _run(node, routes.check)
+    assert _snapshot(node) == expected
+    assert len(caplog.messages) == 3
+    assert "local route of 192.0.0.192/26 is made anew" in caplog.text
+
+
 def test_address_of_the_node_itself_keeps_its_own_route(node: Host) -> None:
     own = _own_address_service(node)
     before = _snapshot(node)
-    routes = LocalRoutes(lambda *_: True)
+    routes = LocalRoutes(own_routes)
     assert _make(node, routes, own) == {}
     assert node.run("ip", "-4", "route", "show", "table", "local", "proto", "117").stdout == ""
     _run(node, lambda: routes.retire(Changes(removed=(own.name,))))
@@ -284,7 +302,7 @@ def _own_address_service(node: Host) -> DesiredServicePort:
 def test_a_route_that_cannot_be_made_harms_no_other(node: Host) -> None:
     node.sysctl("net.ipv6.conf.lo.disable_ipv6", 1)
     service = _service(1)
-    problems = _make(node, LocalRoutes(lambda *_: True), service)
+    problems = _make(node, LocalRoutes(own_routes), service)
     assert problems.keys() == {f.vip for f in service.frontends if str(f.vip.ip) == "fd00:172:30::1"}
     assert "172.30.0.1 " in node.run("ip", "route", "show", "table", "local", "proto", "117").stdout
 

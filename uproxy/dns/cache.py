@@ -11,8 +11,7 @@ from uproxy.dns.wire import Rcode, Record, Type
 MOST_ENTRIES = 10_000
 _LONGEST_S = 3600
 NEGATIVE_S = 5
-"""How long an absence is kept here that came without its SOA, which says how long (RFC 2308 5). c-ares
-keeps the SOA to itself, and has a cache of its own by that rule behind this one."""
+"""How long an absence is kept here that came without its SOA, which says how long (RFC 2308 5)."""
 
 _Key = tuple[bytes, int, bool]
 

@@ -57,7 +57,7 @@ def _ipv6(address: Cursor) -> _Host:
 
 
 def _of_family(address: Cursor, family: Family) -> _Host:
-    ip = address.address()
+    ip = address.endpoint()
     if ip and ip.version != family:
         address.fault(f"must be an IPv{family} address as addressType says, not {shown(address.value)}")
     return ip or ""
@@ -123,5 +123,5 @@ def _subsets(root: Cursor) -> Iterator[tuple[tuple[SlicePort, ...], tuple[Endpoi
 
 
 def _addresses(field: Cursor, ready: bool) -> list[tuple[IPAddress, bool]]:
-    read = (item.at("ip").required().address() for item in field.items())
+    read = (item.at("ip").required().endpoint() for item in field.items())
     return [(address, ready) for address in read if address]

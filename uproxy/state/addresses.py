@@ -7,7 +7,7 @@ belongs to when two claim it.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, KeysView
+from collections.abc import Callable, Collection, Iterable, KeysView
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 
@@ -16,6 +16,7 @@ from uproxy.model.frontend import Backend, Frontend, FrontendKind
 from uproxy.model.names import Family, IPAddress, IPNetwork, NamespacedName, Protocol, ServicePortName, Vip
 from uproxy.model.node import OWN_SOURCE, Node
 from uproxy.model.service import Service, ServicePort, ServiceType
+from uproxy.model.special import special
 
 _STAND_IN_PORTS = 8000
 _ANY: dict[Family, IPAddress] = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
@@ -124,8 +125,12 @@ def frontends(
     *,
     node: Node | None = None,
     node_port_ips: Iterable[IPAddress] = ANYWHERE,
+    own: Collection[IPAddress] = (),
+    shared: bool = False,
 ) -> tuple[list[Frontend], list[str]]:
-    """Every frontend of one Service port, and notes on addresses that are not served."""
+    """Every frontend of one Service port, and notes on addresses that are not served. `own` are the
+    node's addresses, as far as they are known, which are no cluster IPs; `shared` says that Services are
+    written by others than who runs the node, who may have what they like on loopback addresses."""
     number = plan.port(port.port)
 
     def frontend(ip: IPAddress, number: int, kind: FrontendKind, family: Family) -> Frontend:
@@ -138,13 +143,18 @@ def frontends(
             _allowed(service, ip, node) if kind is FrontendKind.LOAD_BALANCER else (),
         )
 
-    found = [frontend(ip, number, FrontendKind.CLUSTER_IP, family) for ip, family in cluster]
-    notes = []
+    bad = {ip: _refusal(ip, own, shared=shared) for ip in service.cluster_ips}
+    notes = [f"cluster IP {ip} is not served: it is {why}" for ip, why in bad.items() if why]
+    found = [
+        frontend(ip, number, FrontendKind.CLUSTER_IP, family) for ip, family in cluster if not bad.get(ip)
+    ]
     external = [(ip, FrontendKind.EXTERNAL_IP) for ip in service.external_ips]
     external += [(ip, FrontendKind.LOAD_BALANCER) for ip in service.load_balancer_ips]
     for ip, kind in external:
         if plan.loopback_only and not ip.is_loopback:
             notes.append(f"{kind} {ip} is not served: without root only loopback addresses can be")
+        elif why := _refusal(ip, shared=shared):
+            notes.append(f"{kind} {ip} is not served: it is {why}")
         else:
             found.append(frontend(ip, number, kind, ip.version))
     if port.node_port is not None and service.type is not ServiceType.CLUSTER_IP:
@@ -155,6 +165,13 @@ def frontends(
             if ip.version in families
         ]
     return found, notes
+
+
+def _refusal(ip: IPAddress, own: Collection[IPAddress] = (), *, shared: bool) -> str:
+    if ip in own:
+        return "the node's own address"
+    kind = special(ip, loopback=not shared)
+    return f"{'an' if kind.startswith('u') else 'a'} {kind} address" if kind else ""
 
 
 def _node_port_families(service: Service, found: Iterable[Frontend]) -> list[Family]:

@@ -10,7 +10,7 @@ from uproxy.steering.bridges import remove_bridge_table
 from uproxy.steering.policy_routes import remove_policy_routes
 from uproxy.steering.port_routes import remove_port_routes
 from uproxy.steering.probe import has_net_admin
-from uproxy.steering.routes import marked_routes, remove_routes
+from uproxy.steering.routes import marked_routes, remove_routes, written
 
 
 async def cleanup() -> list[str]:
@@ -50,7 +50,7 @@ async def remove_tproxy() -> list[str]:
 
 
 async def _remove_routes() -> list[str]:
-    ips = await marked_routes()
-    for ip, reason in (await remove_routes(ips)).items():
-        raise CommandFailed(f"local route of {ip} stays: {reason}")
-    return [f"local route {ip}" for ip in ips]
+    networks = await marked_routes()
+    for network, reason in (await remove_routes(networks)).items():
+        raise CommandFailed(f"local route of {written(network)} stays: {reason}")
+    return [f"local route {written(network)}" for network in networks]

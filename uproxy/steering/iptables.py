@@ -26,6 +26,7 @@ from uproxy.kit.netfilter import (
 )
 from uproxy.kit.programs import execute, peek
 from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, Vip
+from uproxy.steering.landing import LANDING
 from uproxy.steering.rules import RedirectPorts, Rule, RuleDelta, Verdict, alone
 
 _PREFIX = "UPROXY-"
@@ -80,13 +81,15 @@ _RULES = {
 """,
     "nat": """\
 -A UPROXY-CAPTURE -m mark --mark {mark:#x} -j RETURN
--A UPROXY-CAPTURE -p tcp -m set --match-set UPROXY-VIP{family} dst,dst -j REDIRECT --to-ports {port}
+-A UPROXY-CAPTURE -p tcp -m set --match-set UPROXY-VIP{family} dst,dst -j DNAT --to-destination {to}
 -A UPROXY-CAPTURE -m set --match-set UPROXY-ALONE{family} dst -j RETURN
+-A UPROXY-CAPTURE -d {landing} -j RETURN
 -A UPROXY-CAPTURE -p tcp ! -d {loopback} -m set --match-set UPROXY-NODE{family} dst \
--m addrtype --dst-type LOCAL -j REDIRECT --to-ports {port}
+-m addrtype --dst-type LOCAL -j DNAT --to-destination {to}
 """,
     "filter": """\
 -A UPROXY-INPUT -p tcp --dport {port} -m conntrack ! --ctstate DNAT -j UPROXY-REFUSE
+-A UPROXY-INPUT -d {landing} -m conntrack --ctstate NEW -m conntrack ! --ctstate DNAT -j UPROXY-REFUSE
 -A UPROXY-INPUT -j UPROXY-UNSERVED
 -A UPROXY-UNSERVED -m mark --mark {mark:#x} -j RETURN
 -A UPROXY-UNSERVED -m set --match-set UPROXY-REJECT{family} dst,dst -j UPROXY-REFUSE
@@ -146,10 +149,14 @@ def render_rules(family: Family, ports: RedirectPorts, saved: str) -> str:
 
     `saved` is what `iptables-save` prints now; jumps of ours that it has are not doubled.
     """
+    landing, port = LANDING[family], ports.of(family)
+    addresses = f"{landing.first}-{landing.last}"
     words = {
         "mark": PROXY_MARK,
         "family": family,
-        "port": ports.of(family),
+        "port": port,
+        "landing": landing.network,
+        "to": f"{addresses}:{port}" if family == 4 else f"[{addresses}]:{port}",
         "loopback": "127.0.0.0/8" if family == 4 else "::1/128",
         "unreachable": "icmp-port-unreachable" if family == 4 else "icmp6-port-unreachable",
     }

@@ -14,6 +14,7 @@ from uproxy.kernel.nft_sight import NftSight, lacking
 from uproxy.kit.netfilter import PROXY_MARK
 from uproxy.kit.nft import Nft
 from uproxy.model.names import Family, IPAddress, IPNetwork, Vip
+from uproxy.steering.landing import LANDING
 from uproxy.steering.rules import RedirectPorts, Rule, RuleDelta, Verdict, alone
 
 _TABLE = "inet uproxy"
@@ -48,6 +49,8 @@ _SETS = {
 # Why it is so:
 # - Priority -105 is just before dstnat (-100), so that another owner of the address does not
 #   translate it first; the name `dstnat` is not valid in an output hook (nft 1.0.6).
+# - Connections are led to addresses that the node always has: `redirect` takes one of the link, and drops
+#   the packet where that has none. Whoever names such an address himself is refused, as at a ClusterIP.
 # - Refusal comes after NAT, everybody's (-99): what is translated is not asked any more, and who was
 #   connected while there were endpoints stays so. First packets only are asked, as a chain of type nat is, so
 #   that what is connected, to this node or through it, never pays. (`reject` there takes Linux 5.9.)
@@ -72,12 +75,14 @@ _SETS = {
 _CHAINS = """\
 	chain capture {{
 		meta mark {mark:#x} return
-		ip daddr . tcp dport @redirect4 redirect to :{ports.ipv4}
-		ip6 daddr . tcp dport @redirect6 redirect to :{ports.ipv6}
+		ip daddr . tcp dport @redirect4 dnat ip to {to4}
+		ip6 daddr . tcp dport @redirect6 dnat ip6 to {to6}
 		ip daddr @alone4 return
 		ip6 daddr @alone6 return
-		ip daddr != 127.0.0.0/8 tcp dport @redirect_nodeports4 fib daddr type local redirect to :{ports.ipv4}
-		ip6 daddr != ::1 tcp dport @redirect_nodeports6 fib daddr type local redirect to :{ports.ipv6}
+		ip daddr {landing4} return
+		ip6 daddr {landing6} return
+		ip daddr != 127.0.0.0/8 tcp dport @redirect_nodeports4 fib daddr type local dnat ip to {to4}
+		ip6 daddr != ::1 tcp dport @redirect_nodeports6 fib daddr type local dnat ip6 to {to6}
 	}}
 	chain capture_prerouting {{
 		type nat hook prerouting priority -105; policy accept;
@@ -129,6 +134,8 @@ fib daddr type local goto refuse
 		ct state != new return
 		ip daddr @alone4 ip daddr . meta l4proto . th dport != @served4 goto refuse
 		ip6 daddr @alone6 ip6 daddr . meta l4proto . th dport != @served6 goto refuse
+		ip daddr {landing4} goto refuse
+		ip6 daddr {landing6} goto refuse
 	}}
 	chain refuse_prerouting {{
 		type nat hook prerouting priority -99; policy accept;
@@ -166,9 +173,20 @@ def render_table(
     elements = _by_set({*_elements(rules), *_alone(alone(rules)), *_pods(inside)})
     kinds = _SETS | (more_sets or {})
     sets = "".join(_render_set(name, kind, elements.get(name, ())) for name, kind in kinds.items())
-    chains = _CHAINS.format(mark=PROXY_MARK, ports=ports) + more_chains
+    chains = _CHAINS.format(mark=PROXY_MARK, ports=ports, **_landing(ports)) + more_chains
     # Deleting a table that is not there is an error; adding one that is there is not.
     return f"add table {_TABLE}\ndelete table {_TABLE}\ntable {_TABLE} {{\n{sets}{chains}}}\n"
+
+
+def _landing(ports: RedirectPorts) -> Mapping[str, str]:
+    """What the chains say of where connections land."""
+    four, six = LANDING[4], LANDING[6]
+    return {
+        "landing4": str(four.network),
+        "landing6": str(six.network),
+        "to4": f"{four.first}-{four.last}:{ports.ipv4}",
+        "to6": f"[{six.first}]-[{six.last}]:{ports.ipv6}",
+    }
 
 
 def render_delta(delta: RuleDelta) -> str:

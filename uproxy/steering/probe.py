@@ -6,7 +6,6 @@ truth: kernels lack single expressions (fib, redirect, ct status), not nftables 
 """
 
 import asyncio
-import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from uproxy.errors import CommandFailed, UproxyError
-from uproxy.kit.commands import run
+from uproxy.kit.commands import find_program, run
 from uproxy.kit.netfilter import trial
 from uproxy.kit.privileges import Capability, has
 from uproxy.kit.programs import complaint
 from uproxy.model.names import Family, Protocol, Vip
-from uproxy.steering import iptables, nft, policy_routes, tproxy
+from uproxy.steering import iptables, lock, nft, pod_links, policy_routes, routes, tproxy
 from uproxy.steering.rules import RedirectPorts, Rule, Verdict
 
 OK = "ok"
@@ -84,6 +83,8 @@ class Probe:
     ip: str
     first_port: int = 0
     """The lowest port that may be listened on; 0 when none is barred."""
+    pod_links: str = OK
+    """The ways in which Pods are attached, as far as they are known; a warning stands in no capture's way."""
 
     def lines(self) -> list[str]:
         """One line for each finding, for `uproxy check`."""
@@ -95,6 +96,7 @@ class Probe:
             f"tproxy: {self.tproxy}",
             f"local routes: {self.ip}",
             f"ports below 1024: {OK if not self.first_port else f'from {self.first_port} on only'}",
+            f"links of Pods: {self.pod_links}",
         ]
 
 
@@ -113,13 +115,14 @@ async def probe() -> Probe:
         _try_nft(), _try_iptables(), _try_ip6tables(), _try_tproxy(), _try_ip()
     )
     return Probe(
-        net_admin=OK if has_net_admin() else "not granted: run as root, or grant CAP_NET_ADMIN",
+        net_admin=_try_net_admin(),
         nft=nft_finding,
         iptables=iptables_finding,
         ip6tables=ip6tables_finding,
         tproxy=tproxy_finding,
         ip=ip_finding,
         first_port=_first_port(),
+        pod_links=pod_links.warning() or OK,
     )
 
 
@@ -163,8 +166,9 @@ def _choose_tproxy(probe: Probe, mechanism: str) -> Choice:
 
 
 def has_net_admin() -> bool:
-    """Whether this process may change the network: CAP_NET_ADMIN in its effective set."""
-    return has(Capability.NET_ADMIN)
+    """Whether this process may change the network: CAP_NET_ADMIN in its effective set, and in the user
+    namespace that the network belongs to."""
+    return has(Capability.NET_ADMIN) and lock.may_hold()
 
 
 def _first_port() -> int:
@@ -177,10 +181,12 @@ def _first_port() -> int:
 
 
 def _obstacles(probe: Probe, mechanism: str) -> dict[Mechanism, str]:
-    """The mechanisms that may redirect, best first, each with what stands against it."""
+    """The mechanisms that may redirect, best first, each with what stands against it. ClusterIPs have
+    local routes beside the rules."""
     findings = {Mechanism.NFT: probe.nft, Mechanism.IPTABLES: probe.iptables}
+    routes_fail = "" if probe.ip == OK else f"no local routes: {probe.ip}"
     return {
-        candidate: "" if finding == OK else finding
+        candidate: routes_fail if finding == OK else finding
         for candidate, finding in findings.items()
         if mechanism in ("auto", candidate)
     }
@@ -197,6 +203,12 @@ def _choose_bind(probe: Probe, prefix: str) -> Choice:
     if probe.ip != OK:
         return Choice(Capture.BIND, Mechanism.LOOPBACK, f"{prefix}; on loopback, {probe.ip}")
     return Choice(Capture.BIND, Mechanism.LOCAL_ROUTES, f"{prefix}; local routes lead VIPs here")
+
+
+def _try_net_admin() -> str:
+    if not has(Capability.NET_ADMIN):
+        return "not granted: run as root, or grant CAP_NET_ADMIN"
+    return OK if lock.may_hold() else lock.NOT_ALLOWED
 
 
 async def _try_nft() -> str:
@@ -252,12 +264,19 @@ async def _try_netfilter(family: Family, program: str) -> str:
 
 
 async def _try_ip() -> str:
-    return _missing("ip") or await _finding("ip", "route", "show", "table", "local")
+    if missing := _missing("ip"):
+        return missing
+    if not has_net_admin():
+        return "CAP_NET_ADMIN is not granted"
+    try:
+        return await routes.try_local_routes() or OK
+    except CommandFailed as error:
+        return str(error)
 
 
 def _missing(*programs: str) -> str:
     for program in programs:
-        if shutil.which(program) is None:
+        if find_program(program) is None:
             return f"{program} is not installed: apt-get install {_PACKAGES[program]}"
     return ""
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import proxy_process
 from tests.kernel.inside.stage import ANY, EXTERNAL, NODE_PORT, TCP, VIPS, Stage, run
+from tests.netns.e2e import callers
 from tests.netns.e2e.servers import TCP_PORT
 from uproxy.handoff.ipvs import IpvsHandoff
 from uproxy.kernel.conntrack import Conntrack
@@ -15,6 +17,15 @@ from uproxy.kit.lab import Lab, _set_namespace
 from uproxy.model.names import Vip
 from uproxy.steering.iptables import IptablesRules
 from uproxy.steering.rules import RedirectPorts, Rule, Verdict
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """To start a program takes seconds here, and a proxy starts a dozen."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (proxy_process, callers):
+            patch.setattr(module, "PATIENCE_S", 120.0)
+        yield
 
 
 @pytest.fixture(scope="module")

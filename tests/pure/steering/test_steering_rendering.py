@@ -122,10 +122,11 @@ def test_nothing_is_removed_where_nothing_is() -> None:
 
 
 def test_route_batch_names_the_prefix_of_each_family() -> None:
-    ips = [ip_address("172.30.0.1"), ip_address("fd00::1")]
-    assert render_batch("add", ips) == (
+    networks = [ip_network("172.30.0.1"), ip_network("fd00::1"), ip_network("192.0.0.192/26")]
+    assert render_batch("add", networks) == (
         "route add local 172.30.0.1/32 dev lo protocol 117 table local\n"
         "route add local fd00::1/128 dev lo protocol 117 table local\n"
+        "route add local 192.0.0.192/26 dev lo protocol 117 table local\n"
     )
 
 

@@ -5,6 +5,7 @@ that the kernel tells us when the backend refuses. Which flow a datagram belongs
 for how long, is `flows.py`.
 """
 
+import errno
 import socket
 import struct
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from typing import Any
 from uproxy.dataplane.arriving.guard import Guard, set_guard
 from uproxy.dataplane.context import Context
 from uproxy.dataplane.datagrams.flows import FlowTable
-from uproxy.dataplane.dial.sockets import bind_udp, datagrams_as, datagrams_to, dial_failure, share
+from uproxy.dataplane.dial.sockets import bind_udp, datagrams_to, dial_failure, is_bug, share
+from uproxy.dataplane.dial.source_ports import SourcePorts
 from uproxy.dataplane.reactor import FAILED, READABLE
 from uproxy.model.closing import DialFailure
 from uproxy.model.names import IPAddress
@@ -24,6 +26,7 @@ _BATCH = 64
 _HELD_BYTES = 4096
 """Largest first datagram that is kept, to be sent again when the backend refuses it."""
 
+_OF_ONE_DATAGRAM = frozenset((errno.EAGAIN, errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM))
 _IP_PKTINFO = 8
 _ANCILLARY_BYTES = socket.CMSG_SPACE(20)
 _IPV6_LOOPBACK = bytes(15) + b"\x01"
@@ -72,6 +75,7 @@ class UdpFlows:
 
     def __init__(self, context: Context, limit: int, idle_s: float) -> None:
         self.context = context
+        self._source_ports = SourcePorts()
         self.table: FlowTable[FlowKey, UdpFlow] = FlowTable(limit, idle_s)
 
     def open(self, key: FlowKey, route: Route, data: memoryview) -> UdpFlow | None:
@@ -84,11 +88,12 @@ class UdpFlows:
         backend, upstream = found
         held = bytes(data) if len(data) <= _HELD_BYTES else None
         flow = UdpFlow(*key, backend, upstream, now_s, held, tried)
+        if not self._begin(flow):
+            return None
         evicted = self.table.add(key, flow)
         if evicted is not None:
             evicted.listener.route.stats.flows_evicted += 1
             self._end(evicted)
-        self._begin(flow)
         route.stats.flows += 1
         route.stats.flows_active += 1
         return flow
@@ -98,13 +103,13 @@ class UdpFlows:
         self.release(flow)
         flow.tried.append(flow.backend)
         found = self._upstream(flow.listener.route, flow.client, self.context.now(), flow.tried)
-        if found is None:
-            self.table.remove(flow.key)
-            flow.listener.route.stats.flows_active -= 1
-            return False
-        flow.backend, flow.upstream = found
-        self._begin(flow)
-        return True
+        if found is not None:
+            flow.backend, flow.upstream = found
+            if self._begin(flow):
+                return True
+        self.table.remove(flow.key)
+        flow.listener.route.stats.flows_active -= 1
+        return False
 
     def _upstream(
         self, route: Route, client: Client, now_s: float, tried: list[BackendState]
@@ -127,14 +132,21 @@ class UdpFlows:
     def _datagrams_to(self, backend: BackendState, client: Client) -> socket.socket:
         context = self.context
         if context.keeps_address(str(client[0]), backend.address[0]):
-            return datagrams_as(client[:2], backend.family, backend.address, context.mark)
+            return self._source_ports.datagrams_as(client[:2], backend.family, backend.address, context.mark)
         return datagrams_to(backend.family, backend.address, context.mark)
 
-    def _begin(self, flow: UdpFlow) -> None:
+    def _begin(self, flow: UdpFlow) -> bool:
+        """False when its answers cannot be watched for: its socket is closed."""
+        try:
+            self.context.reactor.watch(flow.upstream.fileno(), flow)
+        except OSError:
+            flow.upstream.close()
+            flow.listener.route.stats.dial_failed(DialFailure.NO_RESOURCES)
+            return False
         flow.backend.active += 1
         flow.backend.connections += 1
         self.context.descriptors.used += 1
-        self.context.reactor.watch(flow.upstream.fileno(), flow)
+        return True
 
     def release(self, flow: UdpFlow) -> None:
         """Close a flow's socket."""
@@ -185,8 +197,12 @@ class UdpListener:
         )
         self._family = ip.version
         self.guard = Guard()
+        try:
+            flows.context.reactor.watch(self._socket.fileno(), self)
+        except OSError:
+            self._socket.close()
+            raise
         flows.context.descriptors.used += 1
-        flows.context.reactor.watch(self._socket.fileno(), self)
 
     def set_guard(self, guard: Guard) -> None:
         """Keep out whom `guard` does not let in. Raises OSError."""
@@ -208,6 +224,11 @@ class UdpListener:
                 count, client, local = self._receive()
             except BlockingIOError:
                 return
+            except OSError as error:
+                if is_bug(error):
+                    raise
+                self.route.stats.datagrams_dropped += 1  # one that was lost for want of memory
+                continue
             if self._welcome(local):
                 self._pass_on(_VIEW[:count], client, local)
         self._flows.context.reactor.later(self)
@@ -244,11 +265,8 @@ class UdpListener:
             try:
                 flow.upstream.send(data)
                 return
-            except BlockingIOError:
-                self.route.stats.datagrams_dropped += 1
-                return
             except OSError as error:
-                if not self._refused(flow, error):
+                if not _is_refusal(error) or not self._refused(flow, error):
                     self.route.stats.datagrams_dropped += 1
                     return
 
@@ -269,6 +287,9 @@ class UdpListener:
             except BlockingIOError:
                 return
             except OSError as error:
+                if not _is_refusal(error):
+                    stats.datagrams_dropped += 1
+                    continue
                 held = flow.held
                 if self._refused(flow, error) and held is not None:
                     self._send(flow, held)
@@ -308,6 +329,12 @@ class UdpListener:
         self._flows.context.reactor.forget(self._socket.fileno())
         self._flows.context.descriptors.released(1)
         self._socket.close()
+
+
+def _is_refusal(error: OSError) -> bool:
+    """Whether a flow's backend does not take its datagrams. Else the error is of one datagram: too long for
+    the path (EMSGSIZE, after an ICMP message), or for this machine's memory."""
+    return error.errno not in _OF_ONE_DATAGRAM
 
 
 def _is_loopback(local: bytes) -> bool:

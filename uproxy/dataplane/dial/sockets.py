@@ -19,6 +19,10 @@ BACKLOG = 4096
 KEEPALIVE_IDLE_S = 60
 """How long a connection may be silent before its peer is asked whether it is still there."""
 
+UNANSWERED_S = 675
+"""How long a peer may leave questions unanswered: nine, 75 s apart, is what Linux gives it (tcp(7))."""
+_PROBES_MAX = 127
+
 RECEIVE_BUFFER_BYTES = 256 * 1024
 """What the kernel may hold of a fast sender's bytes, unread (the kernel doubles it, for its own
 overhead). Left to itself it would go up to net.ipv4.tcp_rmem, 32 MiB on some machines, for each
@@ -32,6 +36,8 @@ TCP_NOTSENT_LOWAT)."""
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _DATAGRAM = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_NOBODY = struct.pack("=H14x", socket.AF_UNSPEC)
+_CONNECT = ctypes.CDLL(None).connect  # Python's own knows no AF_UNSPEC
 _IP_PKTINFO = 8  # not in Python's socket module
 _SO_MARK = 36
 _SO_RCVBUFFORCE = 33
@@ -42,9 +48,11 @@ _SO_ATTACH_REUSEPORT_CBPF = 51
 _RETURN_1 = struct.pack("HBBI", 0x06, 0, 0, 1)
 """BPF_RET | BPF_K: the second of a group."""
 
-_OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
+_OURS_TO_LACK = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC))
+"""ENOSPC is fs.epoll.max_user_watches, which all processes of one user share (epoll(7))."""
+_OUT_OF_RESOURCES = _OURS_TO_LACK | {errno.EADDRNOTAVAIL}
 _UNREACHABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETDOWN))
-_NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_OUR_OWN_FAULT = frozenset((errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK))
 
 
 def listen_tcp(
@@ -94,13 +102,17 @@ def _prefer_the_second(server: socket.socket) -> None:
 
 
 def stream_to(family: int, mark: int) -> socket.socket:
-    """A non-blocking socket, ready to connect. `mark` (0 for none) keeps steering off it."""
+    """A non-blocking socket, ready to connect. `mark` (0 for none) keeps steering off it. Raises OSError."""
     stream = socket.socket(family, _STREAM)
-    _set_stream_options(stream)
-    # Lets a later dial bind to this one's port while it rests in TIME_WAIT (source_ports.py).
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if mark:
-        stream.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+    try:
+        _set_stream_options(stream)
+        # Lets a later dial bind to this one's port while it rests in TIME_WAIT (source_ports.py).
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if mark:
+            stream.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+    except OSError:
+        stream.close()
+        raise
     return stream
 
 
@@ -137,6 +149,8 @@ def begin_connect(stream: socket.socket, address: tuple[str, int]) -> int:
 def _set_stream_options(stream: socket.socket) -> None:
     """What every connection has from its first packet on."""
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # An urgent byte is one like others (RFC 6093). Else each would be missing from the stream.
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     # TCP_WINDOW_CLAMP would not do: the kernel's tuning moves it along. A kernel that lacks the
     # option (gVisor) has a bound of its own.
     try:
@@ -151,8 +165,18 @@ def keep_alive(stream: socket.socket) -> None:
 
     Most connections never live so long, and are spared the system calls and the kernel's timer.
     """
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    with suppress(OSError):  # then the idle timeout finds it
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def ask_often(stream: socket.socket, every_s: int) -> None:
+    """For one that is half closed: have its peer answer so often, and give it up as late as others."""
+    with suppress(OSError):
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, every_s)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, every_s)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, min(_PROBES_MAX, UNANSWERED_S // every_s))
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def bound_unsent(stream: socket.socket) -> None:
@@ -209,24 +233,18 @@ def datagrams_to(family: int, address: tuple[str, int], mark: int) -> socket.soc
     return client
 
 
-def datagrams_as(client: tuple[str, int], family: int, address: tuple[str, int], mark: int) -> socket.socket:
-    """The same from a client's address, and from its port if that is free. Raises OSError."""
-    ip, port = client
-    stream = _datagrams_from((ip, port), family, address, mark)
-    return stream or _datagrams_from((ip, 0), family, address, mark) or datagrams_to(family, address, mark)
-
-
-def _datagrams_from(
+def datagrams_from(
     source: tuple[str, int], family: int, address: tuple[str, int], mark: int
 ) -> socket.socket | None:
-    """None when the port is not to be had."""
+    """The same from an address and port, of which the address need not be ours; None when they are not to
+    be had. Raises OSError."""
     sock = socket.socket(family, _DATAGRAM)
     try:
         make_transparent(sock, mark)
         sock.bind(source)
         _ask_for_room(sock)
         sock.connect(address)
-        if source[1] and _has_strays(sock):
+        if _has_strays(sock):
             raise OSError(errno.EADDRINUSE, "somebody talks to it")
     except OSError as error:
         sock.close()
@@ -255,8 +273,9 @@ def close_with_reset(stream: socket.socket) -> None:
     """Close so that the peer sees a reset, not an orderly end."""
     try:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    finally:
-        stream.close()
+    except OSError:  # BPF programs of a cgroup may deny it; dissolving the connection says it, too
+        _CONNECT(stream.fileno(), _NOBODY, len(_NOBODY))
+    stream.close()
 
 
 def dial_failure(error: int) -> DialFailure:
@@ -270,9 +289,14 @@ def dial_failure(error: int) -> DialFailure:
     return DialFailure.NO_RESOURCES if error in _OUT_OF_RESOURCES else DialFailure.OTHER
 
 
-def out_of_descriptors(error: OSError) -> bool:
-    """Whether the machine is out of something that comes back when connections end."""
-    return error.errno in _NO_DESCRIPTOR
+def ours_to_lack(error: OSError) -> bool:
+    """Whether an error tells of this machine, which is out of something, and not of a peer."""
+    return error.errno in _OURS_TO_LACK
+
+
+def is_bug(error: OSError) -> bool:
+    """Whether a call was a mistake of the program: no machine's state and no peer makes it fail so."""
+    return error.errno in _OUR_OWN_FAULT
 
 
 def reason(error: OSError) -> str:

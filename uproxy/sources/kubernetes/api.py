@@ -123,7 +123,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> Trouble:
     response.close()
     try:
         status = msgspec.json.decode(body, type=Status)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
         status = Status(message=body.decode(errors="replace")[:200].strip())
     return Refused(
         response.status,
