@@ -15,11 +15,11 @@ from uproxy.admin.metrics import About
 from uproxy.admin.service_health import ServiceHealth
 from uproxy.app import handoff
 from uproxy.app.carriers import (
+    needs_port_route,
     new_dataplane,
     own_routes,
     redirect_ports,
-    routes_beside_redirect,
-    routes_beside_tproxy,
+    routes_beside_rules,
 )
 from uproxy.app.node_news import NodeNews
 from uproxy.app.plan import cluster_dns, new_store, wall, wall_s
@@ -44,11 +44,12 @@ from uproxy.state.addresses import AddressPlan
 from uproxy.steering.bridges import BridgeAnswers
 from uproxy.steering.cleanup import remove_rules, remove_tproxy
 from uproxy.steering.policy_routes import PolicyRoutes
+from uproxy.steering.port_routes import PortRoutes, remove_port_routes
 from uproxy.steering.probe import Capture, Choice, Mechanism
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.target import SteeringRules, steering_rules, tproxy_rules
 
-_OF_THE_KERNEL = (SteeringRules, LocalRoutes, PolicyRoutes, BridgeAnswers, KernelPaths)
+_OF_THE_KERNEL = (SteeringRules, LocalRoutes, PortRoutes, PolicyRoutes, BridgeAnswers, KernelPaths)
 """Targets whose work outlives a process, and is adopted by the next."""
 _TRY_LOCK_S = 0.1
 """For others who try at the same moment to let go."""
@@ -129,11 +130,11 @@ class Proxy:
             targets.append(NodeNews(self.store, self.settings.node_name))
         if self.choice.capture is Capture.REDIRECT:
             ports = redirect_ports(self.dataplane)
-            targets += [LocalRoutes(routes_beside_redirect), self.dataplane]
+            targets += [LocalRoutes(routes_beside_rules), PortRoutes(needs_port_route), self.dataplane]
             targets.append(steering_rules(self.choice.mechanism, ports))
         elif self.choice.capture is Capture.TPROXY:
             ports = redirect_ports(self.dataplane)
-            targets += [LocalRoutes(routes_beside_tproxy), PolicyRoutes(), self.dataplane]
+            targets += [LocalRoutes(routes_beside_rules), PolicyRoutes(), self.dataplane]
             targets += [tproxy_rules(ports), self._bridges]
         elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
             targets += [LocalRoutes(own_routes), self.dataplane]
@@ -290,7 +291,11 @@ class Proxy:
             await remove_rules()
         if self.choice.mechanism is not Mechanism.LOOPBACK:
             await handoff.remove_others(self._possible)
-        if self.choice.mechanism is not Mechanism.LOOPBACK and self.choice.capture is not Capture.TPROXY:
+        if self.choice.mechanism is Mechanism.LOOPBACK:
+            return
+        if self.choice.capture is not Capture.REDIRECT:
+            await remove_port_routes()
+        if self.choice.capture is not Capture.TPROXY:
             await remove_tproxy()
 
     async def _until_stopped(self, *others: asyncio.Future[None]) -> None:

@@ -196,9 +196,14 @@ class UdpListener:
         self._flows = flows
         self._many_addresses = ip.is_unspecified
         # A wildcard socket would take what goes to anybody's port of this number.
-        transparent = flows.context.ways_back is not None and not self._many_addresses
-        mark = flows.context.mark if transparent else 0
-        self._socket = bind_udp(ip, port, mark, beside_another=flows.context.overlap.lasts)
+        context = flows.context
+        self._socket = bind_udp(
+            ip,
+            port,
+            context.mark if context.ways_back is not None else 0,
+            beside_another=context.overlap.lasts,
+            foreign=context.foreign and not self._many_addresses,
+        )
         self._family = ip.version
         self.guard = Guard()
         try:

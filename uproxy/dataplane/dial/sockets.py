@@ -56,8 +56,11 @@ _UNREACHABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN
 _OUR_OWN_FAULT = frozenset((errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK))
 
 
-def listen_tcp(ip: IPAddress, port: int, *, beside_another: bool = False) -> socket.socket:
-    """A non-blocking listener on exactly `ip`; an IPv6 one takes no IPv4 connections.
+def listen_tcp(
+    ip: IPAddress, port: int, *, beside_another: bool = False, foreign: bool = False
+) -> socket.socket:
+    """A non-blocking listener on exactly `ip`, which need not be this machine's where it is `foreign`; an
+    IPv6 one takes no IPv4 connections.
 
     `beside_another` is one that has been shared with us (`share`): this one takes what comes from now on.
     Raises OSError, EADDRINUSE and EADDRNOTAVAIL above all.
@@ -69,6 +72,8 @@ def listen_tcp(ip: IPAddress, port: int, *, beside_another: bool = False) -> soc
             _set_ipv6_options(listener)
         _set_stream_options(listener)
         save_syn(listener)
+        if foreign:
+            make_transparent(listener, 0)
         share(listener, on=beside_another)
         listener.bind((str(ip), port))
         listener.listen(BACKLOG)
@@ -117,12 +122,13 @@ def stream_to(family: int, mark: int, hops: int = 0) -> socket.socket:
 
 def make_transparent(sock: socket.socket, mark: int) -> None:
     """Let a socket have addresses that are not this machine's (ip(7), IP_TRANSPARENT). `mark` tells
-    the rules that it is ours. Raises OSError without CAP_NET_ADMIN."""
+    the rules that it is ours (0 for none). Raises OSError without CAP_NET_ADMIN."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
-    sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+    if mark:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
 
 
 def peer_of(stream: socket.socket) -> tuple[str, int] | None:
@@ -191,12 +197,11 @@ def _set_ipv6_options(server: socket.socket) -> None:
 
 
 def bind_udp(
-    ip: IPAddress, port: int, transparent_mark: int = 0, *, beside_another: bool = False
+    ip: IPAddress, port: int, mark: int = 0, *, beside_another: bool = False, foreign: bool = False
 ) -> socket.socket:
     """A non-blocking datagram socket on `ip`, which reports the address each datagram came to.
 
-    With a `transparent_mark`, `ip` need not be this machine's. `beside_another`, and OSError, are as in
-    `listen_tcp`.
+    `beside_another`, `foreign`, and OSError, are as in `listen_tcp`; `mark` as in `make_transparent`.
     """
     server = socket.socket(ADDRESS_FAMILY[ip.version], _DATAGRAM)
     try:
@@ -207,8 +212,8 @@ def bind_udp(
             server.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         report_hops(server)
         _ask_for_room(server)
-        if transparent_mark:
-            make_transparent(server, transparent_mark)
+        if foreign:
+            make_transparent(server, mark)
         share(server, on=beside_another)
         server.bind((str(ip), port))
         if beside_another:
