@@ -35,9 +35,9 @@ RUN /opt/uproxy/bin/pip install --no-cache-dir --disable-pip-version-check --no-
     && /opt/uproxy/bin/pip uninstall --yes --quiet setuptools pip
 
 FROM ${PYTHON_IMAGE}
-# What the steering runs: ip, nft (and its library, used in the process), iptables, ipset.
+# What the steering runs: ip, iptables, ipset. nf_tables it programs by netlink; whoever wants to look uses the node's nft.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends iproute2 iptables ipset nftables \
+    && apt-get install -y --no-install-recommends iproute2 iptables ipset \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/uproxy /opt/uproxy
 ENV PATH=/opt/uproxy/bin:$PATH

@@ -1,4 +1,4 @@
-# make setup | demo | test | check | check-native | bench | lock: each does all of its own set-up.
+# make setup | demo | test | kernel | check | check-native | bench | lock: each does all of its own set-up.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,13 +6,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.uproxy-installed
 APT := apt-get install -y
 
-.PHONY: setup demo test check check-native bench lock clean
+.PHONY: setup demo test kernel check check-native bench lock clean
 
 setup: $(STAMP)
 
 NATIVE := $(wildcard uproxy/dataplane/relay/engine/*.[ch] uproxy/bench/load/native/*.[ch])
 
-$(STAMP): pyproject.toml requirements/dev.txt $(NATIVE)
+$(STAMP): pyproject.toml requirements/dev.txt uproxy/launcher/uproxy $(NATIVE)
 	@command -v $(PYTHON) >/dev/null || { echo "python3 is missing: $(APT) python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "uproxy needs Python 3.11 or newer; $$($(PYTHON) --version) is what $(PYTHON) is" >&2; exit 1; }
@@ -30,6 +30,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/python tests/missing_packages.py
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+kernel: $(STAMP)
+	@$(BIN)/python -m tests.kernel.fetch
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -53,5 +56,5 @@ lock:
 	$(LOCK) --extra dev -o requirements/dev.txt
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .kernel .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find uproxy -name "*.so" -delete

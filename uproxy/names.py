@@ -5,7 +5,7 @@ running proxy. Addresses that a manifest leaves out are the ones that `uproxy ru
 """
 
 import asyncio
-import signal
+from functools import partial
 from time import monotonic
 
 from uproxy.app.plan import cluster_dns, new_store, wall_s
@@ -15,7 +15,8 @@ from uproxy.dns.pods import PodMode
 from uproxy.dns.wire import Malformed, from_text
 from uproxy.dns.zone import Zone
 from uproxy.errors import UproxyError
-from uproxy.kit import heap
+from uproxy.kit import endings, heap
+from uproxy.kit.orphans import look_after_orphans
 from uproxy.kit.printable import printable
 from uproxy.kit.privileges import no_new_privileges
 from uproxy.kit.tasks import Tasks
@@ -37,6 +38,7 @@ async def serve_names(settings: Settings, plan: AddressPlan) -> None:
     emit.target = reconcile
     tasks = Tasks()
     await dns.start(tasks)
+    look_after_orphans(tasks)
     try:
         tasks.start("reconcile", reconcile.run())
         tasks.start("settle", _settle_when(reconcile.programmed))
@@ -62,11 +64,10 @@ def _sources(settings: Settings, emit: Emit) -> Sources:
 
 async def _until_stopped(tasks: Tasks) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    stopped = loop.create_task(stop.wait())
-    await asyncio.wait((stopped, tasks.failed), return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
+    with endings.telling(partial(loop.call_soon_threadsafe, stop.set)):
+        stopped = loop.create_task(stop.wait())
+        await asyncio.wait((stopped, tasks.failed), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
     if tasks.failed.done():
         raise tasks.failed.result()
 

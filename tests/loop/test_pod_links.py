@@ -30,6 +30,12 @@ def test_links_beside_the_node_are_said(tmp_path: Path, kind: str) -> None:
     assert said.endswith(f"({tmp_path / 'pods.conf'})")
 
 
+def test_pods_by_ipvlan_that_the_node_routes_for_are_not_spoken_of(tmp_path: Path) -> None:
+    ipvlan = {"type": "ipvlan", "master": "eth0"}
+    assert configured(tmp_path, a_conf=ipvlan | {"mode": "l2"})
+    assert not configured(tmp_path, a_conf=ipvlan | {"mode": "l3"})
+
+
 def test_a_bridge_whose_gateway_is_elsewhere_is_said(tmp_path: Path) -> None:
     bridge = {"type": "bridge", "bridge": "cni0"}
     assert "the gateway of Pods is not this node" in configured(tmp_path, a_conflist=conflist(bridge))

@@ -269,7 +269,7 @@ def test_source_ranges_hold_while_there_is_no_endpoint(
     external = node.lab.pods[0].ip4 if family == 4 else node.lab.pods[0].ip6
     client = node.lab.client.ip4 if family == 4 else node.lab.client.ip6
     made = _service(external, 80, protocol=protocol, backends=False)
-    node.routes = LocalRoutes(lambda *_: False)
+    node.routes = LocalRoutes(_landing_only)
     ask = _connect if protocol is Protocol.TCP else _send_datagram
     for allowed, expected in ((OTHERS[family], 0), (client, errno.ECONNREFUSED)):
         ranges = (ip_network(allowed),)

@@ -15,7 +15,7 @@ from uproxy.dataplane.relay.python_relay import PythonRelay
 from uproxy.dataplane.relays import Ended, Relay
 from uproxy.errors import UproxyError
 from uproxy.kit.netfilter import PROXY_MARK
-from uproxy.model.frontend import DesiredServicePort, Frontend, FrontendKind
+from uproxy.model.frontend import DesiredServicePort, Frontend, FrontendKind, Treatment
 from uproxy.model.names import IPNetwork, Protocol
 from uproxy.settings import Settings
 from uproxy.steering.bridges import BridgeAnswers
@@ -51,6 +51,7 @@ def new_dataplane(
         0 if choice.capture is Capture.BIND else PROXY_MARK,
         choice.capture is Capture.BIND,
         monotonic,
+        foreign=choice.capture is not Capture.BIND,
         ways_back=WaysBack(monotonic, bridges.lifts) if choice.capture is Capture.TPROXY else None,
     )
     relay = _relay(settings, context)
@@ -59,16 +60,22 @@ def new_dataplane(
 
 def _relay(settings: Settings, context: Context) -> Relay:
     """Build the relay asked for. Raises UproxyError when the native one is wanted and cannot be had."""
+    if obstacle := relay_obstacle(settings):
+        raise UproxyError(obstacle)
     ended = _log_access if settings.access_log else None
     reason = engine_or_reason() if settings.relay != "python" else None
     if settings.relay == "python":
         return PythonRelay(context, ended)
     if reason is None:
         return NativeRelay(context, settings.threads, ended)
-    if settings.relay == "native":
-        raise UproxyError(f"no native relay: {reason}")
     log.warning("the Python relay is used, which is slower: %s", reason)
     return PythonRelay(context, ended)
+
+
+def relay_obstacle(settings: Settings) -> str:
+    """Why the relay asked for cannot be had; empty when it can."""
+    reason = engine_or_reason() if settings.relay == "native" else None
+    return f"no native relay: {reason}" if reason is not None else ""
 
 
 def redirect_ports(dataplane: Dataplane) -> RedirectPorts:
@@ -82,17 +89,9 @@ def redirect_ports(dataplane: Dataplane) -> RedirectPorts:
     return RedirectPorts(ipv4, ipv6)
 
 
-def routes_beside_redirect(port: DesiredServicePort, frontend: Frontend) -> list[IPNetwork]:
+def routes_beside_rules(port: DesiredServicePort, frontend: Frontend) -> list[IPNetwork]:
     """Where TCP lands. Cluster IPs get a local route too, so that a node without a default route reaches
-    them. Other addresses do only where a socket has to be bound (UDP): with a local route the node
-    answers ARP for them."""
-    if port.name.protocol is Protocol.UDP:
-        return own_routes(port, frontend)
-    return routes_beside_tproxy(port, frontend)
-
-
-def routes_beside_tproxy(port: DesiredServicePort, frontend: Frontend) -> list[IPNetwork]:
-    """As beside redirect, but that transparent sockets need none."""
+    them; they are nobody else's."""
     landing = [LANDING[frontend.vip.family].network] if port.name.protocol is Protocol.TCP else []
     return landing + (own_routes(port, frontend) if frontend.kind is FrontendKind.CLUSTER_IP else [])
 
@@ -100,6 +99,15 @@ def routes_beside_tproxy(port: DesiredServicePort, frontend: Frontend) -> list[I
 def own_routes(_port: DesiredServicePort, frontend: Frontend) -> list[IPNetwork]:
     """Of its own address; the node's, where NodePorts are, are local already."""
     return [ip_network(frontend.vip.ip)] if frontend.kind is not FrontendKind.NODE_PORT else []
+
+
+def needs_port_route(port: DesiredServicePort, frontend: Frontend) -> bool:
+    """Of an external address a Service has its port, and no more. Where rules redirect TCP, a socket has to
+    be bound for UDP alone; where none is, the rules refuse what would leave."""
+    if port.name.protocol is not Protocol.UDP:
+        return False
+    is_external = frontend.kind not in (FrontendKind.CLUSTER_IP, FrontendKind.NODE_PORT)
+    return is_external and port.treatment(frontend) in (Treatment.FORWARD, Treatment.INSIDE)
 
 
 def _log_access(ended: Ended) -> None:

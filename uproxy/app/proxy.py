@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-import signal
 from collections.abc import Awaitable
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any
@@ -15,11 +15,11 @@ from uproxy.admin.metrics import About
 from uproxy.admin.service_health import ServiceHealth
 from uproxy.app import handoff
 from uproxy.app.carriers import (
+    needs_port_route,
     new_dataplane,
     own_routes,
     redirect_ports,
-    routes_beside_redirect,
-    routes_beside_tproxy,
+    routes_beside_rules,
 )
 from uproxy.app.node_news import NodeNews
 from uproxy.app.plan import cluster_dns, new_store, wall, wall_s
@@ -29,8 +29,9 @@ from uproxy.dataplane.proxy import Dataplane
 from uproxy.errors import UproxyError
 from uproxy.handoff.choice import NO_HANDOFF, Possible
 from uproxy.handoff.target import KernelPaths
-from uproxy.kit import heap
+from uproxy.kit import endings, heap
 from uproxy.kit.guests import is_of_a_guest
+from uproxy.kit.orphans import look_after_orphans
 from uproxy.kit.tasks import Tasks
 from uproxy.model.names import NamespacedName
 from uproxy.reconcile.loop import ReconcileLoop
@@ -43,12 +44,15 @@ from uproxy.state.addresses import AddressPlan
 from uproxy.steering.bridges import BridgeAnswers
 from uproxy.steering.cleanup import remove_rules, remove_tproxy
 from uproxy.steering.policy_routes import PolicyRoutes
+from uproxy.steering.port_routes import PortRoutes, remove_port_routes
 from uproxy.steering.probe import Capture, Choice, Mechanism
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.target import SteeringRules, steering_rules, tproxy_rules
 
-_OF_THE_KERNEL = (SteeringRules, LocalRoutes, PolicyRoutes, BridgeAnswers, KernelPaths)
+_OF_THE_KERNEL = (SteeringRules, LocalRoutes, PortRoutes, PolicyRoutes, BridgeAnswers, KernelPaths)
 """Targets whose work outlives a process, and is adopted by the next."""
+_TRY_LOCK_S = 0.1
+"""For others who try at the same moment to let go."""
 _HANDSHAKE_S = 1.0
 """How long a connection may still be on its way to the process that was there before."""
 
@@ -126,11 +130,11 @@ class Proxy:
             targets.append(NodeNews(self.store, self.settings.node_name))
         if self.choice.capture is Capture.REDIRECT:
             ports = redirect_ports(self.dataplane)
-            targets += [LocalRoutes(routes_beside_redirect), self.dataplane]
+            targets += [LocalRoutes(routes_beside_rules), PortRoutes(needs_port_route), self.dataplane]
             targets.append(steering_rules(self.choice.mechanism, ports))
         elif self.choice.capture is Capture.TPROXY:
             ports = redirect_ports(self.dataplane)
-            targets += [LocalRoutes(routes_beside_tproxy), PolicyRoutes(), self.dataplane]
+            targets += [LocalRoutes(routes_beside_rules), PolicyRoutes(), self.dataplane]
             targets += [tproxy_rules(ports), self._bridges]
         elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
             targets += [LocalRoutes(own_routes), self.dataplane]
@@ -165,9 +169,17 @@ class Proxy:
         handoff.say(self.settings, self._possible)
         if self._sources.ready is not None:
             await self._sources.ready()
+        # Until here nothing was programmed, and a signal ends the process at once.
+        loop = asyncio.get_running_loop()
+        with endings.telling(partial(loop.call_soon_threadsafe, self.stop.set)):
+            await self._run(config)
+        if self._why_stopped:
+            raise UproxyError(self._why_stopped)
+
+    async def _run(self, config: ConfigFile | None) -> None:
+        look_after_orphans(self._tasks)
         if self._events is not None:
             self._tasks.start("events", self._events.run())
-        self._catch_signals()
         if self._turn is not None and not self._turn.is_ours and not await self._turn_comes(self._turn):
             await self._take_down()
             return
@@ -180,8 +192,9 @@ class Proxy:
             self._follow()
             if self.paths is not None:
                 self._tasks.start("handoff", self.paths.run())
-            for rules in (target for target in self.targets if isinstance(target, SteeringRules)):
-                self._tasks.start("rules", rules.run())
+            for target in self.targets:
+                if isinstance(target, (SteeringRules, LocalRoutes)):
+                    self._tasks.start(type(target).__name__, target.run())
             self._tasks.start("announce", self._announce())
             if config is not None:
                 self._tasks.start("config", self._watch(config))
@@ -191,8 +204,6 @@ class Proxy:
             await self._drain()
         finally:
             await self._take_down()
-        if self._why_stopped:
-            raise UproxyError(self._why_stopped)
 
     def _follow(self) -> None:
         """Begin with the sources and with programming, or go on with it."""
@@ -243,7 +254,7 @@ class Proxy:
         await self._give_up_addresses()
         if not await successor.takes_over():
             log.warning("the other uproxy does not serve: ending as if there were none")
-            return not self._turn.try_lock()
+            return not self._turn.try_lock(_TRY_LOCK_S)
         await asyncio.sleep(_HANDSHAKE_S)
         return True
 
@@ -280,13 +291,12 @@ class Proxy:
             await remove_rules()
         if self.choice.mechanism is not Mechanism.LOOPBACK:
             await handoff.remove_others(self._possible)
-        if self.choice.mechanism is not Mechanism.LOOPBACK and self.choice.capture is not Capture.TPROXY:
+        if self.choice.mechanism is Mechanism.LOOPBACK:
+            return
+        if self.choice.capture is not Capture.REDIRECT:
+            await remove_port_routes()
+        if self.choice.capture is not Capture.TPROXY:
             await remove_tproxy()
-
-    def _catch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop.set)
 
     async def _until_stopped(self, *others: asyncio.Future[None]) -> None:
         """Or until one of `others` is done. Raises what escaped from a task as a bug."""

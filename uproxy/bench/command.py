@@ -7,13 +7,11 @@ regression; 130 after Ctrl-C, when what had been measured until then is printed 
 import argparse
 import os
 import shutil
-import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from types import FrameType
 
 from uproxy.bench.assemble import noise_of_run
 from uproxy.bench.compare import compare
@@ -32,6 +30,7 @@ from uproxy.bench.targets import check_reachable, stage
 from uproxy.bench.workloads import Load, Spread
 from uproxy.dataplane.relay.native_relay import engine_or_reason
 from uproxy.errors import UproxyError
+from uproxy.kit.endings import telling
 from uproxy.kit.lab import Lab, reason_unavailable
 from uproxy.model.faults import BadInput, Fault
 from uproxy.settings import Address
@@ -110,28 +109,20 @@ def choose_paths(options: Options, known: Sequence[TrafficPath]) -> list[Traffic
 
 
 @contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """Let Ctrl-C and SIGTERM end the block early, once; the list has the signal then.
+def _interruptible() -> Iterator[list[str]]:
+    """Let Ctrl-C and every other signal end the block early, once; the list is not empty then.
 
-    Further ones wait until everything that was built is removed again.
+    Further ones count for nothing until everything that was built is removed again.
     """
-    signals = (signal.SIGINT, signal.SIGTERM)
-    seen: list[int] = []
+    seen: list[str] = []
 
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        for one in signals:
-            signal.signal(one, signal.SIG_IGN)
-        seen.append(number)
-        raise KeyboardInterrupt
+    def interrupt() -> None:
+        if not seen:
+            seen.append("interrupted")
+            raise KeyboardInterrupt
 
-    before = {one: signal.signal(one, interrupt) for one in signals}
-    try:
+    with telling(interrupt), suppress(KeyboardInterrupt):
         yield seen
-    except KeyboardInterrupt:
-        pass  # `seen` tells
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 def _tell(options: Options, record: Record, *, complete: bool) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 
 from uproxy.handoff.nft_batch import Leg, LegKey, Lookup, clients
-from uproxy.kernel.nft_messages import TABLE
+from uproxy.handoff.nft_chains import TABLE
 from uproxy.kernel.nft_sight import NftSight, lacking
 
 
@@ -29,7 +29,7 @@ class TableLook:
         self, legs: Iterable[Mapping[LegKey, tuple[str, Leg]]], elements: Iterable[Lookup]
     ) -> str | None:
         """What is not there that shall be, in words. Raises CommandFailed."""
-        with closing(NftSight(TABLE)) as sight:
+        with closing(NftSight(TABLE.name)) as sight:
             generation = sight.generation()
             if generation == self._seen:
                 return None

@@ -7,19 +7,18 @@ capture's rules stay as they are.
 
 The number of base chains, sets and rules that every packet meets is constant. An address adds elements, and a
 chain of its own with one rule, which counts its turns; with session affinity also a chain and a set for each
-endpoint. The constant part is text for libnftables; what changes later goes by netlink (`nft_batch.py`,
-`nft.py`). Sources: nft(8); nf_nat_core.c, which asks the next chain while a connection has no
+endpoint. The constant part is `nft_chains.py`, what changes later `nft_batch.py`. Sources: nft(8);
+nf_nat_core.c, which asks the next chain while a connection has no
 translation yet; KEP-3866 for kube-proxy's use of maps.
 """
 
 import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import chain as chained
-from itertools import product
 
-from uproxy.errors import CommandFailed
 from uproxy.handoff import accounting
 from uproxy.handoff.claims import Claims
 from uproxy.handoff.conntrack_tally import Tally
@@ -30,140 +29,18 @@ from uproxy.handoff.nft_batch import Batch, Counter, Counts, Leg, LegKey, Lookup
 from uproxy.handoff.nft_batch import clients as clients_of
 from uproxy.handoff.nft_batch import counter as counter_of
 from uproxy.handoff.nft_batch import counters as counters_of
+from uproxy.handoff.nft_chains import NOTED, TABLE, table
 from uproxy.handoff.nft_look import TableLook
 from uproxy.handoff.nft_tally import FirstPackets
 from uproxy.handoff.plan import KernelPort
 from uproxy.kernel.conntrack import Conntrack
 from uproxy.kernel.conntrack_looks import Alike
 from uproxy.kernel.conntrack_messages import Translated
-from uproxy.kernel.nft import NftNetlink
-from uproxy.kernel.nft_messages import TABLE
-from uproxy.kit.nft import Nft
+from uproxy.kernel.nft import NftNetlink, remove_table
+from uproxy.kernel.nft_trial import refusal
 from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend
 from uproxy.model.names import IPAddress, IPNetwork, ServicePortName, Vip
-
-_TABLE = f"inet {TABLE}"
-_IP = {4: "ip", 6: "ip6"}
-_ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
-_KINDS = tuple(product(("tcp", "udp"), (4, 6), ("", "_node")))
-
-
-def _key(family: int, node: str) -> str:
-    """Of a set that counts: where the client went, but for NodePorts, and who answers."""
-    vip = "" if node else f"{_ADDRESS[family]} . "
-    return f"{vip}inet_service . {_ADDRESS[family]} . inet_service"
-
-
-def _tuple(family: int, node: str) -> str:
-    """The same, as it is read from a first packet, which is translated by then. Its port is not: nft would
-    print that without the protocol, which it needs to read the others again."""
-    ip = _IP[family]
-    vip = "" if node else f"ct original {ip} daddr . "
-    return f"{vip}ct original proto-dst . {ip} daddr . ct reply proto-src"
-
-
-def _counting(after: str) -> str:
-    return "".join(
-        f"\t\tmeta nfproto ipv{family} meta l4proto {protocol} {_tuple(family, node)} "
-        f"@new_{protocol}{family}{node} {after}\n"
-        for protocol, family, node in _KINDS
-    )
-
-
-_NOTED = "leave_input"
-"""The chain whose rule says what accounting was before."""
-
-
-_PORT = "meta l4proto . th dport"
-_FIRST_ONLY = "\t\tmeta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn accept\n"
-
-
-def _addresses(kind: str) -> str:
-    return f"\t\tip daddr . {_PORT} vmap @{kind}4\n\t\tip6 daddr . {_PORT} vmap @{kind}6\n"
-
-
-def _lookups(kind: str) -> str:
-    """Node ports come after addresses, and are looked up for the node's own addresses only."""
-    own = "fib daddr type local"
-    return f"""\
-{_addresses(kind)}\
-		meta nfproto ipv4 ip daddr != 127.0.0.0/8 {own} {_PORT} vmap @{kind}_node4
-		meta nfproto ipv6 ip6 daddr != ::1 {own} {_PORT} vmap @{kind}_node6
-"""
-
-
-# - Most addresses are in `ahead*`: for them neither who may come is asked first, nor who is inside. It is the
-#   guard's lookups, of cold memory, that a first packet feels.
-# - Only a first segment is taken: what the relay has in hand, and conntrack did not see begin, stays there.
-# - `inside*` has only those addresses whose clients inside have other endpoints: at each new rule the kernel
-#   walks from every base chain to all that it leads to.
-# - `new_*` counts in chains of type nat, which see the first packet of each connection and no other. Bytes
-#   are conntrack's: to count them by a set, in a chain that all packets pass, cost 7 % of a request.
-# - Masquerade where answers would not come back here otherwise: from endpoints elsewhere; to clients behind a
-#   bridge, since that may be the endpoint's; to an endpoint that calls itself; and to the node, whose address
-#   may be the VIP. The answers of other endpoints on this node pass here, so they see who calls.
-# - `here` has an address twice, so that one set tells both who is on this node and who calls himself. Before
-#   Linux 5.7 `iif` is nothing in postrouting, and everything is masqueraded.
-_CHAINS = f"""\
-	chain take {{
-{_lookups("services")}	}}
-	chain take_inside {{
-{_lookups("inside")}	}}
-	chain take_ahead {{
-		type nat hook prerouting priority -111; policy accept;
-{_FIRST_ONLY}{_addresses("ahead")}	}}
-	chain take_prerouting {{
-		type nat hook prerouting priority -106; policy accept;
-{_FIRST_ONLY}		ip saddr @pods4 jump take_inside
-		ip6 saddr @pods6 jump take_inside
-		goto take
-	}}
-	chain take_output {{
-		type nat hook output priority -106; policy accept;
-{_FIRST_ONLY}{_addresses("ahead")}		jump take_inside
-		goto take
-	}}
-	chain leave_postrouting {{
-		type nat hook postrouting priority 99; policy accept;
-		ct status & dnat == 0 accept
-{_counting("goto leave")}	}}
-	chain leave {{
-		meta iifkind "bridge" masquerade
-		ip saddr . ip daddr @here4 masquerade
-		ip6 saddr . ip6 daddr @here6 masquerade
-		meta iif != 0 ip daddr . ip daddr @here4 accept
-		meta iif != 0 ip6 daddr . ip6 daddr @here6 accept
-		masquerade
-	}}
-	chain {_NOTED} {{
-		type nat hook input priority 99; policy accept;
-		ct status & dnat == 0 accept @COMMENT@
-{_counting("accept")}	}}
-"""
-
-
-def render_table(inside: Sequence[IPNetwork], accounting_before: bool) -> str:
-    """One transaction that puts the table, empty, in the place of any older one."""
-    sets = []
-    for kind, family in product(("ahead", "services", "inside"), (4, 6)):
-        sets.append(
-            f"\tmap {kind}{family} {{ type {_ADDRESS[family]} . inet_proto . inet_service : verdict; }}\n"
-        )
-    for kind, family in product(("services", "inside"), (4, 6)):
-        sets.append(f"\tmap {kind}_node{family} {{ type inet_proto . inet_service : verdict; }}\n")
-    for protocol, family, node in _KINDS:
-        sets.append(f"\tset new_{protocol}{family}{node} {{ type {_key(family, node)}; counter; }}\n")
-    for family in (4, 6):
-        sets.append(f"\tset here{family} {{ type {_ADDRESS[family]} . {_ADDRESS[family]}; }}\n")
-        networks = ", ".join(str(network) for network in inside if network.version == family)
-        filled = f" elements = {{ {networks} }};" if networks else ""
-        sets.append(
-            f"\tset pods{family} {{ type {_ADDRESS[family]}; flags interval; auto-merge;{filled} }}\n"
-        )
-    chains = _CHAINS.replace("@COMMENT@", accounting.comment(accounting_before))
-    return f"add table {_TABLE}\ndelete table {_TABLE}\ntable {_TABLE} {{\n{''.join(sets)}{chains}}}\n"
-
 
 _Legs = dict[LegKey, tuple[str, Leg]]
 """With their chains."""
@@ -186,7 +63,6 @@ class NftablesHandoff:
     knows_clients = True
 
     def __init__(self, conntrack: Conntrack) -> None:
-        self._nft = Nft()
         self._link, self._table = NftNetlink(), TableLook()
         self._conntrack = conntrack
         self._legs: dict[ServicePortName, _Legs] = {}
@@ -205,11 +81,14 @@ class NftablesHandoff:
 
     async def begin(self, inside: Sequence[IPNetwork]) -> None:
         """Put an empty table in the place of any older one."""
-        before = accounting.own(await _rules(self._nft))
-        await self._nft.execute(render_table(inside, before))
+        await asyncio.to_thread(self._begin, inside)
         self._forget_all()
         accounting.switch_on()
         await self._conntrack.look()  # what there is by now is not counted
+
+    def _begin(self, inside: Sequence[IPNetwork]) -> None:
+        before = accounting.own(_comments(self._link))
+        self._link.commit(table(inside, accounting.note(before)).commands())
 
     async def put(self, ports: Sequence[KernelPort], clients: Clients = NOBODY) -> None:
         """One transaction for all of them."""
@@ -229,7 +108,7 @@ class NftablesHandoff:
         batch.count(counted)
         batch.here(self._here.difference(move.here))
         # In a thread: somebody else's transaction may be long.
-        await asyncio.to_thread(lambda: self._link.commit(batch.messages()))
+        await asyncio.to_thread(lambda: self._link.commit(batch.commands()))
         self._leads.settle(move.leads)
         self._counted.settle(move.counted)
         self._here.settle(move.here)
@@ -263,7 +142,7 @@ class NftablesHandoff:
         last: dict[bytes, tuple[float, Backend]] = {}
         for (_, _, timeout_s), (chain, leg) in self._legs.get(name, {}).items():
             for set_name, backend in clients_of(chain, leg):
-                for ip, left_ms in self._link.clients(set_name):
+                for ip, left_ms in self._link.clients(TABLE, set_name):
                     idle_s = (timeout_s or 0) - left_ms / 1000
                     if ip not in last or idle_s < last[ip][0]:
                         last[ip] = idle_s, backend
@@ -341,7 +220,7 @@ class NftablesHandoff:
     def _connections(self, owners: Mapping[Counter, Key]) -> Iterator[tuple[Counter, Key, int]]:
         """Of elements that have counted any."""
         for suffix, size in {(counter.suffix, len(counter.key)) for counter in owners}:
-            for its in self._link.counters(f"new_{suffix}", size):
+            for its in self._link.counters(TABLE, f"new_{suffix}", size):
                 counter = Counter(suffix, its.key)
                 if its.packets and counter in owners:
                     yield counter, owners[counter], its.packets
@@ -369,32 +248,21 @@ async def refusal_here() -> str | None:
     """Why this machine cannot do it; None when it can. Leaves nothing behind."""
     if reason := not_forwarded(4):
         return reason
-    trial = "inet uproxy-trial"
-    text = render_table((), accounting_before=False).replace(_TABLE, trial)
-    try:
-        await Nft().execute(f"{text}delete table {trial}\n")
-    except CommandFailed as error:
-        return str(error)
-    return None
+    return await asyncio.to_thread(refusal, table((), accounting.note(before=False)))
 
 
 async def remove() -> list[str]:
     """Remove the table of any run; returns what was there, in words. Raises CommandFailed."""
-    nft = Nft()
-    try:
-        tables = await nft.execute("list tables\n")
-    except CommandFailed:
-        return []  # A kernel without nftables, or a machine without its programs.
-    if f"table {_TABLE}" not in tables.splitlines():
-        return []
-    rules = await _rules(nft)
-    await nft.execute(f"delete table {_TABLE}\n")
-    return [f"nftables table {_TABLE}", *accounting.put_back(rules)]
+    return await asyncio.to_thread(_remove)
 
 
-async def _rules(nft: Nft) -> str:
-    """Those that say what accounting was; empty when there is no such table."""
-    try:
-        return await nft.execute(f"list chain {_TABLE} {_NOTED}\n")
-    except CommandFailed:
-        return ""
+def _remove() -> list[str]:
+    with closing(NftNetlink()) as link:
+        comments = _comments(link)
+    removed = remove_table(TABLE)
+    return [*removed, *accounting.put_back(comments)] if removed else []
+
+
+def _comments(link: NftNetlink) -> str:
+    """One of them says what accounting was; empty when there is no such table."""
+    return "\n".join(link.comments(TABLE, NOTED))

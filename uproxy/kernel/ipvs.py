@@ -218,7 +218,7 @@ def node_addresses() -> set[IPAddress]:
     link = Link(ROUTE)
     try:
         found = set()
-        for body in link.dump(_GET_ADDRESS, struct.pack("=BBBBI", 0, 0, 0, 0, 0)):
+        for body in link.dump_whole(_GET_ADDRESS, struct.pack("=BBBBI", 0, 0, 0, 0, 0)):
             family, _, _, _, index = struct.unpack_from("=BBBBI", body)
             its = dict(attributes(body[8:]))
             raw = its.get(2) or its.get(1)  # IFA_LOCAL: IFA_ADDRESS is the other end of a tunnel

@@ -28,6 +28,8 @@ class CloseReason(StrEnum):
     """Its endpoint was removed, and the Service asks for a reset then, at once or after a while."""
     MAX_AGE = "max-age"
     """As old as the Service lets connections get."""
+    HOP_LIMIT = "hop-limit"
+    """It has gone through so many proxies and routers that it goes in circles."""
     NO_RESOURCES = "no-resources"
     """This machine had not what it takes to carry it on: memory, or watches (epoll(7))."""
     SHUTDOWN = "shutdown"

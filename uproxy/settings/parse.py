@@ -55,9 +55,14 @@ NOWHERE = Surroundings()
 
 
 def parse_settings(
-    flags: argparse.Namespace, surroundings: Surroundings = NOWHERE, config: object = None
+    flags: argparse.Namespace,
+    surroundings: Surroundings = NOWHERE,
+    config: object = None,
+    *,
+    needs_sources: bool = True,
 ) -> Settings:
-    """Check the flags of `uproxy run`, and what `--config` names: `config`, as plain values.
+    """Check the flags of `uproxy run`, and what `--config` names: `config`, as plain values. Without
+    `needs_sources` it need not be said where Services come from.
 
     Raises BadInput with every mistake.
     """
@@ -66,7 +71,7 @@ def parse_settings(
     settings = parsing.settings(given, surroundings)
     one_shot = _one_shot(flags, parsing.faults)
     unread = bool(flags.config and parsing.faults)  # what might have named a cluster
-    if not (settings.from_cluster or settings.files or one_shot or unread):
+    if needs_sources and not (settings.from_cluster or settings.files or one_shot or unread):
         parsing.faults.append(
             _fault(
                 "-f",

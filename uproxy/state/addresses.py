@@ -14,7 +14,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, 
 from uproxy.errors import AddressesExhausted
 from uproxy.model.frontend import Backend, Frontend, FrontendKind
 from uproxy.model.names import Family, IPAddress, IPNetwork, NamespacedName, Protocol, ServicePortName, Vip
-from uproxy.model.node import Node
+from uproxy.model.node import OWN_SOURCE, Node
 from uproxy.model.service import Service, ServicePort, ServiceType
 from uproxy.model.special import special
 
@@ -182,7 +182,7 @@ def _node_port_families(service: Service, found: Iterable[Frontend]) -> list[Fam
 def _allowed(service: Service, ip: IPAddress, node: Node | None) -> tuple[IPNetwork, ...]:
     """Who may use a load balancer's address, by kube-proxy's rules: ranges of the other family say
     nothing about this one; a range of everybody is none; and where the node itself is let in, so is
-    the address, which is what the node's own connections to it come from.
+    the address, which is what the node's own connections to it come from, and what its datagrams do.
     """
     # Collapsed, because nftables refuses intervals that overlap.
     ranges: tuple[IPNetwork, ...] = (
@@ -194,7 +194,9 @@ def _allowed(service: Service, ip: IPAddress, node: Node | None) -> tuple[IPNetw
         return ()
     own = node.addresses if node is not None else ()
     if any(address in network for address in own for network in ranges):
-        return ranges if any(ip in network for network in ranges) else (*ranges, ip_network(ip))
+        sources = (ip, OWN_SOURCE) if ip.version == 4 else (ip,)
+        others = (its for its in sources if not any(its in network for network in ranges))
+        return (*ranges, *map(ip_network, others))
     return ranges
 
 

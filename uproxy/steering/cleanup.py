@@ -8,6 +8,7 @@ from uproxy.errors import CommandFailed
 from uproxy.steering import iptables, nft
 from uproxy.steering.bridges import remove_bridge_table
 from uproxy.steering.policy_routes import remove_policy_routes
+from uproxy.steering.port_routes import remove_port_routes
 from uproxy.steering.probe import has_net_admin
 from uproxy.steering.routes import marked_routes, remove_routes, written
 
@@ -18,7 +19,12 @@ async def cleanup() -> list[str]:
     Raises CommandFailed when this process may not look, or something refuses to go.
     """
     require_net_admin()
-    return [*await remove_rules(), *await remove_tproxy(), *await _remove_routes()]
+    return [
+        *await remove_rules(),
+        *await remove_tproxy(),
+        *await remove_port_routes(),
+        *await _remove_routes(),
+    ]
 
 
 def require_net_admin() -> None:

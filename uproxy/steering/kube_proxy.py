@@ -12,13 +12,14 @@ import asyncio
 
 from uproxy.errors import CommandFailed
 from uproxy.kernel.ipvs import Ipvs, delete_server
+from uproxy.kernel.nft import remove_table
+from uproxy.kernel.nft_messages import Table
 from uproxy.kit.commands import run
 from uproxy.kit.netfilter import PROGRAM, chains, restore, table
-from uproxy.kit.nft import Nft
 from uproxy.kit.programs import execute, peek
 
 LINK = "kube-ipvs0"
-_NFT = ("ip kube-proxy", "ip6 kube-proxy")
+_NFT = (Table("ip", "kube-proxy"), Table("ip6", "kube-proxy"))
 _TABLES = ("mangle", "nat", "filter")
 _NAMES = (
     "KUBE-SERVICES",
@@ -52,15 +53,7 @@ async def remove_kube_proxy() -> list[str]:
 
 
 async def _remove_tables() -> list[str]:
-    nft = Nft()
-    try:
-        there = (await nft.execute("list tables\n")).splitlines()
-    except CommandFailed:
-        return []  # a kernel without nftables, or a machine without its programs
-    found = [name for name in _NFT if f"table {name}" in there]
-    for name in found:
-        await nft.execute(f"delete table {name}\n")
-    return [f"nftables table {name}" for name in found]
+    return [words for its in _NFT for words in await asyncio.to_thread(remove_table, its)]
 
 
 async def _remove_chains() -> list[str]:

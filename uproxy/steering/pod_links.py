@@ -45,6 +45,8 @@ def _main_plugin(path: Path) -> dict[str, Any] | None:
 
 def _objection(plugin: dict[str, Any]) -> str:
     kind = plugin.get("type")
+    if kind == "ipvlan" and str(plugin.get("mode", "l2")).startswith("l3"):
+        return ""  # what Pods send is routed by the node, as if it were the node's own
     if kind in _BESIDE_THE_NODE:
         return (
             f"Pods are attached by {kind}, beside this node: what they send to Services does not pass it, "

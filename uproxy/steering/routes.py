@@ -5,6 +5,7 @@ Refuses to touch any other, and to decide which VIPs need which: its caller does
 ip-route(8), `TYPE local`; /etc/iproute2/rt_protos for the numbers that others use.
 """
 
+import asyncio
 import json
 import logging
 import re
@@ -14,11 +15,13 @@ from ipaddress import ip_network
 
 from uproxy.errors import CommandFailed
 from uproxy.kit.commands import run
-from uproxy.kit.programs import peek
+from uproxy.kit.programs import complaint, peek
 from uproxy.model.frontend import Changes, DesiredServicePort, Frontend
 from uproxy.model.names import IPNetwork, ServicePortName, Vip
 
 ROUTE_PROTOCOL = 117
+CHECK_S = 30.0
+"""How often the kernel is asked whether it has them still."""
 
 # EEXIST, ESRCH and (of rules) ENOENT as `ip` prints them, in English everywhere. An address that is
 # there already is the node's own or an earlier run's, and serves just as well.
@@ -45,9 +48,14 @@ class LocalRoutes:
         self._routed: set[IPNetwork] = set()
         self._released: set[IPNetwork] = set()
         """Those that no Service port holds any more, and whose route may still be there."""
+        self._lock = asyncio.Lock()
 
     async def make(self, changes: Changes) -> Mapping[Vip, str]:
         """Add the routes that are missing; one run of `ip`, or none."""
+        async with self._lock:
+            return await self._make(changes)
+
+    async def _make(self, changes: Changes) -> Mapping[Vip, str]:
         wanted: set[IPNetwork] = set()
         for port in changes.updated:
             needed = self._needed(port)
@@ -69,21 +77,42 @@ class LocalRoutes:
 
     async def retire(self, changes: Changes) -> None:
         """Remove the routes whose last Service port is gone; one run of `ip`, or none."""
-        for name in changes.removed:
-            self._hold(name, frozenset())
-        for port in changes.updated:
-            self._hold(port.name, self._needed(port))
-        # What failed before is tried again.
-        self._released &= self._routed
-        await self._remove(list(self._released))
+        async with self._lock:
+            for name in changes.removed:
+                self._hold(name, frozenset())
+            for port in changes.updated:
+                self._hold(port.name, self._needed(port))
+            # What failed before is tried again.
+            self._released &= self._routed
+            await self._remove(list(self._released))
 
     async def prune(self) -> None:
         """Remove routes that an earlier run left and no Service port has a use for."""
-        await self._remove([network for network in await marked_routes() if network not in self._holders])
+        async with self._lock:
+            await self._remove([its for its in await marked_routes() if its not in self._holders])
 
     async def close(self) -> None:
         """Remove every route of ours."""
-        await self._remove(self._routed.union(await marked_routes()))
+        async with self._lock:
+            await self._remove(self._routed.union(await marked_routes()))
+
+    async def run(self) -> None:
+        """Look every half a minute whether the routes are still there. For ever."""
+        while True:
+            await asyncio.sleep(CHECK_S)
+            await self.check()
+
+    async def check(self) -> None:
+        """Make those anew that somebody has removed. Where an address is the node's own, too, there is none
+        of ours, and nothing to say."""
+        async with self._lock:
+            missing = self._routed.difference(await marked_routes())
+            failed = await _change("add", sorted(missing, key=_order))
+            again = missing.intersection(await marked_routes()) if missing else missing
+        for network in sorted(again, key=_order):
+            _log.warning("local route of %s is made anew, since somebody has removed it", written(network))
+        for network, reason in failed.items():
+            _log.warning("local route of %s is gone: %s", written(network), reason)
 
     async def _remove(self, networks: Collection[IPNetwork]) -> None:
         failed = await remove_routes(networks)
@@ -118,8 +147,13 @@ async def marked_routes() -> list[IPNetwork]:
     found: list[IPNetwork] = []
     for family in ("-4", "-6"):
         text = await peek("ip", "-json", family, "route", "show", *ours)
-        found += [ip_network(route["dst"]) for route in json.loads(text or "[]")]
+        found += await asyncio.to_thread(_networks, text)
     return found
+
+
+def _networks(text: str) -> list[IPNetwork]:
+    """Of what `ip -json route` prints; tens of milliseconds, where they are thousands."""
+    return [ip_network(route["dst"]) for route in json.loads(text or "[]")]
 
 
 async def remove_routes(networks: Iterable[IPNetwork]) -> Mapping[IPNetwork, str]:
@@ -142,6 +176,21 @@ async def _change(verb: str, networks: Sequence[IPNetwork]) -> Mapping[IPNetwork
     except CommandFailed as error:
         return dict.fromkeys(networks, str(error))
     return {networks[line - 1]: reason for line, reason in parse_failures(done.stderr).items()}
+
+
+async def try_local_routes() -> str:
+    """Why this machine makes no local routes; empty when it does. Changes nothing.
+
+    One is made in a network namespace that is thrown away. A process that may not make namespaces asks
+    for one that is there already, which a kernel that knows local routes says.
+    """
+    words = "route add local {ip} dev lo protocol 117 table local"
+    there = words.format(ip="192.0.2.1")
+    done = await run("unshare", "--net", "sh", "-c", f"ip link set lo up && ip {there}")
+    if done.status and complaint(done.stderr).startswith("unshare:"):
+        done = await run("ip", *words.format(ip="127.0.0.1").split())
+    finding = complaint(done.stderr) if done.status else ""
+    return "" if finding in _ALREADY_SO else finding
 
 
 def render_batch(verb: str, networks: Sequence[IPNetwork]) -> str:

@@ -164,4 +164,4 @@ def steering_rules(mechanism: Mechanism, ports: RedirectPorts) -> SteeringRules:
 
 def tproxy_rules(ports: RedirectPorts) -> SteeringRules:
     """The target for capture `tproxy`."""
-    return SteeringRules(nft.NftRules(ports, tproxy.render_table), iptables.remove, tproxy_rule)
+    return SteeringRules(nft.NftRules(ports, tproxy.table), iptables.remove, tproxy_rule)

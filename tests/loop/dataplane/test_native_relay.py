@@ -54,7 +54,7 @@ def block_until_reported(rig) -> None:
 async def test_a_failed_dial_that_python_has_not_heard_of_ends_with_all_others(hasty, end):
     """It is not dialled again once everything was to end."""
     vip = (VIP, free_port(VIP))
-    programmed = await hasty.serve(vip, [black_hole(hasty), black_hole(hasty)])
+    programmed = await hasty.serve(vip, [black_hole(hasty) for _ in range(3)])
     before = descriptors()
     clients = await connect(hasty, vip, 5)
     await until(lambda: programmed.stats.connections == 5)

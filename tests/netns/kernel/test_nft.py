@@ -9,12 +9,15 @@ from typing import TypeVar
 
 import pytest
 
+from tests.netns.kernel_state import nft_generation
 from uproxy.errors import CommandFailed
+from uproxy.handoff.nft_chains import SETS, TABLE
 from uproxy.handoff.nftables import NftablesHandoff
 from uproxy.handoff.plan import KernelPort, KernelVip
-from uproxy.kernel import nft_messages as nft
 from uproxy.kernel.conntrack import Conntrack
-from uproxy.kernel.nft import NftNetlink
+from uproxy.kernel.nft import ElementRefused, NftNetlink
+from uproxy.kernel.nft_commands import AddChain, AddElements, DeleteElements, FlushChain
+from uproxy.kernel.nft_messages import Element
 from uproxy.kit.lab import Host, Lab
 from uproxy.model.frontend import Backend
 from uproxy.model.names import IPAddress, Protocol, ServicePortName, Vip
@@ -99,9 +102,9 @@ def test_nft_prints_affinity_that_came_by_netlink(node: Host) -> None:
 def test_a_refusal_names_the_message_and_changes_nothing(node: Host) -> None:
     def refused() -> None:
         before = printed(node)
-        messages = [nft.add_chain("more"), nft.flush_chain("none"), nft.add_chain("another")]
+        commands = [AddChain(TABLE, "more"), FlushChain(TABLE, "none"), AddChain(TABLE, "another")]
         with closing(NftNetlink()) as link, pytest.raises(CommandFailed) as caught:
-            link.commit(messages)
+            link.commit(commands)
         assert str(caught.value) == "nf_tables: rules of chain none: No such file or directory"
         assert printed(node) == before
 
@@ -112,11 +115,41 @@ def test_more_refusals_than_a_socket_holds_are_a_refusal(node: Host) -> None:
     def refused() -> str:
         with closing(NftNetlink()) as link:
             with pytest.raises(CommandFailed):
-                link.commit([nft.flush_chain("none")] * 2000)
-            link.commit([nft.add_chain("more")])
+                link.commit([FlushChain(TABLE, "none")] * 2000)
+            link.commit([AddChain(TABLE, "more")])
         return printed(node)
 
     assert "chain more" in handed(node, web(1), then=refused)
+
+
+def test_of_thousands_of_elements_the_one_that_is_wrong_is_named(node: Host) -> None:
+    its = [Element(number.to_bytes(8, "big")) for number in range(5000)]
+
+    def refused() -> None:
+        here = SETS["here4"]
+        with closing(NftNetlink()) as link:
+            link.commit([AddElements(TABLE, here, its[:4000] + its[4001:])])
+            with pytest.raises(ElementRefused) as caught:
+                link.commit([DeleteElements(TABLE, here, its)])
+        assert (caught.value.set_name, caught.value.key) == ("here4", its[4000].key)
+        assert str(caught.value) == (
+            "nf_tables: element 0.0.0.0 . 0.0.15.160 of here4: No such file or directory"
+        )
+
+    handed(node, then=refused)
+
+
+def test_what_is_only_checked_is_not_there(node: Host) -> None:
+    def check() -> None:
+        before, generation = printed(node), nft_generation(node)
+        with closing(NftNetlink()) as link:
+            link.check([AddChain(TABLE, "more")])
+            with pytest.raises(CommandFailed, match="rules of chain none"):
+                link.check([FlushChain(TABLE, "none")])
+        assert printed(node) == before
+        assert nft_generation(node) == generation
+
+    handed(node, then=check)
 
 
 def test_a_thousand_elements_are_counted(node: Host) -> None:
@@ -124,8 +157,8 @@ def test_a_thousand_elements_are_counted(node: Host) -> None:
 
     def count() -> list[bytes]:
         with closing(NftNetlink()) as link:
-            link.commit(list(nft.add_elements("new_tcp4", map(nft.element, keys))))
-            found = link.counters("new_tcp4", 16)
+            link.commit([AddElements(TABLE, SETS["new_tcp4"], [Element(key) for key in keys])])
+            found = link.counters(TABLE, "new_tcp4", 16)
         assert {its.packets for its in found} == {0}
         # Of a set that grows meanwhile the kernel may tell one twice.
         return sorted({its.key for its in found})

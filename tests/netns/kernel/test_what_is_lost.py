@@ -60,10 +60,10 @@ async def handoff_iptables() -> Lost:
     return mechanism.lost, mechanism.close
 
 
-def steering(render: nft.Render) -> Callable[[], Awaitable[Lost]]:
+def steering(render: nft.Make) -> Callable[[], Awaitable[Lost]]:
     async def begin() -> Lost:
         rules, wanted = NftRules(PORTS, render), dict(RULES)
-        if render is nft.render_table:
+        if render is nft.table:
             del wanted[Vip(ip_address("203.0.113.1"), 53, Protocol.UDP)]
         await rules.replace(wanted, [ip_network("10.244.0.0/24")])
         assert await rules.lost(wanted, []) is None
@@ -99,7 +99,7 @@ NFT = {
         "iptables -t nat -F UPROXY_H1",
         "ip6tables -t mangle -F UPROXY_HANDOFF",
     ],
-    steering(nft.render_table): [
+    steering(nft.table): [
         *(its.format(t="inet uproxy") for its in ANY_NFT),
         "nft flush chain inet uproxy guard",
         "nft flush set inet uproxy redirect4",
@@ -108,7 +108,7 @@ NFT = {
         "nft flush set inet uproxy alone4",
         "nft flush set inet uproxy inside_nodeports4",
     ],
-    steering(tproxy.render_table): ["nft flush set inet uproxy deliver4"],
+    steering(tproxy.table): ["nft flush set inet uproxy deliver4"],
     steering_iptables: [
         "iptables -F",
         "iptables -t nat -F",

@@ -38,7 +38,12 @@ class TcpListener:
     def __init__(self, context: Context, relay: Relay, ip: IPAddress, port: int) -> None:
         self._context = context
         self._relay = relay
-        self._socket = listen_tcp(ip, port, beside_another=context.overlap.lasts)
+        self._socket = listen_tcp(
+            ip,
+            port,
+            beside_another=context.overlap.lasts,
+            foreign=context.foreign and not ip.is_unspecified,
+        )
         self.family: Family = ip.version
         self.port = int(self._socket.getsockname()[1])
         try:

@@ -8,12 +8,14 @@ for how long, is `flows.py`.
 import errno
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 from uproxy.dataplane.arriving.guard import Guard, set_guard
 from uproxy.dataplane.context import Context
 from uproxy.dataplane.datagrams.flows import FlowTable
+from uproxy.dataplane.dial.hops import limit_hops
 from uproxy.dataplane.dial.sockets import bind_udp, datagrams_to, dial_failure, is_bug, share
 from uproxy.dataplane.dial.source_ports import SourcePorts
 from uproxy.dataplane.reactor import FAILED, READABLE
@@ -28,7 +30,9 @@ _HELD_BYTES = 4096
 
 _OF_ONE_DATAGRAM = frozenset((errno.EAGAIN, errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM))
 _IP_PKTINFO = 8
-_ANCILLARY_BYTES = socket.CMSG_SPACE(20)
+_IP_TTL = 2
+_HOP_LIMITS = ((socket.IPPROTO_IP, _IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT))
+_ANCILLARY_BYTES = socket.CMSG_SPACE(20) + socket.CMSG_SPACE(4)
 _IPV6_LOOPBACK = bytes(15) + b"\x01"
 _SCRATCH = bytearray(65536)  # the largest datagram is 65,507 bytes
 _VIEW = memoryview(_SCRATCH)
@@ -52,6 +56,7 @@ class UdpFlow:
     used_s: float
     held: bytes | None
     tried: list[BackendState]
+    hops: int
     answered: bool = False
     streaming: bool = False
 
@@ -78,16 +83,18 @@ class UdpFlows:
         self._source_ports = SourcePorts()
         self.table: FlowTable[FlowKey, UdpFlow] = FlowTable(limit, idle_s)
 
-    def open(self, key: FlowKey, route: Route, data: memoryview) -> UdpFlow | None:
-        """Begin a flow with its first datagram; None when no backend can take it."""
+    def open(self, key: FlowKey, route: Route, data: memoryview, hops: int) -> UdpFlow | None:
+        """Begin a flow with its first datagram; None when no backend can take it, or it goes in circles."""
+        if hops == 1:
+            return None
         now_s = self.context.now()
         tried: list[BackendState] = []
-        found = self._upstream(route, key[1], now_s, tried)
+        found = self._upstream(route, key[1], now_s, tried, hops)
         if found is None:
             return None
         backend, upstream = found
         held = bytes(data) if len(data) <= _HELD_BYTES else None
-        flow = UdpFlow(*key, backend, upstream, now_s, held, tried)
+        flow = UdpFlow(*key, backend, upstream, now_s, held, tried, hops)
         if not self._begin(flow):
             return None
         evicted = self.table.add(key, flow)
@@ -102,7 +109,7 @@ class UdpFlows:
         """Give a flow another backend, after its own refused; False when there is none."""
         self.release(flow)
         flow.tried.append(flow.backend)
-        found = self._upstream(flow.listener.route, flow.client, self.context.now(), flow.tried)
+        found = self._upstream(flow.listener.route, flow.client, self.context.now(), flow.tried, flow.hops)
         if found is not None:
             flow.backend, flow.upstream = found
             if self._begin(flow):
@@ -112,14 +119,16 @@ class UdpFlows:
         return False
 
     def _upstream(
-        self, route: Route, client: Client, now_s: float, tried: list[BackendState]
+        self, route: Route, client: Client, now_s: float, tried: list[BackendState], hops: int
     ) -> tuple[BackendState, socket.socket] | None:
         address = str(client[0])
         if route.inside is not None and self.context.insiders.has(address):
             route = route.inside
         while (backend := route.balancer.pick(address, now_s, tried)) is not None:
             try:
-                return backend, self._datagrams_to(backend, client)
+                upstream = self._datagrams_to(backend, client)
+                limit_hops(upstream, hops)
+                return backend, upstream
             except OSError as error:
                 failure = dial_failure(error.errno or 0)
                 route.stats.dial_failed(failure)
@@ -187,9 +196,14 @@ class UdpListener:
         self._flows = flows
         self._many_addresses = ip.is_unspecified
         # A wildcard socket would take what goes to anybody's port of this number.
-        transparent = flows.context.ways_back is not None and not self._many_addresses
-        mark = flows.context.mark if transparent else 0
-        self._socket = bind_udp(ip, port, mark, beside_another=flows.context.overlap.lasts)
+        context = flows.context
+        self._socket = bind_udp(
+            ip,
+            port,
+            context.mark if context.ways_back is not None else 0,
+            beside_another=context.overlap.lasts,
+            foreign=context.foreign and not self._many_addresses,
+        )
         self._family = ip.version
         self.guard = Guard()
         try:
@@ -216,7 +230,7 @@ class UdpListener:
             if self._socket.fileno() < 0:
                 return
             try:
-                count, client, local = self._receive()
+                count, client, local, hops = self._receive()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -225,26 +239,24 @@ class UdpListener:
                 self.route.stats.datagrams_dropped += 1  # one that was lost for want of memory
                 continue
             if self._welcome(local):
-                self._pass_on(_VIEW[:count], client, local)
+                self._pass_on(_VIEW[:count], client, local, hops)
         self._flows.context.reactor.later(self)
 
-    def _receive(self) -> tuple[int, Client, bytes]:
-        if not self._many_addresses:
-            count, client = self._socket.recvfrom_into(_SCRATCH)
-            return count, client, b""
+    def _receive(self) -> tuple[int, Client, bytes, int]:
         count, ancillary, _flags, client = self._socket.recvmsg_into([_SCRATCH], _ANCILLARY_BYTES)
-        return count, client, _local_address(ancillary)
+        local = _local_address(ancillary) if self._many_addresses else b""
+        return count, client, local, _hops(ancillary)
 
     def _welcome(self, local: bytes) -> bool:
         """Whether datagrams to this address of the node are ours to answer."""
         return not local or self._flows.context.node_ports_on_loopback or not _is_loopback(local)
 
-    def _pass_on(self, data: memoryview, client: Client, local: bytes) -> None:
+    def _pass_on(self, data: memoryview, client: Client, local: bytes, hops: int) -> None:
         key = (self, client, local)
         stats = self.route.stats
         flow = self._flows.table.use(key, self._flows.context.now())
         if flow is None:
-            flow = self._flows.open(key, self.route, data)
+            flow = self._flows.open(key, self.route, data, hops)
             if flow is None:
                 stats.datagrams_dropped += 1
                 return
@@ -334,6 +346,14 @@ def _is_refusal(error: OSError) -> bool:
 
 def _is_loopback(local: bytes) -> bool:
     return local[0] == 127 if len(local) == 4 else local == _IPV6_LOOPBACK
+
+
+def _hops(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """The hop limit that a datagram came with; 0 when it is not told."""
+    for level, kind, data in ancillary:
+        if (level, kind) in _HOP_LIMITS:
+            return int.from_bytes(data[:4], sys.byteorder)
+    return 0
 
 
 def _local_address(ancillary: list[tuple[int, int, bytes]]) -> bytes:

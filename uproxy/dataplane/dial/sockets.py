@@ -11,6 +11,7 @@ import socket
 import struct
 from contextlib import suppress
 
+from uproxy.dataplane.dial.hops import limit_hops, report_hops, save_syn
 from uproxy.model.closing import DialFailure
 from uproxy.model.names import ADDRESS_FAMILY, IPAddress
 
@@ -18,6 +19,10 @@ BACKLOG = 4096
 
 KEEPALIVE_IDLE_S = 60
 """How long a connection may be silent before its peer is asked whether it is still there."""
+
+UNANSWERED_S = 675
+"""How long a peer may leave questions unanswered: nine, 75 s apart, is what Linux gives it (tcp(7))."""
+_PROBES_MAX = 127
 
 RECEIVE_BUFFER_BYTES = 256 * 1024
 """What the kernel may hold of a fast sender's bytes, unread (the kernel doubles it, for its own
@@ -51,8 +56,11 @@ _UNREACHABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN
 _OUR_OWN_FAULT = frozenset((errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK))
 
 
-def listen_tcp(ip: IPAddress, port: int, *, beside_another: bool = False) -> socket.socket:
-    """A non-blocking listener on exactly `ip`; an IPv6 one takes no IPv4 connections.
+def listen_tcp(
+    ip: IPAddress, port: int, *, beside_another: bool = False, foreign: bool = False
+) -> socket.socket:
+    """A non-blocking listener on exactly `ip`, which need not be this machine's where it is `foreign`; an
+    IPv6 one takes no IPv4 connections.
 
     `beside_another` is one that has been shared with us (`share`): this one takes what comes from now on.
     Raises OSError, EADDRINUSE and EADDRNOTAVAIL above all.
@@ -63,6 +71,9 @@ def listen_tcp(ip: IPAddress, port: int, *, beside_another: bool = False) -> soc
         if ip.version == 6:
             _set_ipv6_options(listener)
         _set_stream_options(listener)
+        save_syn(listener)
+        if foreign:
+            make_transparent(listener, 0)
         share(listener, on=beside_another)
         listener.bind((str(ip), port))
         listener.listen(BACKLOG)
@@ -92,8 +103,9 @@ def _prefer_the_second(server: socket.socket) -> None:
         server.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, filter_)
 
 
-def stream_to(family: int, mark: int) -> socket.socket:
-    """A non-blocking socket, ready to connect. `mark` (0 for none) keeps steering off it. Raises OSError."""
+def stream_to(family: int, mark: int, hops: int = 0) -> socket.socket:
+    """A non-blocking socket, ready to connect. `mark` (0 for none) keeps steering off it; `hops` are as for
+    `limit_hops`. Raises OSError."""
     stream = socket.socket(family, _STREAM)
     try:
         _set_stream_options(stream)
@@ -101,6 +113,7 @@ def stream_to(family: int, mark: int) -> socket.socket:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if mark:
             stream.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+        limit_hops(stream, hops)
     except OSError:
         stream.close()
         raise
@@ -109,12 +122,13 @@ def stream_to(family: int, mark: int) -> socket.socket:
 
 def make_transparent(sock: socket.socket, mark: int) -> None:
     """Let a socket have addresses that are not this machine's (ip(7), IP_TRANSPARENT). `mark` tells
-    the rules that it is ours. Raises OSError without CAP_NET_ADMIN."""
+    the rules that it is ours (0 for none). Raises OSError without CAP_NET_ADMIN."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
-    sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+    if mark:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
 
 
 def peer_of(stream: socket.socket) -> tuple[str, int] | None:
@@ -160,6 +174,15 @@ def keep_alive(stream: socket.socket) -> None:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
+def ask_often(stream: socket.socket, every_s: int) -> None:
+    """For one that is half closed: have its peer answer so often, and give it up as late as others."""
+    with suppress(OSError):
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, every_s)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, every_s)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, min(_PROBES_MAX, UNANSWERED_S // every_s))
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
 def bound_unsent(stream: socket.socket) -> None:
     """For a direction in full flow: leave no more than `UNSENT_BYTES` in the kernel."""
     with suppress(OSError):  # not every kernel can (gVisor)
@@ -174,12 +197,11 @@ def _set_ipv6_options(server: socket.socket) -> None:
 
 
 def bind_udp(
-    ip: IPAddress, port: int, transparent_mark: int = 0, *, beside_another: bool = False
+    ip: IPAddress, port: int, mark: int = 0, *, beside_another: bool = False, foreign: bool = False
 ) -> socket.socket:
     """A non-blocking datagram socket on `ip`, which reports the address each datagram came to.
 
-    With a `transparent_mark`, `ip` need not be this machine's. `beside_another`, and OSError, are as in
-    `listen_tcp`.
+    `beside_another`, `foreign`, and OSError, are as in `listen_tcp`; `mark` as in `make_transparent`.
     """
     server = socket.socket(ADDRESS_FAMILY[ip.version], _DATAGRAM)
     try:
@@ -188,9 +210,10 @@ def bind_udp(
             server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         else:
             server.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        report_hops(server)
         _ask_for_room(server)
-        if transparent_mark:
-            make_transparent(server, transparent_mark)
+        if foreign:
+            make_transparent(server, mark)
         share(server, on=beside_another)
         server.bind((str(ip), port))
         if beside_another:

@@ -61,11 +61,13 @@ class SourcePorts:
     def __init__(self) -> None:
         self._ours, self._clients = PortRange(*local_port_range()), PortRange(*CLIENT_PORTS)
 
-    def dial(self, family: int, address: tuple[str, int], mark: int) -> tuple[int, socket.socket | None]:
+    def dial(
+        self, family: int, address: tuple[str, int], mark: int, hops: int
+    ) -> tuple[int, socket.socket | None]:
         """Begin to connect from one of the ports: a socket, with 0 when it is connected already,
         EALREADY when that goes on; or an errno alone. Raises OSError when there is no socket."""
         for _ in range(_TRIES):
-            stream = stream_to(family, mark)
+            stream = stream_to(family, mark, hops)
             code = self._try(stream, address)
             if code in (0, errno.EALREADY):
                 return code, stream
@@ -75,12 +77,12 @@ class SourcePorts:
         return errno.EADDRNOTAVAIL, None
 
     def dial_as(
-        self, client: tuple[str, int], family: int, address: tuple[str, int], mark: int
+        self, client: tuple[str, int], family: int, address: tuple[str, int], mark: int, hops: int
     ) -> tuple[int, socket.socket | None]:
         """The same from a client's address, and not from its port."""
         ip, own = client
         for _ in range(_TRIES):
-            stream = stream_to(family, mark)
+            stream = stream_to(family, mark, hops)
             make_transparent(stream, mark)
             code = _connect_from(stream, (ip, self._clients.next(own)), address)
             if code in (0, errno.EALREADY):

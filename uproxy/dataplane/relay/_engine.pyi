@@ -69,6 +69,8 @@ class Engine:
         The endpoint gets `header` ahead of what the client says."""
     def reset(self, reason: int, backend: int, /) -> None:
         """Reset every connection to a backend, or with -1 every connection; waits for that."""
+    def ask_every(self, seconds: int, /) -> None:
+        """How often the peers of half-closed connections have to show that they are there."""
     def joined(self, backend: int, /) -> int:
         """How many dials of a backend have succeeded."""
     def open(self, backends: list[int], /) -> list[int]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from uproxy.dataplane.context import Context
+from uproxy.dataplane.dial.hops import hops_of
 from uproxy.dataplane.dial.sockets import begin_connect, close_with_reset, dial_failure, peer_of, stream_to
 from uproxy.dataplane.dial.source_ports import SourcePorts
 from uproxy.dataplane.relay.pair import Pair
@@ -48,6 +49,7 @@ class Connection:
     __slots__ = (
         "_attempts",
         "_counted",
+        "_hops",
         "_shared",
         "_timer",
         "_waiter",
@@ -84,6 +86,7 @@ class Connection:
         self._timer: TimerHandle | None = None
         self._waiter: Waiter | None = None
         self._counted = (0, 0)
+        self._hops = hops_of(client)
         self.quiet_since_s = now_s
         self.quiet_bytes = 0
         context.descriptors.used += 2
@@ -100,6 +103,8 @@ class Connection:
     def _dial(self, now_s: float, first: BackendState | None) -> None:
         """Dial `first`, or the next endpoint; on to the one after it when that fails at once."""
         attempts, now = self._attempts, self._shared.context.now
+        if self._hops == 1:
+            return self._refuse(CloseReason.HOP_LIMIT)
         state = first or attempts.next(now_s)
         while state is not None:
             self.backend = state
@@ -154,14 +159,16 @@ class Connection:
             if context.keeps_address(self._attempts.client_address, state.address[0]):
                 client = peer_of(self.client)
                 if client is not None:
-                    return self._shared.source_ports.dial_as(client, state.family, state.address, mark)
-            server = stream_to(state.family, mark)
+                    return self._shared.source_ports.dial_as(
+                        client, state.family, state.address, mark, self._hops
+                    )
+            server = stream_to(state.family, mark, self._hops)
             code = begin_connect(server, state.address)
             if code in (0, errno.EALREADY):
                 return code, server
             server.close()
             if code == errno.EADDRNOTAVAIL:
-                return self._shared.source_ports.dial(state.family, state.address, mark)
+                return self._shared.source_ports.dial(state.family, state.address, mark, self._hops)
         except OSError as error:
             return error.errno or errno.EIO, None
         return code, None

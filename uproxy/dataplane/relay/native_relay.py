@@ -7,6 +7,7 @@ dial. What the engine does inside is told in `engine/engine.h`; that there may b
 there was no compiler, in `engine_or_reason`.
 """
 
+import errno
 import socket
 from asyncio import TimerHandle
 from collections import deque
@@ -20,6 +21,7 @@ from uproxy.dataplane.context import Context
 from uproxy.dataplane.descriptors import PIPES_SHARE
 from uproxy.dataplane.dial.sockets import dial_failure
 from uproxy.dataplane.dial.source_ports import CLIENT_PORTS, local_port_range
+from uproxy.dataplane.relay.half_closed import ask_every_s
 from uproxy.dataplane.relay.proxy_protocol import header_for
 from uproxy.dataplane.relay.waiter import Waiter, wait_or_end
 from uproxy.dataplane.relays import Ended
@@ -120,6 +122,7 @@ class NativeRelay:
         self._in_rooms: dict[int, Waiter] = {}
         self._reports: deque[_engine.Report] = deque()
         self._closed = False
+        self._engine.ask_every(ask_every_s())
         descriptors.elsewhere = self._engine.descriptors
         context.loop.add_reader(self._engine.report_fd, self._take_reports)
 
@@ -195,6 +198,9 @@ class NativeRelay:
         """
         while True:
             now_s = self._context.now()
+            if error == errno.ELOOP:
+                self._refuse(attempts, client, CloseReason.HOP_LIMIT)
+                return
             if state is not None and not self._blame(attempts, client, state, error, now_s):
                 return
             state = attempts.next(now_s)
@@ -341,6 +347,7 @@ class NativeRelay:
         """Fold in what the engine counted since the last time."""
         if self._closed:
             return
+        self._engine.ask_every(ask_every_s())
         self._take_reports()  # so that no slot is given up that a report still names
         ports, backends = self._engine.collect()
         for slot, to_backend, to_client, closes, connects, connect_s in ports:

@@ -15,7 +15,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from uproxy.dataplane.dial.sockets import bound_unsent, close_with_reset, keep_alive, ours_to_lack
+from uproxy.dataplane.dial.sockets import ask_often, bound_unsent, close_with_reset, keep_alive, ours_to_lack
 from uproxy.dataplane.reactor import FAILED, HUNG_UP, PEER_DONE, READABLE, URGENT, WRITABLE, Reactor
 from uproxy.dataplane.relay.pipes import PIPE_BYTES, Pipe, Pipes
 from uproxy.model.closing import CloseReason
@@ -42,7 +42,17 @@ _PREFIXES = [_VIEW[:count] for count in range(_PREFIXES_COUNT)]
 class Pair:
     """Two joined sockets, and the two directions between them."""
 
-    __slots__ = ("_ended", "_kept_alive", "_reactor", "closed", "down", "first_eof", "last", "up")
+    __slots__ = (
+        "_asks_often",
+        "_ended",
+        "_kept_alive",
+        "_reactor",
+        "closed",
+        "down",
+        "first_eof",
+        "last",
+        "up",
+    )
 
     def __init__(
         self,
@@ -57,7 +67,7 @@ class Pair:
         self._reactor = reactor
         self._ended = ended
         self.closed = False
-        self._kept_alive = False
+        self._kept_alive = self._asks_often = False
         self.first_eof: Direction | None = None
         self.up = up = Direction(self, reactor, pipes, client, server)
         self.down = down = Direction(self, reactor, pipes, server, client)
@@ -97,6 +107,13 @@ class Pair:
             self._kept_alive = True
             keep_alive(self.up.source)
             keep_alive(self.down.source)
+
+    def ask_often(self, every_s: int) -> None:
+        """Have both peers answer so often, once one of them has finished sending."""
+        if self.half_closed and not self._asks_often:
+            self._asks_often = True
+            ask_often(self.up.source, every_s)
+            ask_often(self.down.source, every_s)
 
     def give_back(self) -> None:
         """Return the pipes of an idle connection to the pool."""

@@ -102,7 +102,7 @@ struct conn {
     int fd[2];
     uint32_t deferred; /* events of the backend that came while the front still held on */
     uint32_t active_ms;   /* of the engine's clock, when bytes last moved */
-    uint8_t dialling, closed, first_eof, queued, watches_out, kept_alive;
+    uint8_t dialling, closed, first_eof, queued, watches_out, kept_alive, asks_often;
     uint8_t settled;  /* the front has let go of it for certain */
     uint8_t patient;  /* its dial may take longer than others */
     uint8_t unwatched; /* in the worker's list of those, or on the way there */
@@ -222,10 +222,13 @@ struct engine {
     struct counters seen;                /* what Python was told already */
     struct slots ports, backends;
     struct conn *handing_over; /* atomic; what the front still touches (worker.c, front_holds) */
+    uint32_t ask_every_s; /* atomic; of connections that are half closed */
     uint64_t shortest_age_ms; /* atomic; of all Service ports that have one */
     uint32_t next_worker;
     struct port_range local_ports, client_ports; /* from our address, and from a client's */
     char *scratch; /* the front's */
+    uint8_t *hops; /* by a client's descriptor, what its SYN said; until another has the descriptor */
+    size_t hops_room;
     pthread_mutex_t lock;      /* of the reports */
     struct report *reports;
     size_t reports_count, reports_room;
@@ -288,10 +291,12 @@ void sum_backend(struct engine *e, uint32_t slot, struct backend_counts *sum);
 uint64_t backend_open(struct engine *e, uint32_t slot);
 
 /* sockets.c */
-int stream_socket(int family, uint32_t mark);
+int stream_socket(int family, uint32_t mark, unsigned hops);
+unsigned hops_of(int client);
 int make_transparent(int fd, int family);
 int begin_connect(int fd, const struct target *t);
 void keep_alive(int fd);
+void ask_often(int fd, uint32_t every_s);
 void bound_unsent(int fd);
 void close_with_reset(int fd);
 ssize_t receive(int fd, char *room, size_t count);

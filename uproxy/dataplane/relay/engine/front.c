@@ -62,7 +62,7 @@ static uint16_t next_port(struct port_range *range)
 }
 
 /* From one of the ports, which may rest in TIME_WAIT, and is never the client's own (source_ports.py). */
-static int dial_from(struct engine *e, const struct target *t, struct source *s, int *fd)
+static int dial_from(struct engine *e, const struct target *t, struct source *s, unsigned hops, int *fd)
 {
     struct port_range *range = s->is_client ? &e->client_ports : &e->local_ports;
     in_port_t own = *port_of(s);
@@ -70,7 +70,7 @@ static int dial_from(struct engine *e, const struct target *t, struct source *s,
         do
             *port_of(s) = htons(next_port(range));
         while (*port_of(s) == own && range->first < range->last);
-        *fd = stream_socket(t->address.ss_family, e->options.mark);
+        *fd = stream_socket(t->address.ss_family, e->options.mark, hops);
         if (*fd < 0)
             return errno;
         int code = bind_to(*fd, s);
@@ -87,13 +87,13 @@ static int dial_from(struct engine *e, const struct target *t, struct source *s,
 
 /* 0 when connected, EALREADY when that goes on, both with a socket; or an errno and none. As `client`,
  * unless that is -1, or gone. */
-static int dial(struct engine *e, const struct target *t, int client, int *fd)
+static int dial(struct engine *e, const struct target *t, int client, unsigned hops, int *fd)
 {
     struct source source = {.is_client = true};
     socklen_t size = sizeof source.address;
     if (client >= 0 && getpeername(client, &source.address.any, &size) == 0)
-        return dial_from(e, t, &source, fd);
-    *fd = stream_socket(t->address.ss_family, e->options.mark);
+        return dial_from(e, t, &source, hops, fd);
+    *fd = stream_socket(t->address.ss_family, e->options.mark, hops);
     if (*fd < 0)
         return errno;
     int code = begin_connect(*fd, t);
@@ -103,7 +103,26 @@ static int dial(struct engine *e, const struct target *t, int client, int *fd)
     if (code != EADDRNOTAVAIL)
         return code;
     struct source any = {.address.any.sa_family = t->address.ss_family};
-    return dial_from(e, t, &any, fd);
+    return dial_from(e, t, &any, hops, fd);
+}
+
+/* What a client's SYN said, for a later dial, too. */
+static unsigned hops_left(struct engine *e, int client, bool first_dial)
+{
+    size_t place = client < 0 ? 0 : (size_t)client;
+    if (place >= e->hops_room) {
+        size_t room = place * 2 + 64;
+        uint8_t *more = realloc(e->hops, room);
+        if (more == NULL)
+            return hops_of(client);
+        memset(more + e->hops_room, 0, room - e->hops_room);
+        e->hops = more;
+        e->hops_room = room;
+    }
+    unsigned hops = hops_of(client);
+    if (hops || first_dial)
+        e->hops[place] = (uint8_t)hops;
+    return e->hops[place];
 }
 
 /* ---- handing over ---- */
@@ -203,11 +222,14 @@ int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, c
                 uint64_t begun_ns, struct header header, bool as_client, uint32_t bound_ms)
 {
     uint64_t now_ns = clock_ns();
+    unsigned hops = hops_left(e, client, begun_ns == 0);
+    if (hops == 1)
+        return ELOOP;
     struct conn *c = new_conn(e, address, begun_ns ? begun_ns : now_ns);
     if (c == NULL)
         return ENOMEM;
     int server;
-    int code = dial(e, target_of(e, backend), as_client ? client : -1, &server);
+    int code = dial(e, target_of(e, backend), as_client ? client : -1, hops, &server);
     /* A dial under way: what is to be sent first waits as if there were no room for it. */
     if (code == EALREADY && header.size > 0 && !keep_unsent(&c->from[CLIENT], header.bytes, header.size)) {
         close(server);

@@ -16,6 +16,8 @@
 
 #include "engine.h"
 
+enum { ASK_EVERY_MAX_S = 60 };
+
 #define ORIGINAL_DST 80 /* SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST */
 
 typedef struct {
@@ -74,6 +76,7 @@ static void release(Engine *self)
     free(e->reports);
     free(e->workers);
     free(e->scratch);
+    free(e->hops);
     for (unsigned i = 0; i < CHUNKS_MAX; i++) {
         free(e->targets[i]);
         free(e->settings[i]);
@@ -115,6 +118,7 @@ static int engine_init(Engine *self, PyObject *args, PyObject *kwargs)
     if (!read_bounds(o, bounds_s))
         return -1;
     self->engine.ports.ports = true;
+    e->ask_every_s = ASK_EVERY_MAX_S;
     e->local_ports.next = e->local_ports.first;
     e->client_ports.next = e->client_ports.first;
     pthread_mutex_init(&e->lock, NULL);
@@ -336,6 +340,19 @@ static PyObject *engine_reset(Engine *self, PyObject *args)
     for (unsigned i = 0; i < self->engine.options.workers; i++)
         worker_reset(&self->engine.workers[i], reason, backend);
     Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *engine_ask_every(Engine *self, PyObject *seconds)
+{
+    unsigned long every_s = PyLong_AsUnsignedLong(seconds);
+    if (PyErr_Occurred() || !is_running(self))
+        return NULL;
+    if (every_s < 1 || every_s > ASK_EVERY_MAX_S) {
+        PyErr_SetString(PyExc_ValueError, "out of range");
+        return NULL;
+    }
+    __atomic_store_n(&self->engine.ask_every_s, (uint32_t)every_s, __ATOMIC_RELEASE);
     Py_RETURN_NONE;
 }
 
@@ -599,6 +616,7 @@ static PyMethodDef engine_methods[] = {
     {"drop_backend", (PyCFunction)engine_drop_backend, METH_O, NULL},
     {"begin", (PyCFunction)(void (*)(void))engine_begin, METH_FASTCALL, NULL},
     {"reset", (PyCFunction)engine_reset, METH_VARARGS, NULL},
+    {"ask_every", (PyCFunction)engine_ask_every, METH_O, NULL},
     {"joined", (PyCFunction)engine_joined, METH_O, NULL},
     {"open", (PyCFunction)engine_open, METH_O, NULL},
     {"live", (PyCFunction)engine_live, METH_NOARGS, NULL},

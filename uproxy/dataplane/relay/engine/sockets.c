@@ -13,14 +13,25 @@
 #include "engine.h"
 
 enum { KEEPALIVE_IDLE_S = 60, RECEIVE_BUFFER_BYTES = 256 * 1024, UNSENT_BYTES = 128 * 1024 };
+enum { UNANSWERED_S = 675, PROBES_MAX = 127 };
 
 static int set(int fd, int level, int option, int value)
 {
     return setsockopt(fd, level, option, &value, sizeof value);
 }
 
-/* A non-blocking stream socket, ready to connect; -1 and errno when there is none. */
-int stream_socket(int family, uint32_t mark)
+/* The hop limit that a client's SYN came with; 0 when it is not known. Can be asked once (hops.py). */
+unsigned hops_of(int client)
+{
+    unsigned char syn[128];
+    socklen_t size = sizeof syn;
+    if (getsockopt(client, IPPROTO_TCP, TCP_SAVED_SYN, syn, &size) < 0 || size < 20)
+        return 0;
+    return syn[0] >> 4 == 4 ? syn[8] : syn[7];
+}
+
+/* A non-blocking stream socket, ready to connect, that sends one hop less far than `hops`, if that is not 0; -1 and errno when there is none. */
+int stream_socket(int family, uint32_t mark, unsigned hops)
 {
     int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
@@ -31,7 +42,11 @@ int stream_socket(int family, uint32_t mark)
     set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     if (set(fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES) < 0)
         set(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES); /* up to net.core.rmem_max */
-    if (mark && set(fd, SOL_SOCKET, SO_MARK, (int)mark) < 0) {
+    int failed = mark ? set(fd, SOL_SOCKET, SO_MARK, (int)mark) : 0;
+    if (!failed && hops)
+        failed = family == AF_INET6 ? set(fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS, (int)hops - 1)
+                                    : set(fd, IPPROTO_IP, IP_TTL, (int)hops - 1);
+    if (failed) {
         int error = errno; /* without its mark it would be captured, and come back to us */
         close(fd);
         errno = error;
@@ -67,6 +82,17 @@ int begin_connect(int fd, const struct target *t)
 void keep_alive(int fd)
 {
     set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
+    set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+}
+
+/* For one that is half closed: have its peer answer so often (half_closed.py), and give it up as late as
+ * others. */
+void ask_often(int fd, uint32_t every_s)
+{
+    uint32_t probes = UNANSWERED_S / every_s;
+    set(fd, IPPROTO_TCP, TCP_KEEPIDLE, (int)every_s);
+    set(fd, IPPROTO_TCP, TCP_KEEPINTVL, (int)every_s);
+    set(fd, IPPROTO_TCP, TCP_KEEPCNT, probes < PROBES_MAX ? (int)probes : PROBES_MAX);
     set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 }
 

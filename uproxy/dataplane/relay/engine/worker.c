@@ -288,18 +288,27 @@ static void check(struct worker *w, struct conn *c)
             splice_leave(w, &c->from[side]);
     }
     c->kept_alive = true;
+    if (c->first_eof != NOBODY && !c->asks_often) {
+        c->asks_often = true;
+        ask_often(c->fd[CLIENT], READ(w->engine->ask_every_s));
+        ask_often(c->fd[BACKEND], READ(w->engine->ask_every_s));
+    }
     if (c->first_eof != NOBODY && quiet_ms >= (int64_t)o->half_closed_ms)
         conn_close(w, c, HALF_CLOSED_TIMEOUT);
     else if (quiet_ms >= (int64_t)o->idle_ms)
         conn_close(w, c, IDLE_TIMEOUT);
 }
 
-static uint64_t sweep_interval_ms(const struct options *o)
+static uint64_t sweep_interval_ms(const struct engine *e)
 {
+    const struct options *o = &e->options;
+    uint64_t ask_ms = READ(e->ask_every_s) * 1000u;
     uint64_t shortest = o->idle_ms < o->half_closed_ms ? o->idle_ms : o->half_closed_ms;
     uint64_t interval = shortest / SWEEPS_A_TIMEOUT;
     if (interval > SWEEP_MAX_MS)
-        return SWEEP_MAX_MS;
+        interval = SWEEP_MAX_MS;
+    if (interval > ask_ms)
+        interval = ask_ms;
     return interval ? interval : 1;
 }
 
@@ -309,7 +318,7 @@ static void sweep(struct worker *w)
     if (w->sweep_next == NULL) {
         if (w->now_ms < w->next_sweep_ms)
             return;
-        w->next_sweep_ms = w->now_ms + age_sweep_ms(w->engine, sweep_interval_ms(&w->engine->options));
+        w->next_sweep_ms = w->now_ms + age_sweep_ms(w->engine, sweep_interval_ms(w->engine));
         w->sweep_next = w->joined.first;
     }
     for (int i = 0; i < SWEEP_SLICE && w->sweep_next != NULL; i++) {
@@ -491,7 +500,7 @@ int worker_start(struct worker *w, struct engine *e)
     struct epoll_event wake = {.events = EPOLLIN, .data.u64 = 0};
     w->engine = e;
     w->now_ms = clock_ms();
-    w->next_sweep_ms = w->now_ms + sweep_interval_ms(&e->options);
+    w->next_sweep_ms = w->now_ms + sweep_interval_ms(e);
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->done, NULL);
     w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
