@@ -12,7 +12,7 @@ from typing import TypeVar
 import pytest
 
 from tests.netns.kernel_state import kernel_state
-from uproxy.app.carriers import own_routes, routes_beside_redirect
+from uproxy.app.carriers import own_routes, routes_beside_rules
 from uproxy.kit.lab import Host, Lab
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Protocol, ServicePortName, Vip
@@ -252,7 +252,7 @@ def test_prune_removes_stray_routes_and_keeps_adopted_ones(node: Host) -> None:
 def test_routes_that_somebody_removes_are_made_anew_and_said(
     node: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
-    routes = LocalRoutes(routes_beside_redirect)
+    routes = LocalRoutes(routes_beside_rules)
     assert _make(node, routes, _service(1), _own_address_service(node)) == {}
     expected = _snapshot(node)
     _run(node, routes.check)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 
-from uproxy.app.carriers import routes_beside_redirect
+from uproxy.app.carriers import routes_beside_rules
 from uproxy.kit.lab import Host, Lab
 from uproxy.kit.netfilter import PROXY_MARK
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
@@ -90,7 +90,7 @@ def lab() -> Iterator[Lab]:
 def node(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Node]:
     mechanism = Mechanism(request.param)
     rules = lab.node.inside(lambda: steering_rules(mechanism, PORTS))
-    node = Node(lab, rules, LocalRoutes(routes_beside_redirect))
+    node = Node(lab, rules, LocalRoutes(routes_beside_rules))
     yield node
     node.run(node.close)
 
