@@ -19,7 +19,9 @@ from uproxy.kernel.nft_commands import Command, rendered
 from uproxy.kernel.nft_messages import Message
 
 _NAME_MAX, _KEY_MAX = 256, 64
-_ANONYMOUS, _MAP, _INTERVAL, _CONCATENATION = 1, 8, 4, 0x80
+_ANONYMOUS, _INTERVAL, _CONCATENATION = 1, 4, 0x80
+MAP = 8
+"""Of a set's flags."""
 _VERDICTS = 0xFFFFFF00
 _LEADING = {-3: "jump", -4: "goto"}
 K, V = TypeVar("K"), TypeVar("V")
@@ -45,6 +47,11 @@ class _Set:
     @property
     def flags(self) -> int:
         return _number(self.described.get(3, bytes(4)))
+
+    @property
+    def is_filled_by_rules(self) -> bool:
+        """It forgets."""
+        return 11 in self.described
 
     def says_the_same(self, other: "_Set") -> bool:
         kinds = (3, 4, 5, 6, 7, 11)
@@ -72,7 +79,7 @@ class _Table:
         """The chains to which rules and elements lead."""
         found = [chain for its in self.chains.values() for rule in its.rules for chain in _jumps(rule)]
         for its in self.sets.values():
-            found += [chain for data in its.elements.values() if (chain := _chain_of(its, data))]
+            found += [chain for data in its.elements.values() if (chain := chain_of(its, data))]
         return found
 
     def sets_in_use(self) -> set[str]:
@@ -145,7 +152,7 @@ class NfTables:
         size = _number(its[5])
         if not 0 < size <= _KEY_MAX or 10 not in its:
             raise Refused(errno.EINVAL)
-        if new.flags & _MAP and 6 not in its:
+        if new.flags & MAP and 6 not in its:
             raise Refused(errno.EINVAL)
         if new.flags & _ANONYMOUS:
             number = 0
@@ -163,7 +170,7 @@ class NfTables:
         for name, numbers in rule.expressions:
             if name in ("lookup", "dynset"):
                 used = _used(table, self._ids, numbers)
-                if name == "lookup" and (3 in numbers) > bool(used.flags & _MAP):
+                if name == "lookup" and (3 in numbers) > bool(used.flags & MAP):
                     raise Refused(errno.EINVAL)
                 numbers[1] = nft.text(used.name)
         for to in _jumps(rule):
@@ -241,9 +248,9 @@ def _delete_set(table: _Table, name: str) -> None:
 def _new_elements(table: _Table, its: _Set, elements: bytes) -> None:
     for key, data in _elements(its, elements):
         is_end = key[1]
-        if bool(data) != (bool(its.flags & _MAP) and not is_end):
+        if bool(data) != (bool(its.flags & MAP) and not is_end):
             raise Refused(errno.EINVAL)
-        if (to := _chain_of(its, data)) and _found(table.chains, to).hook is not None:
+        if (to := chain_of(its, data)) and _found(table.chains, to).hook is not None:
             raise Refused(errno.EOPNOTSUPP)
         if its.elements.setdefault(key, data) != data:
             raise Refused(errno.EEXIST)
@@ -272,11 +279,17 @@ def _elements(its: _Set, elements: bytes) -> Iterator[tuple[_Key, bytes]]:
 
 def _jumps(rule: _Rule) -> Iterator[str]:
     for name, its in rule.expressions:
-        if name == "immediate" and _number(its[1]) == 0 and (to := _verdict_chain(its[2])):
+        if name == "immediate" and (to := jump(its)):
             yield to
 
 
-def _chain_of(its: _Set, data: bytes) -> str:
+def jump(its: Attributes) -> str:
+    """Where a statement leads; empty when it leads to no chain."""
+    return _verdict_chain(its[2]) if _number(its[1]) == 0 else ""
+
+
+def chain_of(its: _Set, data: bytes) -> str:
+    """To which an element leads; empty when it leads to no chain."""
     leads = _number(its.described.get(6, bytes(4))) == _VERDICTS
     return _verdict_chain(data) if leads and data else ""
 

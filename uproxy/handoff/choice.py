@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from uproxy.handoff import iptables, ipvs, nftables
+from uproxy.handoff import iptables, ipvs, ipvs_machine, nftables
 from uproxy.handoff.mechanism import Mechanism
 from uproxy.kernel.conntrack import Conntrack
 
@@ -22,7 +22,7 @@ class _Known(NamedTuple):
 
 _KNOWN = {
     "nftables": _Known(nftables.NftablesHandoff, nftables.refusal_here, nftables.remove),
-    "ipvs": _Known(ipvs.IpvsHandoff, ipvs.refusal_here, ipvs.remove),
+    "ipvs": _Known(ipvs.IpvsHandoff, ipvs_machine.refusal_here, ipvs_machine.remove),
     "iptables": _Known(iptables.IptablesHandoff, iptables.refusal_here, iptables.remove),
 }
 """The best first."""

@@ -6,17 +6,17 @@ question is all that it costs. Refuses to mend anything.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 
 from uproxy.handoff.nft_batch import Leg, LegKey, Lookup, clients
 from uproxy.handoff.nft_chains import TABLE
-from uproxy.kernel.nft_sight import NftSight, lacking
+from uproxy.kernel.nft import NftNetlink, lacking
 
 
 class TableLook:
     """Blocks. One thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: NftNetlink) -> None:
+        self._link = link
         self._seen: int | None = None
         """The generation in which all was there."""
         self._constant: Mapping[str, int] | None = None
@@ -29,38 +29,35 @@ class TableLook:
         self, legs: Iterable[Mapping[LegKey, tuple[str, Leg]]], elements: Iterable[Lookup]
     ) -> str | None:
         """What is not there that shall be, in words. Raises CommandFailed."""
-        with closing(NftSight(TABLE.name)) as sight:
-            generation = sight.generation()
-            if generation == self._seen:
-                return None
-            rules = sight.rules()
-            if self._constant is None:
-                self._constant = rules
-            found = (
-                lacking(rules, {**self._constant, **_of_legs(legs)})
-                or _lost_turns(sight, legs)
-                or _lost_elements(sight, elements)
-            )
+        generation = self._link.generation()
+        if generation == self._seen:
+            return None
+        rules = self._link.rules(TABLE)
+        if self._constant is None:
+            self._constant = rules
+        found = (
+            lacking(rules, {**self._constant, **_of_legs(legs)})
+            or self._lost_turns(legs)
+            or self._lost_elements(elements)
+        )
         self._seen = generation if found is None else None
         return found
 
+    def _lost_turns(self, legs: Iterable[Mapping[LegKey, tuple[str, Leg]]]) -> str | None:
+        for its in legs:
+            for chain, leg in its.values():
+                if leg.affinity_timeout_s is None and len(self._link.keys(TABLE, chain)) < len(leg.backends):
+                    return f"map {chain} lacks endpoints"
+        return None
 
-def _lost_turns(sight: NftSight, legs: Iterable[Mapping[LegKey, tuple[str, Leg]]]) -> str | None:
-    for its in legs:
-        for chain, leg in its.values():
-            if leg.affinity_timeout_s is None and len(sight.keys(chain)) < len(leg.backends):
-                return f"map {chain} lacks endpoints"
-    return None
-
-
-def _lost_elements(sight: NftSight, elements: Iterable[Lookup]) -> str | None:
-    wanted: dict[str, set[bytes]] = defaultdict(set)
-    for name, key in elements:
-        wanted[name].add(key)
-    for name, keys in wanted.items():
-        if keys - sight.keys(name):
-            return f"{name} lacks elements"
-    return None
+    def _lost_elements(self, elements: Iterable[Lookup]) -> str | None:
+        wanted: dict[str, set[bytes]] = defaultdict(set)
+        for name, key in elements:
+            wanted[name].add(key)
+        for name, keys in wanted.items():
+            if keys - self._link.keys(TABLE, name):
+                return f"{name} lacks elements"
+        return None
 
 
 def _of_legs(legs: Iterable[Mapping[LegKey, tuple[str, Leg]]]) -> dict[str, int]:

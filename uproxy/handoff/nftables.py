@@ -63,7 +63,8 @@ class NftablesHandoff:
     knows_clients = True
 
     def __init__(self, conntrack: Conntrack) -> None:
-        self._link, self._table = NftNetlink(), TableLook()
+        self._link = NftNetlink()
+        self._table = TableLook(self._link)
         self._conntrack = conntrack
         self._legs: dict[ServicePortName, _Legs] = {}
         """None of what was taken back; it is here until its last connection has ended."""

@@ -1,9 +1,10 @@
 """Transactions of nf_tables over one netlink socket, without libnftables.
 
-Owns the socket: a batch goes out in one call, and is in effect as a whole or not at all; counters come back.
-Refuses to know what messages say (`nft_commands.py`). libnftables asks for all sets of the machine before
-each transaction, which takes longer than the transaction, and crashes on what some other program wrote
-(docs/decisions/0011-netlink.md). Here no table is looked at but the one that is named.
+Owns the socket: a batch goes out in one call, and is in effect as a whole or not at all; what a table has
+comes back. Refuses to know what messages say (`nft_commands.py`), and what there should be. libnftables asks
+for all sets of the machine before each transaction, which takes longer than the transaction, and crashes on
+what some other program wrote (docs/decisions/0011-netlink.md). Here no table is looked at but the one that is
+named.
 
 No generation is named in a batch: what others do to their tables meanwhile is no matter, and what is wrong
 with ours a message finds out. Sources: linux/netfilter/nfnetlink.h, nfnetlink.c (`nfnetlink_rcv_batch`),
@@ -16,7 +17,8 @@ import socket
 import struct
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -43,6 +45,7 @@ _BEGIN, _END = 16, 17
 _KEY, _EXPIRATION, _VALUE = 1, 5, 1
 """Of an element, and of its key (enum nft_set_elem_attributes, enum nft_data_attributes)."""
 _COMMENT, _USER_DATA = 0, 7
+_GENERATION = 1
 _ABOUT = struct.Struct("!BBH")
 _RECEIVE = 1 << 17
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
@@ -123,16 +126,45 @@ class NftNetlink:
     def comments(self, table: Table, chain: str) -> list[str]:
         """Those of the rules of a chain; none where there is no such chain. Raises CommandFailed when the
         kernel does not say."""
-        question = _ABOUT.pack(nft.FAMILIES[table.family], 0, 0) + nft.in_table(table)
-        question += attribute(2, nft.text(chain))
+        found = self._known(nft.GET_RULE, table, attribute(2, nft.text(chain)), f"rules of {chain}")
+        return [comment for its in found if (comment := _comment(its))]
+
+    def generation(self) -> int:
+        """Of all tables: the same as before where nobody has changed any. Raises CommandFailed."""
         with self._lock:
             try:
-                found = self._open().dump_whole(_NF_TABLES << 8 | nft.GET_RULE, question)
+                found = list(self._open().answers(_NF_TABLES << 8 | nft.GET_GENERATION, _ABOUT.pack(0, 0, 0)))
+            except OSError as error:
+                raise CommandFailed(f"nf_tables: generation: {error.strerror}") from error
+        return int.from_bytes(dict(attributes(found[0][_ABOUT.size :]))[_GENERATION], "big")
+
+    def rules(self, table: Table) -> Mapping[str, int]:
+        """The chains of a table, with how many rules they have. Raises CommandFailed when the kernel does
+        not say."""
+        found = Counter({_text(its[3]): 0 for its in self._known(nft.GET_CHAIN, table, b"", "chains")})
+        found.update(_text(its[2]) for its in self._known(nft.GET_RULE, table, b"", "rules"))
+        return found
+
+    def keys(self, table: Table, name: str) -> set[bytes]:
+        """Of all elements of a set or map; none where there is no such set. Raises CommandFailed when the
+        kernel does not say."""
+        found = self._known(nft.GET_ELEMENT, table, attribute(2, nft.text(name)), f"elements of {name}")
+        elements = (dict(attributes(one)) for its in found for _, one in attributes(its.get(_LIST, b"")))
+        return {dict(attributes(its[_KEY]))[_VALUE] for its in elements if _KEY in its}
+
+    def _known(self, kind: int, table: Table, more: bytes, words: str) -> list[dict[int, bytes]]:
+        """What there is of a table, whole; nothing where there is no such thing. Raises CommandFailed."""
+        question = _ABOUT.pack(nft.FAMILIES[table.family], 0, 0) + nft.in_table(table) + more
+        with self._lock:
+            try:
+                bodies = self._open().dump_whole(_NF_TABLES << 8 | kind, question)
             except OSError as error:
                 if error.errno in _NOTHING_OF_OURS:
                     return []
-                raise CommandFailed(f"nf_tables: rules of {chain}: {error.strerror}") from error
-        return [comment for body in found if (comment := _comment(dict(attributes(body[_ABOUT.size :]))))]
+                raise CommandFailed(f"nf_tables: {words}: {error.strerror}") from error
+        found = [dict(attributes(body[_ABOUT.size :])) for body in bodies]
+        # Of chains the kernel tells those of all tables where it is too old to choose.
+        return [its for its in found if _text(its.get(1, b"")) == table.name]
 
     def counters(self, table: Table, name: str, key_size: int) -> list[Counted]:
         """All elements of a set. That others program meanwhile (the kernel has a flag for it) is no matter:
@@ -244,6 +276,18 @@ def _sending(error: OSError) -> str:
 
 def _absent() -> str:
     return "the kernel has no nf_tables"
+
+
+def lacking(there: Mapping[str, int], wanted: Mapping[str, int]) -> str | None:
+    """Which chain has fewer rules than it should, in words."""
+    for chain, count in wanted.items():
+        if there.get(chain, -1) < count:
+            return f"chain {chain} is not as it was made" if chain in there else f"chain {chain} is gone"
+    return None
+
+
+def _text(data: bytes) -> str:
+    return data.rstrip(b"\0").decode()
 
 
 def _comment(its: dict[int, bytes]) -> str:

@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 from uproxy.kernel.netlink import NESTED, attribute, attributes
 
-NEW_TABLE, GET_TABLE, DELETE_TABLE, NEW_CHAIN, DELETE_CHAIN = 0, 1, 2, 3, 5
+NEW_TABLE, GET_TABLE, DELETE_TABLE = 0, 1, 2
+NEW_CHAIN, GET_CHAIN, DELETE_CHAIN = 3, 4, 5
 NEW_RULE, GET_RULE, DELETE_RULE, NEW_SET, DELETE_SET = 6, 7, 8, 9, 11
-NEW_ELEMENT, GET_ELEMENT, DELETE_ELEMENT = 12, 13, 14
+NEW_ELEMENT, GET_ELEMENT, DELETE_ELEMENT, GET_GENERATION = 12, 13, 14, 16
 CREATE, APPEND = 0x400, 0x800
 FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
 """enum nf_inet_... of linux/netfilter.h."""

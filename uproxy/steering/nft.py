@@ -8,12 +8,10 @@ never meet half a change.
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 
-from uproxy.kernel.nft import NftNetlink, remove_table
+from uproxy.kernel.nft import NftNetlink, lacking, remove_table
 from uproxy.kernel.nft_commands import AddElements, Command, Definition, DeleteElements, merged
 from uproxy.kernel.nft_messages import Element, Table
-from uproxy.kernel.nft_sight import NftSight, lacking
 from uproxy.kernel.nft_table import Set
 from uproxy.kernel.nft_types import INET_PROTO
 from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, Vip
@@ -123,19 +121,18 @@ class NftRules:
 
     def _lost(self, rules: Mapping[Vip, Rule]) -> str | None:
         """Blocks."""
-        with closing(NftSight(TABLE.name)) as sight:
-            generation = sight.generation()
-            if generation == self._seen:
-                return None
-            there = sight.rules()
-            if self._chains is None:
-                self._chains = there
-            found = lacking(there, self._chains)
-            for name, some in _by_set({*_elements(rules), *_alone(alone(rules))}).items():
-                # Intervals that touch are one.
-                least = 1 if name.startswith("allowed") else len(some)
-                if found is None and len(sight.keys(name)) < least:
-                    found = f"{name} lacks elements"
+        generation = self._link.generation()
+        if generation == self._seen:
+            return None
+        there = self._link.rules(TABLE)
+        if self._chains is None:
+            self._chains = there
+        found = lacking(there, self._chains)
+        for name, some in _by_set({*_elements(rules), *_alone(alone(rules))}).items():
+            # Intervals that touch are one.
+            least = 1 if name.startswith("allowed") else len(some)
+            if found is None and len(self._link.keys(TABLE, name)) < least:
+                found = f"{name} lacks elements"
         self._seen = generation if found is None else None
         return found
 

@@ -19,7 +19,7 @@ from tests.netns.e2e.callers import echoes, is_refused, name_from, who_answers
 from tests.netns.e2e.servers import TCP_PORT, UDP_PORT
 from tests.proxy_process import connected, eventually
 from uproxy.errors import CommandFailed
-from uproxy.handoff import ipvs
+from uproxy.handoff import ipvs_machine
 from uproxy.handoff.ipvs import IpvsHandoff
 from uproxy.handoff.plan import KernelPort
 from uproxy.kernel.conntrack import Conntrack
@@ -75,9 +75,9 @@ async def test_after_a_kill_connections_go_on_and_new_ones_are_the_relays(stage:
             return found[pod1] <= 2 and found[pod2] == found[pod3] == 2
 
         await eventually(are_counted_anew, "connections")
-    assert await ipvs.remove() != []
+    assert await ipvs_machine.remove() != []
     assert state() == before
-    assert await ipvs.remove() == []
+    assert await ipvs_machine.remove() == []
     await handoff.close()
     assert await who(stage.client, VIPS[0]) == "relay"
 
@@ -129,12 +129,12 @@ async def test_a_flush_is_noticed(stage: Stage, handoff: IpvsHandoff) -> None:
 
 async def test_it_works_here(stage: Stage) -> None:
     before = state()
-    assert await ipvs.refusal_here() is None
+    assert await ipvs_machine.refusal_here() is None
     assert state() == before
     assert f"{OURS:#x}" == "0x75700000"
     run("sysctl -w net.ipv4.ip_forward=0")
     try:
-        assert "ip_forward" in (await ipvs.refusal_here() or "")
+        assert "ip_forward" in (await ipvs_machine.refusal_here() or "")
     finally:
         run("sysctl -w net.ipv4.ip_forward=1")
 

@@ -3,21 +3,22 @@ by its text, IPVS by its commands. Each tells what becomes of a new connection, 
 
 import re
 import struct
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
+from tests.fake_nf_tables import MAP, NfTables, chain_of, jump
 from uproxy.errors import CommandFailed
 from uproxy.handoff.ipvs_rules import Kind
+from uproxy.handoff.nft_chains import TABLE
 from uproxy.kernel.ipvs import Command, Destination, Server, Traffic
 from uproxy.kernel.netlink import Refused, attributes
 from uproxy.kernel.nft import Counted
-from uproxy.kernel.nft_messages import Message
+from uproxy.kernel.nft_commands import Command as NftCommand
+from uproxy.kernel.nft_commands import DeleteElements, DeleteTable
+from uproxy.kernel.nft_messages import FAMILIES, Table
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Family, IPAddress, Protocol, Vip
-
-_CONSTANT = re.compile(r"(ahead|services|inside|new_|here|pods)")
 
 
 def _its(body: bytes) -> dict[int, bytes]:
@@ -28,147 +29,74 @@ def _name(raw: bytes) -> str:
     return raw.rstrip(b"\0").decode()
 
 
-class NfTables:
-    """Our table. Stands where `NftNetlink` does."""
+class Nftables:
+    """Our table in nf_tables, with what its elements have counted. Stands where `NftNetlink` does."""
 
     def __init__(self) -> None:
-        self.chains: dict[str, list[list[tuple[str, dict[str, Any]]]]] = {}
-        self.sets: dict[str, dict[bytes, Any]] = defaultdict(dict)
+        self.fake = NfTables()
         self.packets: dict[tuple[str, bytes], int] = {}
-        self._anonymous = 0
 
-    def commit(self, messages: Sequence[Message]) -> None:
-        chains = {name: list(rules) for name, rules in self.chains.items()}
-        sets = {name: dict(its) for name, its in self.sets.items()}
-        ids: dict[bytes, str] = {}
-        try:
-            for message in messages:
-                self._do(message, _its(message.body), ids)
-            self._verify()
-        except CommandFailed:
-            self.chains, self.sets = chains, defaultdict(dict, sets)
-            raise
-        self.packets = {at: count for at, count in self.packets.items() if at[1] in self.sets[at[0]]}
+    def commit(self, commands: Iterable[NftCommand]) -> None:
+        some = list(commands)
+        self.fake.commit(some)
+        for one in some:
+            if isinstance(one, DeleteTable):
+                self.packets.clear()
+            elif isinstance(one, DeleteElements):
+                for its in one.elements:
+                    self.packets.pop((one.set.name, its.key), None)
 
-    def _do(self, message: Message, its: dict[int, bytes], ids: dict[bytes, str]) -> None:
-        match message.kind:
-            case 3:
-                self.chains.setdefault(_name(its[3]), [])
-            case 5:
-                if self.chains.pop(_name(its[3])):
-                    raise CommandFailed("a chain that has rules")
-            case 6:
-                rule = [self._expression(one, ids) for _, one in attributes(its[4])]
-                self.chains[_name(its[2])].append(rule)
-            case 8:
-                self.chains[_name(its[2])].clear()
-            case 9:
-                name = _name(its[2])
-                if "%d" in name:
-                    self._anonymous += 1
-                    name = f"anonymous{self._anonymous}"
-                ids[its[10]] = name
-                self.sets.setdefault(name, {})
-            case 11:
-                if self.sets.pop(_name(its[2]), None) is None:
-                    raise CommandFailed(f"no such set: {message.words}")
-            case 12 | 14:
-                name = ids[its[4]] if 4 in its else _name(its[2])
-                for _, one in attributes(its[3]):
-                    self._element(name, _its(one), added=message.kind == 12)
+    @property
+    def _table(self) -> Any:
+        return self.fake.tables[FAMILIES[TABLE.family], TABLE.name]
 
-    def _element(self, name: str, its: dict[int, bytes], *, added: bool) -> None:
-        if name not in self.sets and not _CONSTANT.match(name):
-            raise CommandFailed(f"no such set: {name}")
-        elements, key = self.sets[name], _its(its[1])[1]
-        if not added:
-            if elements.pop(key, None) is None:
-                raise CommandFailed(f"no such element of {name}: {key.hex()}")
-            self.packets.pop((name, key), None)
-            return
-        data = self._data(_its(its[2])) if 2 in its else True
-        if elements.setdefault(key, data) != data:
-            raise CommandFailed(f"another element of {name}: {key.hex()}")
+    def generation(self) -> int:
+        return self.fake.transactions
 
-    def _data(self, its: dict[int, bytes]) -> Any:
-        return its[1] if 1 in its else ("chain", _name(_its(its[2])[2]))
+    def rules(self, _table: Table) -> dict[str, int]:
+        return {name: len(chain.rules) for name, chain in self._table.chains.items()}
 
-    def _expression(self, raw: bytes, ids: dict[bytes, str]) -> tuple[str, dict[str, Any]]:
-        its = _its(raw)
-        kind, data = _name(its[1]), _its(its[2])
-        match kind:
-            case "lookup":
-                name = ids[data[4]] if 4 in data else _name(data[1])
-                return kind, {"set": name, "maps": 3 in data}
-            case "dynset":
-                return kind, {"set": _name(data[1])}
-            case "immediate":
-                return kind, {"data": self._data(_its(data[2]))}
-        return kind, {"raw": its[2]}
+    def keys(self, _table: Table, name: str) -> set[bytes]:
+        its = self._table.sets.get(name)
+        return {key for key, _ in its.elements} if its is not None else set()
 
-    def _verify(self) -> None:
-        """No reference to what is not there."""
-        used = set()
-        for rules in self.chains.values():
-            for kind, its in (expression for rule in rules for expression in rule):
-                if kind in ("lookup", "dynset"):
-                    used.add(its["set"])
-                    if its["set"] not in self.sets:
-                        raise CommandFailed(f"{its['set']} is used")
-                elif kind == "immediate" and isinstance(its["data"], tuple):
-                    self._chain(its["data"][1])
-        for name in [name for name in self.sets if name.startswith("anonymous") and name not in used]:
-            del self.sets[name]
-        for elements in self.sets.values():
-            for data in elements.values():
-                if isinstance(data, tuple):
-                    self._chain(data[1])
-
-    def _chain(self, name: str) -> list[Any]:
-        if name not in self.chains:
-            raise CommandFailed(f"{name} is led to")
-        return self.chains[name]
-
-    def counters(self, name: str, _size: int) -> list[Counted]:
-        return [Counted(key, self.packets.get((name, key), 0)) for key in self.sets[name]]
-
-    def clients(self, _name: str) -> list[tuple[bytes, int]]:
+    def comments(self, _table: Table, _chain: str) -> list[str]:
         return []
 
-    def close(self) -> None:
-        self.__init__()  # type: ignore[misc]
+    def counters(self, _table: Table, name: str, _size: int) -> list[Counted]:
+        return [Counted(key, self.packets.get((name, key), 0)) for key in self.keys(TABLE, name)]
+
+    def clients(self, _table: Table, _name: str) -> list[tuple[bytes, int]]:
+        return []
 
     # ---- what becomes of packets ----
 
     def led(self) -> dict[Any, Any]:
-        """By map and key, the rules that a connection meets."""
-        found: dict[Any, Any] = {
-            (name, key): self._walk(data[1])
-            for name, elements in self.sets.items()
-            if name.startswith(("ahead", "services", "inside"))
-            for key, data in elements.items()
-        }
-        for name in self.sets:
-            if name.startswith(("here", "new_")):
-                found |= {(name, key): True for key in self.sets[name]}
-        reached = 2 * sum(len(its) for its in self.sets.values())
-        assert len(self.chains) <= reached, "chains that nothing leads to"
-        return found
+        """By base chain, the rules that a connection meets; and all that they ask."""
+        chains, sets = self._table.chains, self._table.sets
+        inner = {name for name, chain in chains.items() if chain.hook is None}
+        assert inner <= set(self._table.leading_to()), "chains that nothing leads to"
+        assert sets.keys() <= self._table.sets_in_use(), "sets that nothing asks"
+        walks: dict[Any, Any] = {name: self._walk(name) for name in chains.keys() - inner}
+        plain = (its for its in sets.values() if not its.flags & MAP and not its.is_filled_by_rules)
+        return walks | {("set", its.name): set(its.elements) for its in plain}
 
     def _walk(self, chain: str) -> Any:
-        return tuple(tuple(self._step(*one) for one in rule) for rule in self.chains[chain])
+        rules = self._table.chains[chain].rules
+        return tuple(tuple(self._step(*one) for one in rule.expressions) for rule in rules)
 
-    def _step(self, kind: str, its: dict[str, Any]) -> Any:
-        if kind == "lookup" and its["maps"]:
-            return kind, tuple(
-                sorted((key, self._leads(data)) for key, data in self.sets[its["set"]].items())
-            )
-        if kind == "immediate":
-            return kind, self._leads(its["data"])
-        return kind, its.get("raw")
+    def _step(self, kind: str, its: dict[int, bytes]) -> Any:
+        """Names that are made up as Services come are nothing to compare."""
+        if kind in ("lookup", "dynset"):
+            used = self._table.sets[_name(its[1])]
+            return kind, frozenset((key, self._leads(used, data)) for key, data in used.elements.items())
+        if kind == "immediate" and (chain := jump(its)):
+            return kind, self._walk(chain)
+        return kind, tuple(sorted(its.items()))
 
-    def _leads(self, data: Any) -> Any:
-        return self._walk(data[1]) if isinstance(data, tuple) else data
+    def _leads(self, its: Any, data: bytes) -> Any:
+        chain = chain_of(its, data)
+        return self._walk(chain) if chain else data
 
 
 class Iptables:

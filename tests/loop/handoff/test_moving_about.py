@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from tests.loop.handoff.kernels import Iptables, NfTables, VirtualServers
+from tests.loop.handoff.kernels import Iptables, Nftables, VirtualServers
 from tests.loop.handoff.test_target import Books
+from uproxy.handoff import accounting, ipvs, nftables, target
 from uproxy.handoff import iptables as by_iptables
-from uproxy.handoff import ipvs, target
 from uproxy.handoff.iptables import IptablesHandoff
 from uproxy.handoff.ipvs import IpvsHandoff
 from uproxy.handoff.mechanism import Mechanism
 from uproxy.handoff.nft_batch import counter, suffix
+from uproxy.handoff.nft_chains import TABLE
 from uproxy.handoff.nftables import NftablesHandoff
 from uproxy.handoff.plan import kernel_port
 from uproxy.handoff.target import KernelPaths
@@ -80,8 +81,9 @@ class Machine:
         self.kernel: Any
         mechanism: Any
         if kind == "nftables":
-            self.kernel, mechanism = NfTables(), NftablesHandoff(self.connections)
-            mechanism._link, mechanism.begin = self.kernel, self._nothing
+            self.kernel = Nftables()
+            patch.setattr(nftables, "NftNetlink", lambda: self.kernel)
+            mechanism = NftablesHandoff(self.connections)
         elif kind == "iptables":
             self.kernel, mechanism = Iptables(), IptablesHandoff(self.connections)
             patch.setattr(by_iptables, "restore", self.kernel.restore)
@@ -91,12 +93,10 @@ class Machine:
             mechanism._ipvs = self.kernel
             patch.setattr(ipvs, "ipvs_rules", self.kernel)
             patch.setattr(ipvs, "node_addresses", lambda: {NODE})
-        mechanism.lost = self._all_there
+        if kind != "nftables":
+            mechanism.lost = self._all_there
         self.mechanism: Mechanism = mechanism
         self.paths = KernelPaths(mechanism, self.books, lambda: 0.1, lambda: 0.0, lambda: 0.0)
-
-    async def _nothing(self, _inside: object) -> None:
-        pass
 
     async def _all_there(self) -> None:
         pass
@@ -104,9 +104,9 @@ class Machine:
     def connect(self, flow: Translated, node_port: bool, more: int) -> None:
         """Some more connections, by what new ones would be led by."""
         vip, backend = flow.vips[node_port], flow.backend
-        if isinstance(self.kernel, NfTables):
+        if isinstance(self.kernel, Nftables):
             name, key = f"new_{suffix(vip)}", counter(vip, backend).key
-            assert key in self.kernel.sets[name]
+            assert key in self.kernel.keys(TABLE, name)
             self.kernel.packets[name, key] = self.kernel.packets.get((name, key), 0) + more
         elif isinstance(self.kernel, VirtualServers):
             at = flow.vips[0], backend
@@ -168,7 +168,7 @@ async def live(kind: str, draw: Random) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(target, "AT_ONCE", draw.choice((1, 2, 250)))
         patch.setattr(by_iptables, "not_forwarded", lambda _: None)
-        patch.setattr(by_iptables.accounting, "switch_on", lambda: None)
+        patch.setattr(accounting, "switch_on", lambda: None)
         machine, expected, before = Machine(kind, patch), dict[ServicePortName, int](), World()
         for _ in range(draw.randint(2, 5)):
             world = world_of(draw)
@@ -188,6 +188,7 @@ async def live(kind: str, draw: Random) -> None:
                 machine.connections.open.clear()
                 await machine.paths.look()
             assert machine.credited() == expected
+            assert await machine.mechanism.lost() is None
         machine.connections.open.clear()
         for _ in range(3):
             await machine.paths.look()

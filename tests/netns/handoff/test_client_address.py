@@ -26,7 +26,7 @@ HERE = "this-node"
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    with Lab(pods=2, routed_pods=request.param == "routed") as lab:
+    with Lab(pods=2, routed_pods=request.param == "routed", node_default_route=True) as lab:
         yield lab
 
 

@@ -1,13 +1,17 @@
 """Objects of others in nf_tables, made and read as bytes: with anything as user data, as no nft writes it."""
 
+import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 from hypothesis import strategies as st
 
+from uproxy.errors import CommandFailed
 from uproxy.kernel import nft_messages as nft
 from uproxy.kernel.netlink import NETFILTER, Link, attribute, attributes
+from uproxy.kernel.nft import NftNetlink
 from uproxy.kernel.nft_commands import TakeId
 from uproxy.kernel.nft_messages import Message, nest, u32
 
@@ -106,6 +110,42 @@ def flowtable(name: str) -> list[Raw]:
     made = Message(nft.NEW_TABLE, nft.CREATE, 1, table)
     flows = Message(_NEW_FLOWTABLE, nft.CREATE, 1, table + attribute(2, _text("f")) + hook)
     return [Raw("table", made), Raw("flowtable", flows)]
+
+
+def some(seed: int) -> list[Foreign]:
+    """The same each time."""
+    chance = random.Random(seed)
+    tables = []
+    for number in range(6):
+        family = chance.choice(sorted(nft.FAMILIES.values()))
+        tables.append(_drawn(family, f"foreign{number}", chance))
+    return tables
+
+
+def _drawn(family: int, name: str, chance: random.Random) -> Foreign:
+    table = attribute(1, _text(name))
+    made = [Raw("table", Message(nft.NEW_TABLE, nft.CREATE, family, table))]
+    for number in range(chance.randrange(1, 6)):
+        size = chance.randrange(1, 17)
+        its = attribute(2, _text(f"s{number}")) + attribute(10, u32(number + 1)) + attribute(3, u32(0))
+        its += attribute(4, u32(chance.choice([0, 7, 8, 13, 1 << 20]))) + attribute(5, u32(size))
+        its += attribute(13, chance.randbytes(chance.randrange(120)))
+        made.append(Raw("set", Message(nft.NEW_SET, nft.CREATE, family, table + its)))
+        elements = nest(1, nest(1, attribute(1, chance.randbytes(size))) + attribute(6, chance.randbytes(30)))
+        its = attribute(2, _text(f"s{number}")) + nest(3, elements)
+        made.append(Raw("element", Message(nft.NEW_ELEMENT, nft.CREATE, family, table + its)))
+    return Foreign(family, name, tuple(made))
+
+
+def make(foreign: Iterable[Foreign]) -> None:
+    """What the kernel takes of it: an object that it refuses is left out."""
+    with closing(NftNetlink()) as link:
+        for table in foreign:
+            for one in table.objects:
+                try:
+                    link.commit([one])
+                except CommandFailed:
+                    continue
 
 
 def theirs() -> list[tuple[str, bytes]]:

@@ -1,7 +1,6 @@
 """Whatever others have in nf_tables: ours works beside it, and nothing of theirs changes by one byte."""
 
 import asyncio
-import random
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 
@@ -9,17 +8,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.netns.kernel.foreign import Foreign, Raw, flowtable, foreigners, theirs
+from tests.netns.kernel.foreign import Foreign, Raw, flowtable, foreigners, make, some, theirs
 from tests.netns.kernel.test_nft import web
 from tests.pure.steering.test_steering_rendering import BRIDGES, DELIVERED, FLIPPED, INSIDE, PORTS, RULES
 from uproxy.errors import CommandFailed
 from uproxy.handoff import accounting, nft_chains, nftables
 from uproxy.handoff.nftables import NftablesHandoff
 from uproxy.kernel.conntrack import Conntrack
-from uproxy.kernel.netlink import attribute
 from uproxy.kernel.nft import NftNetlink
 from uproxy.kernel.nft_commands import Command, DeleteTable
-from uproxy.kernel.nft_messages import FAMILIES, Message, Table, nest, u32
+from uproxy.kernel.nft_messages import FAMILIES, Table
 from uproxy.kit.lab import Host, Lab
 from uproxy.steering import bridges, nft, tproxy
 from uproxy.steering.bridges import remove_bridge_table
@@ -45,22 +43,11 @@ def commit(commands: Iterable[Command]) -> None:
         link.commit(commands)
 
 
-def _make(foreign: list[Foreign]) -> None:
-    """What the kernel takes of it: an object that it refuses is left out."""
-    with closing(NftNetlink()) as link:
-        for table in foreign:
-            for one in table.objects:
-                try:
-                    link.commit([one])
-                except CommandFailed:
-                    continue
-
-
 async def _everything_of_ours() -> None:
     """Start, change, handoff and end, twice: the second after a crash."""
-    for make in (nft.table, tproxy.table):
-        rules = NftRules(PORTS, make)
-        await rules.replace(RULES if make is nft.table else DELIVERED, INSIDE)
+    for render in (nft.table, tproxy.table):
+        rules = NftRules(PORTS, render)
+        await rules.replace(RULES if render is nft.table else DELIVERED, INSIDE)
         await rules.apply(FLIPPED)
     commit(bridges.table(BRIDGES, (4, 6)).commands())
     mechanism = NftablesHandoff(Conntrack())
@@ -86,7 +73,7 @@ async def _removed() -> list[str]:
 @given(foreign=st.lists(foreigners(), max_size=4, unique_by=lambda one: (one.family, one.name)))
 def test_nothing_of_others_changes(node: Host, foreign: list[Foreign]) -> None:
     def inside() -> None:
-        _make(foreign)
+        make(foreign)
         before = theirs()
         try:
             asyncio.run(_everything_of_ours())
@@ -128,7 +115,7 @@ def test_beside_a_flowtable(node: Host) -> None:
 
 def test_what_others_have_is_seen_when_it_changes(node: Host) -> None:
     """That the comparison can fail."""
-    first = _some(1)[0]
+    first = some(1)[0]
     note = Raw("", first.objects[0].message)
 
     def inside() -> None:
@@ -139,28 +126,3 @@ def test_what_others_have_is_seen_when_it_changes(node: Host) -> None:
         assert theirs() == before
 
     node.inside(inside)
-
-
-def _some(seed: int) -> list[Foreign]:
-    """The same each time."""
-    chance = random.Random(seed)
-    tables = []
-    for number in range(6):
-        family = chance.choice(sorted(NAMES))
-        tables.append(_drawn(family, f"foreign{number}", chance))
-    return tables
-
-
-def _drawn(family: int, name: str, chance: random.Random) -> Foreign:
-    table = attribute(1, name.encode() + b"\0")
-    made = [Raw("table", Message(0, 0x400, family, table))]
-    for number in range(chance.randrange(1, 6)):
-        size = chance.randrange(1, 17)
-        its = attribute(2, b"s%d\0" % number) + attribute(10, u32(number + 1)) + attribute(3, u32(0))
-        its += attribute(4, u32(chance.choice([0, 7, 8, 13, 1 << 20]))) + attribute(5, u32(size))
-        its += attribute(13, chance.randbytes(chance.randrange(120)))
-        made.append(Raw("set", Message(9, 0x400, family, table + its)))
-        elements = nest(1, nest(1, attribute(1, chance.randbytes(size))) + attribute(6, chance.randbytes(30)))
-        its = attribute(2, b"s%d\0" % number) + nest(3, elements)
-        made.append(Raw("element", Message(12, 0x400, family, table + its)))
-    return Foreign(family, name, tuple(made))

@@ -19,7 +19,7 @@ from tests.netns.handoff.test_moves import handed, until_path
 from tests.netns.links.kinds import KINDS, Kind, missing
 from tests.proxy_process import Address, nonblocking
 from uproxy.dataplane.relay.native_relay import engine_or_reason
-from uproxy.handoff import ipvs
+from uproxy.handoff import ipvs_machine
 from uproxy.kit.lab import Host, Lab
 
 EXTERNAL = ("203.0.113.7", "2001:db8::7")
@@ -103,7 +103,7 @@ def lab(kind: Kind) -> Iterator[Lab]:
 async def test_every_cell_is_as_the_table_says(
     kind: Kind, lab: Lab, capture: str, handoff: str | None, tmp_path: Path
 ) -> None:
-    if handoff == "ipvs" and not await ipvs.is_here():
+    if handoff == "ipvs" and not await ipvs_machine.is_here():
         pytest.skip("no IPVS in this kernel")
     stage = Stage(lab, _way(capture), tmp_path, Greeter)
     for pod in stage.pods:
