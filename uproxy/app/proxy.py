@@ -35,6 +35,7 @@ from uproxy.sources.resolve import Resolver
 from uproxy.state.addresses import AddressPlan
 from uproxy.steering.bridges import BridgeAnswers
 from uproxy.steering.cleanup import remove_rules, remove_tproxy
+from uproxy.steering.lo_addresses import LoAddresses
 from uproxy.steering.policy_routes import PolicyRoutes
 from uproxy.steering.probe import Capture, Choice, Mechanism
 from uproxy.steering.routes import LocalRoutes
@@ -125,6 +126,8 @@ class Proxy:
             targets += [routes, PolicyRoutes(), self.dataplane, tproxy_rules(ports), self._bridges]
         elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
             targets += [LocalRoutes(is_no_node_port), self.dataplane]
+        elif self.choice.mechanism is Mechanism.LO_ADDRESSES:
+            targets += [LoAddresses(is_no_node_port), self.dataplane]
         else:
             targets.append(self.dataplane)
         # What the kernel takes over falls back to all of the above.
@@ -265,7 +268,7 @@ class Proxy:
 
     async def _remove_rivals(self) -> None:
         """Remove what an earlier run with another capture or handoff left, and would be in the way."""
-        if self.choice.mechanism is Mechanism.LOCAL_ROUTES:
+        if self.choice.capture is Capture.BIND and self.choice.mechanism is not Mechanism.LOOPBACK:
             await remove_rules()
         if self.choice.mechanism is not Mechanism.LOOPBACK:
             await handoff.remove_others(self._possible)

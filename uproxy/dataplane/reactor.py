@@ -14,6 +14,8 @@ import select
 from collections.abc import Callable
 from typing import Protocol
 
+from uproxy.dataplane.trials import tells_ends
+
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
 PEER_DONE = select.EPOLLRDHUP
@@ -48,6 +50,7 @@ class Reactor:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.tells_ends = tells_ends()
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._turns: dict[Turn, None] = {}  # a set that keeps its order

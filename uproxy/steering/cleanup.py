@@ -1,12 +1,14 @@
 """Removing whatever any run of uproxy has left on this machine.
 
 Owns nothing but the list of the places; each place knows its own marks: the tables
-`inet uproxy` and `bridge uproxy`, names that begin with UPROXY-, and routes and rules with protocol 117.
+`inet uproxy` and `bridge uproxy`, names that begin with UPROXY-, routes and rules with protocol 117, and
+addresses on `lo` that have a mark beside them.
 """
 
 from uproxy.errors import CommandFailed
 from uproxy.steering import iptables, nft
 from uproxy.steering.bridges import remove_bridge_table
+from uproxy.steering.lo_addresses import marked_addresses, remove_addresses
 from uproxy.steering.policy_routes import remove_policy_routes
 from uproxy.steering.probe import has_net_admin
 from uproxy.steering.routes import marked_routes, remove_routes
@@ -18,7 +20,12 @@ async def cleanup() -> list[str]:
     Raises CommandFailed when this process may not look, or something refuses to go.
     """
     require_net_admin()
-    return [*await remove_rules(), *await remove_tproxy(), *await _remove_routes()]
+    return [
+        *await remove_rules(),
+        *await remove_tproxy(),
+        *await _remove_routes(),
+        *await _remove_addresses(),
+    ]
 
 
 def require_net_admin() -> None:
@@ -48,3 +55,10 @@ async def _remove_routes() -> list[str]:
     for ip, reason in (await remove_routes(ips)).items():
         raise CommandFailed(f"local route of {ip} stays: {reason}")
     return [f"local route {ip}" for ip in ips]
+
+
+async def _remove_addresses() -> list[str]:
+    ips = await marked_addresses()
+    for ip, reason in (await remove_addresses(ips)).items():
+        raise CommandFailed(f"address {ip} on lo stays: {reason}")
+    return [f"address {ip} on lo" for ip in ips]

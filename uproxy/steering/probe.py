@@ -6,6 +6,7 @@ truth: kernels lack single expressions (fib, redirect, ct status), not nftables 
 """
 
 import asyncio
+import json
 import shutil
 import socket
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from uproxy.errors import CommandFailed, UproxyError
 from uproxy.kit.commands import run
 from uproxy.kit.netfilter import trial
 from uproxy.kit.privileges import Capability, has
-from uproxy.kit.programs import complaint
+from uproxy.kit.programs import complaint, peek
 from uproxy.model.names import Family, Protocol, Vip
 from uproxy.steering import iptables, nft, policy_routes, tproxy
 from uproxy.steering.rules import RedirectPorts, Rule, Verdict
@@ -67,6 +68,7 @@ class Mechanism(StrEnum):
     NFT = "nft"
     IPTABLES = "iptables"
     LOCAL_ROUTES = "local-routes"
+    LO_ADDRESSES = "lo-addresses"
     LOOPBACK = "loopback"
 
 
@@ -82,6 +84,8 @@ class Probe:
     tproxy: str
     """Capture `tproxy`, which nftables does."""
     ip: str
+    lo_addresses: str = ""
+    """Why addresses on `lo` have to stand in for local routes; empty where they need not."""
     first_port: int = 0
     """The lowest port that may be listened on; 0 when none is barred."""
 
@@ -93,7 +97,7 @@ class Probe:
             f"iptables and ipset: {self.iptables}",
             f"ip6tables: {self.ip6tables}",
             f"tproxy: {self.tproxy}",
-            f"local routes: {self.ip}",
+            f"local routes: {self.lo_addresses or self.ip}",
             f"ports below 1024: {OK if not self.first_port else f'from {self.first_port} on only'}",
         ]
 
@@ -109,8 +113,15 @@ class Choice:
 
 async def probe() -> Probe:
     """Find out what works here. Touches nothing; takes some tens of milliseconds."""
-    nft_finding, iptables_finding, ip6tables_finding, tproxy_finding, ip_finding = await asyncio.gather(
-        _try_nft(), _try_iptables(), _try_ip6tables(), _try_tproxy(), _try_ip()
+    (
+        nft_finding,
+        iptables_finding,
+        ip6tables_finding,
+        tproxy_finding,
+        ip_finding,
+        knows,
+    ) = await asyncio.gather(
+        _try_nft(), _try_iptables(), _try_ip6tables(), _try_tproxy(), _try_ip(), _knows_local_routes()
     )
     return Probe(
         net_admin=OK if has_net_admin() else "not granted: run as root, or grant CAP_NET_ADMIN",
@@ -119,6 +130,7 @@ async def probe() -> Probe:
         ip6tables=ip6tables_finding,
         tproxy=tproxy_finding,
         ip=ip_finding,
+        lo_addresses="" if knows else "not in this kernel (gVisor?): addresses on lo instead",
         first_port=_first_port(),
     )
 
@@ -196,6 +208,8 @@ def _why_redirect(mechanism: Mechanism, probe: Probe) -> str:
 def _choose_bind(probe: Probe, prefix: str) -> Choice:
     if probe.ip != OK:
         return Choice(Capture.BIND, Mechanism.LOOPBACK, f"{prefix}; on loopback, {probe.ip}")
+    if probe.lo_addresses:
+        return Choice(Capture.BIND, Mechanism.LO_ADDRESSES, f"{prefix}; addresses on lo lead VIPs here")
     return Choice(Capture.BIND, Mechanism.LOCAL_ROUTES, f"{prefix}; local routes lead VIPs here")
 
 
@@ -253,6 +267,13 @@ async def _try_netfilter(family: Family, program: str) -> str:
 
 async def _try_ip() -> str:
     return _missing("ip") or await _finding("ip", "route", "show", "table", "local")
+
+
+async def _knows_local_routes() -> bool:
+    """Whether routes have types. gVisor's have none; newer releases of it (seen in 20240729) take a local
+    route without a complaint, as one that leads nowhere and cannot be removed, so trying does not tell."""
+    routes = json.loads(await peek("ip", "-json", "route", "get", "127.0.0.1") or "[]")
+    return all(route.get("type") == "local" for route in routes)
 
 
 def _missing(*programs: str) -> str:

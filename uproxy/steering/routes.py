@@ -38,6 +38,8 @@ class LocalRoutes:
     Several Service ports may share an address; its route goes with the last of them.
     """
 
+    what = "local route"
+
     def __init__(self, wants: Callable[[DesiredServicePort, Frontend], bool]) -> None:
         self._wants = wants
         self._held: dict[ServicePortName, frozenset[IPAddress]] = {}
@@ -55,10 +57,10 @@ class LocalRoutes:
             # What it held before stays held until `retire`: traffic may still come for it.
             self._hold(port.name, addresses | self._held.get(port.name, frozenset()))
         missing = sorted(wanted - self._routed, key=_order)
-        failed = await _change("add", missing)
+        failed = await self._add(missing)
         self._routed.update(ip for ip in missing if ip not in failed)
         vips = (frontend.vip for port in changes.updated for frontend in port.frontends)
-        return {vip: f"no local route: {failed[vip.ip]}" for vip in vips if vip.ip in failed}
+        return {vip: f"no {self.what}: {failed[vip.ip]}" for vip in vips if vip.ip in failed}
 
     async def retire(self, changes: Changes) -> None:
         """Remove the routes whose last Service port is gone; one run of `ip`, or none."""
@@ -72,19 +74,32 @@ class LocalRoutes:
 
     async def prune(self) -> None:
         """Remove routes that an earlier run left and no Service port has a use for."""
-        await self._remove([ip for ip in await marked_routes() if ip not in self._holders])
+        await self._remove([ip for ip in await self._marked() if ip not in self._holders])
 
     async def close(self) -> None:
         """Remove every route of ours."""
-        await self._remove(self._routed.union(await marked_routes()))
+        await self._remove(self._routed.union(await self._marked()))
 
     async def _remove(self, ips: Collection[IPAddress]) -> None:
-        failed = await remove_routes(ips)
+        failed = await self._delete(ips)
         gone = [ip for ip in ips if ip not in failed]
         self._routed.difference_update(gone)
         self._released.difference_update(gone)
         for ip, reason in failed.items():
-            _log.warning("local route of %s stays: %s", ip, reason)
+            _log.warning("%s %s stays: %s", self.what, ip, reason)
+
+    # ---- what a kernel without local routes does otherwise (lo_addresses.py) ----
+
+    async def _add(self, ips: Sequence[IPAddress]) -> Mapping[IPAddress, str]:
+        return await _change("add", ips)
+
+    async def _delete(self, ips: Collection[IPAddress]) -> Mapping[IPAddress, str]:
+        return await remove_routes(ips)
+
+    async def _marked(self) -> list[IPAddress]:
+        return await marked_routes()
+
+    # ---- who holds what ----
 
     def _hold(self, name: ServicePortName, ips: frozenset[IPAddress]) -> None:
         if ips == self._held.get(name):

@@ -18,6 +18,7 @@ OPTIONS = {
     "report_ends": True,
     "connect_bounds_s": (0.001, 0.1),
     "local_ports": (32768, 60999),
+    "tells_ends": True,
 }
 PATIENCE_S = 20.0
 

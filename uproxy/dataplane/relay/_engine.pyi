@@ -39,6 +39,7 @@ class Engine:
         report_ends: bool,
         connect_bounds_s: tuple[float, ...],
         local_ports: tuple[int, int],
+        tells_ends: bool,
     ) -> None: ...
     def add_port(self) -> int:
         """A slot for a Service port's counts."""

@@ -196,8 +196,8 @@ class Direction:
         """Whether bytes wait, in `_unsent` or in the pipe, for room in the sink."""
         self.eof = False
         """Whether nothing more will be read: the source has finished, or the pair is closed."""
-        self.ending = False
-        """The source has ended or failed: read on until it says which, a short read is no pause."""
+        self.ending = not reactor.tells_ends
+        """The source has ended or failed, or may have: a short read is no pause, read on until it says."""
         self.failed = False
         """The source has failed, maybe after its end."""
         self.cut = False

@@ -83,7 +83,7 @@ struct direction {
     uint8_t big_reads, small_fills;
     bool blocked; /* bytes wait for room in the sink */
     bool eof;     /* nothing more will be read: the source has finished, or the connection is closed */
-    bool ending;  /* the source has ended or failed: read on until it says which */
+    bool ending;  /* the source has ended or failed, or may have: read on until it says which */
     bool failed;  /* the source has failed, maybe after its end */
     bool cut;     /* a write to the source was told of its reset: its end, when read, is none */
     bool turn;    /* gave way to others and goes on after them */
@@ -157,6 +157,7 @@ struct options {
     uint32_t local_ports[2]; /* the first and the last that dials may come from */
     int pipe_descriptors_max; /* beyond so many descriptors no pipe is made */
     bool report_ends;
+    bool tells_ends; /* an edge says that its peer has finished (trials.py) */
     unsigned buckets;
     uint64_t bucket_ns[BUCKETS_MAX];
 };

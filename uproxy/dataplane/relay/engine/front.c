@@ -220,6 +220,7 @@ int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, c
     c->dialled_ns = now_ns;
     c->active_ms = (uint32_t)(now_ns / 1000000u);
     c->dialling = code != 0;
+    c->from[CLIENT].ending = c->from[BACKEND].ending = !e->options.tells_ends;
     ADD(port_counts(&e->front, port)->begun, 1);
     ADD(backend_counts(&e->front, backend)->begun, 1);
     if (!c->dialling) {
