@@ -11,6 +11,7 @@ import pytest
 import uvloop
 from hypothesis import settings
 
+from tests.gvisor.sandbox import reason_unavailable as no_gvisor
 from tests.missing_packages import KERNEL_NEEDED, missing_packages
 from uproxy.kit.lab import reason_unavailable
 
@@ -53,7 +54,11 @@ def _no_kernel() -> str | None:
     return f"apt-get install {' '.join(missing)}" if missing else None
 
 
-_left_out: dict[str, Callable[[], str | None]] = {"netns": _no_netns, "kernel": _no_kernel}
+_left_out: dict[str, Callable[[], str | None]] = {
+    "netns": _no_netns,
+    "kernel": _no_kernel,
+    "gvisor": no_gvisor,
+}
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import select
 from collections.abc import Callable
 from typing import Protocol
 
-from uproxy.dataplane.trials import tells_ends
+from uproxy.dataplane.trials import tells_ends, tells_failures
 
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
@@ -51,6 +51,7 @@ class Reactor:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.tells_ends = tells_ends()
+        self.tells_failures = tells_failures()
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._turns: dict[Turn, None] = {}  # a set that keeps its order

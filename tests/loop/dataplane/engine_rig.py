@@ -19,6 +19,7 @@ OPTIONS = {
     "connect_bounds_s": (0.001, 0.1),
     "local_ports": (32768, 60999),
     "tells_ends": True,
+    "tells_failures": True,
 }
 PATIENCE_S = 20.0
 

@@ -40,10 +40,10 @@ def pipes() -> int:
 @pytest.fixture
 def tried_anew():
     """What was found before does not count, here and afterwards."""
-    for trial in (trials.tells_ends, trials.splices_exactly):
+    for trial in (trials.tells_ends, trials.tells_failures, trials.splices_exactly):
         trial.cache_clear()
     yield
-    for trial in (trials.tells_ends, trials.splices_exactly):
+    for trial in (trials.tells_ends, trials.tells_failures, trials.splices_exactly):
         trial.cache_clear()
 
 
@@ -55,12 +55,18 @@ def test_what_linux_does_is_found(tried_anew):
     ):
         pytest.skip("this is gVisor")
     assert trials.tells_ends()
+    assert trials.tells_failures()
     assert trials.splices_exactly()
 
 
 def test_ends_that_no_edge_tells_are_found_out(tried_anew, monkeypatch):
     monkeypatch.setattr(select, "EPOLLRDHUP", select.EPOLLPRI)
     assert not trials.tells_ends()
+
+
+def test_failures_that_are_none_are_found_out(tried_anew, monkeypatch):
+    monkeypatch.setattr(select, "EPOLLERR", select.EPOLLHUP)
+    assert not trials.tells_failures()
 
 
 def test_a_splice_that_repeats_bytes_is_found_out(tried_anew, monkeypatch):

@@ -40,6 +40,7 @@ class Engine:
         connect_bounds_s: tuple[float, ...],
         local_ports: tuple[int, int],
         tells_ends: bool,
+        tells_failures: bool,
     ) -> None: ...
     def add_port(self) -> int:
         """A slot for a Service port's counts."""

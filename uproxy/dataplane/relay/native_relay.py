@@ -23,7 +23,7 @@ from uproxy.dataplane.dial.source_ports import local_port_range
 from uproxy.dataplane.relay.proxy_protocol import header_for
 from uproxy.dataplane.relay.waiter import Waiter, wait_or_end
 from uproxy.dataplane.relays import Ended
-from uproxy.dataplane.trials import splices_exactly, tells_ends
+from uproxy.dataplane.trials import splices_exactly, tells_ends, tells_failures
 from uproxy.model.closing import CloseReason, DialFailure
 from uproxy.model.names import Family
 from uproxy.picking.attempts import RESOURCES_RETRY_S, Attempts
@@ -104,6 +104,7 @@ class NativeRelay:
             connect_bounds_s=CONNECT_BUCKETS_S,
             local_ports=local_port_range(),
             tells_ends=tells_ends(),
+            tells_failures=tells_failures(),
         )
         # Looked up once: most connections need no more than these, and each of them pays.
         self._accept = _engine.accept

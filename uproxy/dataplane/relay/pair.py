@@ -15,7 +15,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from uproxy.dataplane.dial.sockets import bound_unsent, close_with_reset, keep_alive
+from uproxy.dataplane.dial.sockets import bound_unsent, close_with_reset, has_failed, keep_alive
 from uproxy.dataplane.reactor import FAILED, HUNG_UP, PEER_DONE, READABLE, WRITABLE, Reactor
 from uproxy.dataplane.relay.pipes import PIPE_BYTES, Pipe, Pipes
 from uproxy.model.closing import CloseReason
@@ -124,7 +124,7 @@ class Pair:
         """The source of `direction` has sent its last byte, and it was passed on."""
         if self.first_eof is None:
             self.first_eof = direction
-            if direction.failed:
+            if direction.failed and direction.has_failed():
                 self.reset_by(direction)  # it ended, and was reset: no edge will tell that again
             return
         reason = CloseReason.CLIENT_EOF if self.first_eof is self.up else CloseReason.BACKEND_EOF
@@ -217,7 +217,7 @@ class Direction:
             self.ending = True
             if events & FAILED:
                 self.failed = True
-            if events & FAILED and (self.eof or self.blocked):
+            if events & FAILED and (self.eof or self.blocked) and self.has_failed():
                 self.pair.reset_by(self)  # what waits has nobody left to vouch for it
                 return
         if events & WRITABLE and self.reverse.blocked:
@@ -264,6 +264,11 @@ class Direction:
             steps += 1
         if not self.eof:
             self._reactor.later(self)
+
+    def has_failed(self) -> bool:
+        """Whether the source, of which an event said so, has failed. An error is told once: not to be asked
+        where a read may come."""
+        return self._reactor.tells_failures or has_failed(self.source)
 
     def begin_with(self, data: bytes) -> None:
         """Send something of ours, ahead of what the source says."""

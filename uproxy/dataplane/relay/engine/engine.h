@@ -158,6 +158,7 @@ struct options {
     int pipe_descriptors_max; /* beyond so many descriptors no pipe is made */
     bool report_ends;
     bool tells_ends; /* an edge says that its peer has finished (trials.py) */
+    bool tells_failures; /* EPOLLERR means one */
     unsigned buckets;
     uint64_t bucket_ns[BUCKETS_MAX];
 };
@@ -282,6 +283,7 @@ int begin_connect(int fd, const struct target *t);
 void keep_alive(int fd);
 void bound_unsent(int fd);
 void close_with_reset(int fd);
+bool has_failed(int fd);
 void address_text(const struct sockaddr_storage *address, char text[64]);
 
 /* reports.c */

@@ -77,6 +77,14 @@ void close_with_reset(int fd)
     close(fd);
 }
 
+/* Whether an error waits in a socket; it is told this once. */
+bool has_failed(int fd)
+{
+    int error = 0;
+    socklen_t size = sizeof error;
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0 || error != 0;
+}
+
 void address_text(const struct sockaddr_storage *address, char text[64])
 {
     const void *ip = address->ss_family == AF_INET6
