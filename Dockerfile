@@ -28,11 +28,14 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY uproxy ./uproxy
+COPY requirements/run.txt ./requirements/
 RUN python -m venv /opt/uproxy \
-    && /opt/uproxy/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt . \
-    && /opt/uproxy/bin/pip uninstall --yes --quiet pip
+    && /opt/uproxy/bin/pip install --no-cache-dir --disable-pip-version-check \
+        --require-hashes -r requirements/run.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY uproxy ./uproxy
+RUN /opt/uproxy/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation . \
+    && /opt/uproxy/bin/pip uninstall --yes --quiet setuptools pip
 # Two thirds of all that are the client's models and API classes, which it imports when they are asked for,
 # and uproxy asks for credentials alone.
 RUN cd /opt/uproxy/lib/python3*/site-packages/kubernetes \
@@ -43,9 +46,9 @@ RUN cd /opt/uproxy/lib/python3*/site-packages/kubernetes \
 import kubernetes.aio.config.incluster_config; client.Configuration()'
 
 FROM ${PYTHON_IMAGE}
-# What the steering runs: ip, nft (and its library, used in the process), iptables, ipset.
+# What the steering runs: ip, iptables, ipset. nf_tables it programs by netlink; whoever wants to look uses the node's nft.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends iproute2 iptables ipset nftables \
+    && apt-get install -y --no-install-recommends iproute2 iptables ipset \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/uproxy /opt/uproxy
 ENV PATH=/opt/uproxy/bin:$PATH

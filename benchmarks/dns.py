@@ -26,9 +26,9 @@ from tempfile import TemporaryDirectory, TemporaryFile
 
 from uproxy.bench.costs import rss_bytes
 from uproxy.bench.fingerprint import fingerprint
-from uproxy.bench.sites import find_program
 from uproxy.dns.wire import from_text
 from uproxy.dns.zone import Zone
+from uproxy.kit.commands import find_program
 from uproxy.model.endpoint import Endpoint, EndpointSlice, SlicePort
 from uproxy.model.events import Event, Upsert
 from uproxy.model.names import NamespacedName, Protocol

@@ -24,10 +24,10 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from benchmarks.handoff_rules import BY_HAND, Ipvs, Nftables, Rules
+from benchmarks.handoff_rules import Ipvs, Nftables, Rules
 from tests.kernel.uml import KernelFailed, run_in_kernel
 from tests.missing_packages import KERNEL_NEEDED, missing_packages
-from uproxy.bench.sites import VIP_PORT, Site, lab_site
+from uproxy.bench.sites import VIP_PORT, Place, lab_site
 from uproxy.handoff import ipvs
 from uproxy.kit.lab import reason_unavailable
 
@@ -38,20 +38,17 @@ _KERNEL_TIMEOUT_S = 1800
 
 
 class Ends:
-    """Both ends, in one thread."""
+    """Both ends, in one thread: clients at `client`, which ask for `address` and come to `listener`."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._vip = site.vip(0), VIP_PORT
-        self._listener = site.pods[0].place.socket()
-        self._listener.bind(("", site.pods[0].port))
-        self._listener.listen(128)
+    def __init__(self, client: Place, address: tuple[str, int], listener: socket.socket) -> None:
+        self._client, self._address, self._listener = client, address, listener
+        listener.listen(128)
 
     def _made(self, count: int) -> list[socket.socket]:
-        return self._site.client.inside(lambda: [socket.socket() for _ in range(count)])
+        return self._client.inside(lambda: [socket.socket() for _ in range(count)])
 
     def _connected(self, client: socket.socket) -> socket.socket:
-        client.connect(self._vip)
+        client.connect(self._address)
         server, _ = self._listener.accept()
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -120,7 +117,9 @@ def main() -> int:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with lab_site() as site:
         rules: Rules = Ipvs(site) if words.mechanism == "ipvs" else Nftables(site)
-        ends = Ends(site)
+        listener = site.pods[0].place.socket()
+        listener.bind(("", site.pods[0].port))
+        ends = Ends(site.client, (site.vip(0), VIP_PORT), listener)
         asked: tuple[tuple[str, Callable[[], float]], ...] = (
             ("a request on an open connection", ends.requests_us),
             ("connect, one request, close", ends.connections_us),
@@ -150,7 +149,7 @@ def _in_kernel(flags: list[str]) -> int:
 
 
 def measured(rules: Rules, measure: Callable[[], float], rounds: int) -> Iterator[tuple[str, float, float]]:
-    """Of each, its time and its rate beside that by hand."""
+    """Of each, its time and its rate beside that of the first."""
     names = list(rules.names)
     took: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
@@ -159,7 +158,7 @@ def measured(rules: Rules, measure: Callable[[], float], rounds: int) -> Iterato
             rules.load(name)
             took[name].append(measure())
     for name, some in took.items():
-        yield name, median(some), median(map(truediv, took[BY_HAND], some))
+        yield name, median(some), median(map(truediv, took[names[0]], some))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Rules(Protocol):
     """Ways to one Service that can be loaded, each in the place of another."""
 
     names: Collection[str]
-    """BY_HAND first."""
+    """First what the others are compared with."""
 
     def load(self, name: str) -> None:
         """From now on the Service is led by these."""

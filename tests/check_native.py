@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ENGINE = Path("uproxy/dataplane/relay/engine")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
-TESTS = ("tests/loop/dataplane", "-k", "(native or engine) and not udp")
+TESTS = ("tests/loop/dataplane", "tests/loop/e2e/test_faults.py", "-k", "(native or engine) and not udp")
 FEW_TESTS = (
     *(
         f"tests/loop/dataplane/test_{name}.py"

@@ -1,7 +1,7 @@
 """Tiers: a test's directory is its tier, and a tier that cannot run says why.
 
 `pure` needs nothing; `loop` needs loopback sockets; `netns` needs root and network namespaces; `kernel`
-needs a kernel that is a program.
+needs a kernel of its own: in QEMU, or user-mode-linux.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ import uvloop
 from hypothesis import settings
 
 from tests.gvisor.sandbox import reason_unavailable as no_gvisor
-from tests.missing_packages import KERNEL_NEEDED, missing_packages
+from tests.missing_packages import missing_packages, no_uml, no_vm
 from uproxy.kit.lab import reason_unavailable
 
 HERE = Path(__file__).parent
@@ -45,13 +45,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _no_netns() -> str | None:
     """Why there are no real packets here; None where there are."""
     missing = missing_packages()
-    return f"apt-get install {' '.join(missing)}" if missing else reason_unavailable()
+    return f"apt-get install -y {' '.join(missing)}" if missing else reason_unavailable()
 
 
 def _no_kernel() -> str | None:
-    """Why no kernel can be booted here; None where one can, and inside of it."""
-    missing = missing_packages(KERNEL_NEEDED)
-    return f"apt-get install {' '.join(missing)}" if missing else None
+    """Why no kernel can be booted here; None where one may be, as a test that boots it finds out."""
+    return no_vm() if no_uml() else None
 
 
 _left_out: dict[str, Callable[[], str | None]] = {

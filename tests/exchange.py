@@ -68,8 +68,19 @@ def data_of(seed: int, size: int) -> memoryview:
 
 async def _send(writer: asyncio.StreamWriter, data: memoryview) -> None:
     for at in range(0, len(data), PIECE):
+        _be_open(writer)
         writer.write(data[at : at + PIECE])
         await writer.drain()
+
+
+def _finish(writer: asyncio.StreamWriter) -> None:
+    _be_open(writer)
+    writer.write_eof()
+
+
+def _be_open(writer: asyncio.StreamWriter) -> None:
+    if writer.transport.is_closing():  # uvloop's own error is a RuntimeError
+        raise ConnectionResetError
 
 
 async def _receive(reader: asyncio.StreamReader, expected: memoryview, *, slow: bool) -> None:
@@ -99,12 +110,12 @@ async def run_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
         if script.ending is Ending.SERVER:
             await _receive(reader, down, slow=script.slow_client)
             await _send(writer, up)
-            writer.write_eof()
+            _finish(writer)
             return
 
         async def send() -> None:
             await _send(writer, up)
-            writer.write_eof()
+            _finish(writer)
 
         await asyncio.gather(send(), _receive(reader, down, slow=script.slow_client))
     finally:
@@ -143,12 +154,12 @@ class Server:
             await _send(writer, down)
         elif ending is Ending.SERVER:
             await _send(writer, down)
-            writer.write_eof()
+            _finish(writer)
             await _receive(reader, up, slow=slow)
         else:
 
             async def send() -> None:
                 await _send(writer, down)
-                writer.write_eof()
+                _finish(writer)
 
             await asyncio.gather(send(), _receive(reader, up, slow=slow))

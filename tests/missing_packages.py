@@ -8,18 +8,24 @@ import shutil
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
+
+from uproxy.kit.commands import environment
 
 NEEDED = {"ip": "iproute2", "nft": "nftables", "iptables-restore": "iptables", "ipset": "ipset"}
-KERNEL_NEEDED = {
-    "linux.uml": "user-mode-linux",
-    "modprobe": "kmod",
-    "ip": "iproute2",
-    "ipset": "ipset",
-    "iptables-legacy": "iptables",
-    "ipvsadm": "ipvsadm",
+_INSIDE = NEEDED | {"modprobe": "kmod", "iptables-legacy": "iptables", "ipvsadm": "ipvsadm"}
+UML_NEEDED = _INSIDE | {"linux.uml": "user-mode-linux"}
+VM_NEEDED = _INSIDE | {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "virtiofsd": "virtiofsd",  # before Debian 13 it comes with QEMU
+    "busybox": "busybox-static",
 }
+COMPARED = {"dig": "bind9-dnsutils", "haproxy": "haproxy", "nginx": "nginx", "chromium": "chromium"}
+KERNEL = Path(__file__).parents[1] / ".kernel"
+"""Where `make kernel` has put the kernel that QEMU boots."""
 EXTENSIONS = ("uproxy.dataplane.relay._engine", "uproxy.bench.load._native")
-PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+PATH = environment()["PATH"] + ":/usr/libexec:/usr/lib/qemu"
+"""Where programs are; the last two have virtiofsd."""
 
 
 def native() -> None:
@@ -36,14 +42,31 @@ def missing_packages(needed: Mapping[str, str] = NEEDED) -> list[str]:
     return sorted({package for program, package in needed.items() if not shutil.which(program, path=PATH)})
 
 
+def no_vm() -> str | None:
+    """Why no kernel can be booted in QEMU here; None where it is worth a try."""
+    if missing := missing_packages(VM_NEEDED):
+        return f"apt-get install -y {' '.join(missing)}"
+    if not KERNEL.is_dir():
+        return "`make kernel` fetches the kernel"
+    return "not root, as virtiofsd needs" if os.geteuid() else None
+
+
+def no_uml() -> str | None:
+    """Why there is no user-mode-linux here; None where it is worth a try."""
+    missing = missing_packages(UML_NEEDED)
+    return f"apt-get install -y {' '.join(missing)}" if missing else None
+
+
 def main() -> None:
-    missing, for_kernel = missing_packages(), missing_packages(KERNEL_NEEDED)
-    if for_kernel:
-        print(f"the kernel tier (IPVS) is left out: apt-get install -y {' '.join(for_kernel)}")
+    if reason := no_vm():
+        alone = "left out" if no_uml() else "by user-mode-linux alone, which is IPVS"
+        print(f"the kernel tier is {alone}: {reason}")
     if os.geteuid() != 0:
         print("not root: the netns tier (real packets through real rules) is left out; run as root for all")
-    elif missing:
+    elif missing := missing_packages():
         print(f"the netns tier is left out: apt-get install -y {' '.join(missing)}")
+    if missing := missing_packages(COMPARED):
+        print(f"what compares with other programs is left out: apt-get install -y {' '.join(missing)}")
 
 
 if __name__ == "__main__":

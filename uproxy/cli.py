@@ -81,7 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     services.add_argument(
         "--address", default=METRICS_ADDRESS, metavar="IP:PORT", help="its metrics address (%(default)s)"
     )
-    command("cleanup", _cleanup, "Remove every rule, set and route that any run has left.")
+    cleanup = command("cleanup", _cleanup, "Remove every rule, set and route that any run has left.")
+    cleanup.add_argument(
+        "--kube-proxy",
+        action="store_true",
+        help="and what kube-proxy has left: its tables, chains, ipsets and virtual servers, by their names",
+    )
     demo = command("demo", _demo, "Proxy a Service with three local backends, without root.")
     demo.add_argument("--once", action="store_true", help="send requests, print who answered, and end")
     add_bench_flags(command("bench", _bench, "Measure what each path from a client to a pod costs."))
@@ -131,12 +136,14 @@ def _prepare(settings: Settings) -> "tuple[Choice, Possible, int]":
     from uproxy.kit.logs import set_up_logging
     from uproxy.kit.privileges import Capability, keep_capabilities, set_oom_score_adj
     from uproxy.steering import iptables
-    from uproxy.steering.probe import Mechanism, choose, probe
+    from uproxy.steering.probe import OK, Mechanism, choose, probe
 
     set_up_logging(settings.log_format, settings.verbosity)
     for note in settings.notes:
         _log.info("%s", note)
     found = asyncio.run(probe())
+    if found.pod_links != OK:
+        _log.warning("%s", found.pod_links)
     choice = choose(settings.capture, found, settings.redirect_mechanism)
     possible = asyncio.run(handoff(settings, choice))
     if settings.oom_score_adj is not None and (why := set_oom_score_adj(settings.oom_score_adj)):
@@ -152,15 +159,18 @@ def _prepare(settings: Settings) -> "tuple[Choice, Possible, int]":
     return choice, possible, found.first_port
 
 
-def _settings(arguments: argparse.Namespace) -> tuple[Settings, "ConfigFile | None"]:
+def _settings(
+    arguments: argparse.Namespace, *, needs_sources: bool = True
+) -> tuple[Settings, "ConfigFile | None"]:
     """What the flags say, and the file that they name."""
     surroundings = Surroundings(platform.node(), _in_cluster())
     if not arguments.config:
-        return parse_settings(arguments, surroundings), None
+        return parse_settings(arguments, surroundings, needs_sources=needs_sources), None
     from uproxy.sources.config_file import ConfigFile
 
     config = ConfigFile(arguments.config)
-    return parse_settings(arguments, surroundings, config.value()), config
+    settings = parse_settings(arguments, surroundings, config.value(), needs_sources=needs_sources)
+    return settings, config
 
 
 def _in_cluster() -> bool:
@@ -176,7 +186,7 @@ async def _serve(
     config: "ConfigFile | None",
 ) -> int:
     from uproxy.app.handoff import under
-    from uproxy.app.plan import address_plan, steering
+    from uproxy.app.plan import served_plan, steering
     from uproxy.app.proxy import Proxy
     from uproxy.app.sources import Emit, cluster_sources, load_manifests
 
@@ -186,41 +196,20 @@ async def _serve(
     else:
         sources = load_manifests(settings, emit).sources()
     with steering(choice, take_over=settings.take_over) as (granted, turn):
-        plan = address_plan(settings.service_cidr, granted, first_port)
+        plan = served_plan(settings.service_cidr, granted, first_port)
         proxy = Proxy(settings, granted, plan, sources, emit, possible=under(granted, possible), turn=turn)
         await proxy.run(config)
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    return asyncio.run(_check_all(_settings(arguments)[0]))
+    from uproxy.app.check import check, check_cleanup
 
-
-async def _check_all(settings: Settings) -> int:
-    from uproxy.app.plan import address_plan
-    from uproxy.app.sources import load_manifests
-    from uproxy.handoff.choice import findings
-    from uproxy.model.events import Event, Upsert
-    from uproxy.state.store import Store
-    from uproxy.steering.probe import choose, probe
-
-    found = await probe()
-    print("\n".join([*found.lines(), *await findings()]))
-    choice = choose(settings.capture, found, settings.redirect_mechanism)
-    print(f"capture: {choice.capture} by {choice.mechanism}: {choice.reason}")
-    events: list[Event] = []
-    manifests = load_manifests(settings, events.append)
-    for known in manifests.files.objects:
-        events.append(Upsert(known))
-        manifests.flags.observe(events[-1])
-    store = Store(address_plan(settings.service_cidr, choice, found.first_port))
-    store.apply(events)
-    notes = list(settings.notes)
-    notes += [f"{port.name}: {note}" for port in store.desired.values() for note in port.notes]
-    for note in notes:
-        print(f"note: {note}")
-    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.files.skipped.items()))
-    print(f"manifests: {len(store.desired)} Service ports, no mistakes; skipped: {counted or 'nothing'}")
+    settings, _ = _settings(arguments, needs_sources=False)
+    if parse_switch(arguments.cleanup):
+        check_cleanup(print)
+    else:
+        asyncio.run(check(settings, print))
     return 0
 
 
@@ -275,13 +264,17 @@ def _services(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _cleanup(_arguments: argparse.Namespace) -> int:
+def _cleanup(arguments: argparse.Namespace) -> int:
     from uproxy.app.cleanup import cleanup
-    from uproxy.steering.lock import SteeringLock
+    from uproxy.kit.endings import finishing
+    from uproxy.steering.cleanup import require_net_admin
+    from uproxy.steering.lock import PATIENCE_S, SteeringLock
 
-    lock = SteeringLock()  # a running proxy's rules are not leftovers
-    removed = asyncio.run(cleanup())
-    lock.release()
+    with finishing():
+        require_net_admin()
+        lock = SteeringLock(PATIENCE_S)  # a running proxy's rules are not leftovers
+        removed = asyncio.run(cleanup(kube_proxy=getattr(arguments, "kube_proxy", False)))
+        lock.release()
     for what in removed:
         print(f"removed {what}")
     if not removed:
@@ -303,7 +296,10 @@ def _bench(arguments: argparse.Namespace) -> int:
             f"the benchmark needs the extra `bench`: pip install 'uproxy[bench]' ({error})"
         ) from error
 
-    return bench(arguments)
+    from uproxy.kit.endings import interrupting
+
+    with interrupting():
+        return bench(arguments)
 
 
 def _version(_arguments: argparse.Namespace) -> int:

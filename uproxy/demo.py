@@ -15,6 +15,7 @@ from uproxy.app.plan import address_plan
 from uproxy.app.proxy import Proxy
 from uproxy.app.sources import Emit, load_manifests
 from uproxy.errors import UproxyError
+from uproxy.kit import endings
 from uproxy.kit.logs import set_up_logging
 from uproxy.model.names import address_text
 from uproxy.settings import LOOPBACK_SERVICE_CIDR, Settings
@@ -61,6 +62,11 @@ class Backend:
 
 async def demo(*, once: bool) -> int:
     """Run the demo; returns the exit status."""
+    with endings.telling(lambda: None):  # the proxy hears it as soon as it listens
+        return await _demo(once=once)
+
+
+async def _demo(*, once: bool) -> int:
     set_up_logging("text")
     backends = [Backend(name) for name in BACKENDS]
     for backend in backends:
@@ -86,15 +92,22 @@ async def _proxied(manifest: Path, backends: list[Backend], *, once: bool) -> in
     ready.cancel()
     if running.done():
         await running
+        if endings.was_told():
+            return 0
         raise UproxyError("the demo's proxy ended before it was ready")
-    status = 0
-    if once:
-        status = await _show(proxy, backends)
-        proxy.stop.set()
-    else:
+    if not once:
         _invite(proxy, manifest)
+        await running
+        return 0
+    showing = asyncio.ensure_future(_show(proxy, backends))
+    await asyncio.wait((running, showing), return_when=asyncio.FIRST_COMPLETED)
+    if running.done():  # told to stop in the middle of it
+        showing.cancel()
+        await asyncio.gather(showing, return_exceptions=True)
+        return 0
+    proxy.stop.set()
     await running
-    return status
+    return showing.result()
 
 
 def _write_manifest(folder: str, backends: list[Backend]) -> Path:

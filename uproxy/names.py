@@ -5,7 +5,7 @@ running proxy. Addresses that a manifest leaves out are the ones that `uproxy ru
 """
 
 import asyncio
-import signal
+from functools import partial
 from time import monotonic
 
 from uproxy.app.plan import cluster_dns, new_store, wall_s
@@ -15,7 +15,10 @@ from uproxy.dns.pods import PodMode
 from uproxy.dns.wire import Malformed, from_text
 from uproxy.dns.zone import Zone
 from uproxy.errors import UproxyError
-from uproxy.kit import heap
+from uproxy.kit import endings, heap
+from uproxy.kit.orphans import look_after_orphans
+from uproxy.kit.printable import printable
+from uproxy.kit.privileges import no_new_privileges
 from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Event, Upsert
 from uproxy.reconcile.loop import ReconcileLoop
@@ -25,6 +28,7 @@ from uproxy.state.addresses import AddressPlan
 
 async def serve_names(settings: Settings, plan: AddressPlan) -> None:
     """Answer names until told to stop. Raises UproxyError when it cannot."""
+    no_new_privileges()
     emit = Emit()
     dns = emit.names = cluster_dns(settings, plan)
     if dns is None:
@@ -34,12 +38,14 @@ async def serve_names(settings: Settings, plan: AddressPlan) -> None:
     emit.target = reconcile
     tasks = Tasks()
     await dns.start(tasks)
+    look_after_orphans(tasks)
     try:
         tasks.start("reconcile", reconcile.run())
         tasks.start("settle", _settle_when(reconcile.programmed))
         for name, run in sources.tasks.items():
             tasks.start(name, run())
         await _until_stopped(tasks)
+        await dns.drain(settings.drain_timeout_s)
     finally:
         await tasks.stop()
         await dns.close()
@@ -58,11 +64,10 @@ def _sources(settings: Settings, emit: Emit) -> Sources:
 
 async def _until_stopped(tasks: Tasks) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    stopped = loop.create_task(stop.wait())
-    await asyncio.wait((stopped, tasks.failed), return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
+    with endings.telling(partial(loop.call_soon_threadsafe, stop.set)):
+        stopped = loop.create_task(stop.wait())
+        await asyncio.wait((stopped, tasks.failed), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
     if tasks.failed.done():
         raise tasks.failed.result()
 
@@ -79,4 +84,4 @@ def resolve(settings: Settings, plan: AddressPlan, name: str, namespace: str) ->
     except Malformed as error:
         raise UproxyError(f"{settings.cluster_domain!r} cannot be a cluster domain: {error}") from error
     zone.apply(events, new_store(settings, plan).apply(events))
-    return explain(zone, name, namespace)
+    return [printable(line) for line in explain(zone, name, namespace)]

@@ -5,13 +5,18 @@ import json
 import logging
 import os
 import shutil
+import signal
+import sys
 from base64 import b64encode
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from tests.cluster import objects
 from tests.cluster.api_server import CLIENT, replace
 from tests.cluster.follower import Follower
+from tests.loop.rig import until
 from uproxy.model.service import Service
 from uproxy.sources.kubernetes import access as access_module
 from uproxy.sources.kubernetes.access import Access
@@ -189,6 +194,49 @@ class TestPlugins:
             await Access(str(server.kubeconfig(path, {"exec": exec_}))).credentials()
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / "pid").read_text()), 0)
+
+    @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+    async def test_a_plugin_ends_with_us_and_so_does_what_it_has_started(self, tmp_path, how):
+        """SIGKILL is not seen by anybody: the kernel ends the plugin itself then."""
+        (tmp_path / "plugin").write_text(
+            f"#!/bin/sh\nsleep 1000 & echo $! >{tmp_path}/child.new\necho $$ >{tmp_path}/pid.new\n"
+            f"mv {tmp_path}/child.new {tmp_path}/child; mv {tmp_path}/pid.new {tmp_path}/pid; wait\n"
+        )
+        (tmp_path / "plugin").chmod(0o755)
+        ours = await asyncio.create_subprocess_exec(sys.executable, "-c", WAITS.format(folder=str(tmp_path)))
+        try:
+            await until((tmp_path / "pid").exists)
+            ours.send_signal(how)
+            await ours.wait()
+            await until(lambda: is_over(int((tmp_path / "pid").read_text())))
+            child = int((tmp_path / "child").read_text())
+            await until(lambda: how == signal.SIGKILL or is_over(child))
+        finally:
+            for name in ("pid", "child"):
+                with suppress(OSError, ValueError):
+                    os.kill(int((tmp_path / name).read_text()), signal.SIGKILL)
+
+
+WAITS = """
+import asyncio, signal
+from pathlib import Path
+from uproxy.sources.kubernetes.exec_plugin import run_plugin
+
+async def main():
+    asked = asyncio.ensure_future(run_plugin({{"apiVersion": "v1", "command": "./plugin"}}, Path("{folder}")))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.cancel)
+    await asyncio.wait([asked])
+
+asyncio.run(main())
+"""
+
+
+def is_over(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 class TestCertificates:

@@ -1,13 +1,11 @@
-"""A private Linux kernel that has IPVS: Debian's user-mode-linux, which is a program like any other.
+"""Debian's user-mode-linux, a kernel that is a program like any other: it has IPVS, but no nf_tables.
 
-Owns booting it, running one command in it as root, and its end. The command sees this machine's files, of
-which none can be changed: what it writes is in the memory of that kernel, and gone with it. Its network is
-empty but for `lo`. Refuses to install anything.
+Owns booting it, running one command in it (guest.py), and its end. It needs no root, and is faster than a
+kernel in QEMU where there is no KVM; it does not boot where the processor has AMX.
 """
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -15,7 +13,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-_PATH = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
+from tests.kernel.guest import Ended, KernelFailed, NoKernel, last_words, script
+from tests.missing_packages import PATH, no_uml
+
 _MODULES = "/usr/lib/uml/modules"
 _LOADED = """ip_vs ip_vs_rr nf_conntrack nf_conntrack_netlink nf_nat veth bridge iptable_nat iptable_filter
 iptable_mangle ip6table_nat ip6table_filter ip6table_mangle ip_set ip_set_hash_ipport xt_set xt_ipvs"""
@@ -57,45 +57,34 @@ for program in iptables ip6tables; do
 done
 ip link set lo up
 modprobe -a @LOADED@ || off
+: >@STATE@/here
 env -i /bin/sh @STATE@/command
 echo $? >@STATE@/status
 off
 """
 
 
-class KernelFailed(Exception):
-    """It did not boot, or did not live to the command's end."""
-
-
-def run_in_kernel(argv: Sequence[str], state: Path, timeout_s: float) -> tuple[int, str]:
-    """Run a command to its end; returns its exit status and its output. `state` is an empty directory.
-
-    Raises KernelFailed, with what there is of the output, when there is no exit status.
-    """
+def run_in_uml(argv: Sequence[str], state: Path, timeout_s: float) -> Ended:
+    """A guest.Way."""
+    if reason := no_uml():
+        raise NoKernel(f"user-mode-linux: {reason}")
     if re.search(r"[^\w/.-]", str(state)):
-        raise KernelFailed(f"{state}: the kernel's command line cannot have this name")
+        raise NoKernel(f"{state}: the kernel's command line cannot have this name")
     words = {"@STATE@": str(state), "@MODULES@": _MODULES, "@LOADED@": " ".join(_LOADED.split())}
     init = _INIT
     for mark, word in words.items():
         init = init.replace(mark, word)
     (state / "init").write_text(init)
     (state / "init").chmod(0o700)
-    (state / "command").write_text(_script(argv))
+    (state / "command").write_text(script(argv))
     log, output, status = state / "kernel.log", state / "output", state / "status"
     ended = _boot(state, log, timeout_s)
+    if not (state / "here").exists():
+        raise NoKernel(f"user-mode-linux: {ended}: {last_words(log)}")
     text = output.read_text(errors="replace") if output.exists() else ""
     if not status.exists():
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise KernelFailed(f"{ended}\n{text}\nThe kernel's last words:\n{tail}")
-    return int(status.read_text()), text
-
-
-def _script(argv: Sequence[str]) -> str:
-    named = {name: value for name, value in os.environ.items() if re.fullmatch(r"[A-Za-z_]\w*", name)}
-    named["PATH"] = _PATH
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in named.items()]
-    # A session of its own: process group 0 is that of the kernel's first process.
-    return "\n".join([*exports, f"cd {shlex.quote(str(Path.cwd()))}", f"exec setsid -w {shlex.join(argv)}\n"])
+        raise KernelFailed(f"{ended}\n{text}\nThe kernel's last words:\n{last_words(log)}")
+    return Ended(int(status.read_text()), text)
 
 
 def _boot(state: Path, log: Path, timeout_s: float) -> str:
@@ -114,8 +103,8 @@ def _boot(state: Path, log: Path, timeout_s: float) -> str:
         ),
     )
     # Its memory is a file, which has to be where programs may be run from.
-    environment = {"PATH": _PATH, "HOME": str(state), "TMPDIR": "/dev/shm"}
-    program = shutil.which("linux.uml", path=_PATH) or "linux.uml"
+    environment = {"PATH": PATH, "HOME": str(state), "TMPDIR": "/dev/shm"}
+    program = shutil.which("linux.uml", path=PATH) or "linux.uml"
     with (
         log.open("wb") as words,
         subprocess.Popen(

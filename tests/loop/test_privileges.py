@@ -1,13 +1,12 @@
 """Capabilities, given up by a process of its own."""
 
 import sys
-import threading
 
 import pytest
 
 from tests.proxy_process import UPROXY
 from uproxy.kit.commands import run
-from uproxy.kit.privileges import Capability, keep_capabilities
+from uproxy.kit.privileges import Capability
 
 PYTHON = (*UPROXY[:2], sys.executable, "-c")
 PROGRAM = """
@@ -39,15 +38,28 @@ async def test_all_but_the_kept_ones_are_gone_for_every_later_thread() -> None:
     assert why == []
 
 
-def test_beside_other_threads_nothing_is_touched() -> None:
-    done = threading.Event()
-    other = threading.Thread(target=done.wait)
-    other.start()
-    try:
-        assert keep_capabilities() == "other threads run already"
-    finally:
-        done.set()
-        other.join()
+BESIDE_OTHERS = """
+import threading
+from uproxy.kit.privileges import keep_capabilities
+done = threading.Event()
+threading.Thread(target=done.wait).start()
+print(keep_capabilities())
+done.set()
+"""
+NO_NEW = """
+from pathlib import Path
+from uproxy.kit.privileges import keep_capabilities
+keep_capabilities()
+print(*(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("NoNewPrivs")))
+"""
+
+
+async def test_beside_other_threads_no_capability_is_touched() -> None:
+    assert (await run(*PYTHON, BESIDE_OTHERS)).stdout.strip() == "other threads run already"
+
+
+async def test_no_program_that_is_run_gets_new_ones() -> None:
+    assert (await run(*PYTHON, NO_NEW)).stdout.split() == ["NoNewPrivs:", "1"]
 
 
 async def test_a_score_that_may_not_be_had_is_told() -> None:

@@ -17,6 +17,8 @@ _COMMANDS = (
     "ip -6 rule",
     "ip -4 route show table all protocol 117",
     "ip -6 route show table all protocol 117",
+    "ip -4 route show table all protocol 119",
+    "ip -6 route show table all protocol 119",
 )
 _ACCOUNTING = "/proc/sys/net/netfilter/nf_conntrack_acct"
 """Not there before conntrack is."""

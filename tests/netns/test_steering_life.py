@@ -12,16 +12,17 @@ from typing import TypeVar
 import pytest
 
 from tests.netns.kernel_state import kernel_state
+from uproxy.app.carriers import own_routes, routes_beside_redirect
 from uproxy.kit.lab import Host, Lab
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
 from uproxy.model.names import Protocol, ServicePortName, Vip
 from uproxy.steering.bridges import BridgeAnswers
 from uproxy.steering.cleanup import cleanup
-from uproxy.steering.nft import NftRules
+from uproxy.steering.landing import LANDING
 from uproxy.steering.policy_routes import TABLE, PolicyRoutes, remove_policy_routes
 from uproxy.steering.probe import OK, Mechanism, probe
 from uproxy.steering.routes import LocalRoutes
-from uproxy.steering.rules import RedirectPorts, Rule, Verdict
+from uproxy.steering.rules import RedirectPorts
 from uproxy.steering.target import SteeringRules, steering_rules, tproxy_rules
 
 T = TypeVar("T")
@@ -109,7 +110,7 @@ def _everything() -> list[DesiredServicePort]:
 @BOTH
 def test_close_leaves_the_machine_as_it_was(node: Host, mechanism: Mechanism) -> None:
     before = _snapshot(node)
-    rules, routes = _rules(node, mechanism), LocalRoutes(lambda *_: True)
+    rules, routes = _rules(node, mechanism), LocalRoutes(own_routes)
     assert _make(node, routes, *_everything()) == {}
     assert _make(node, rules, *_everything()) == {}
     assert _snapshot(node) != before
@@ -122,7 +123,7 @@ def test_cleanup_removes_what_any_run_left_and_says_so(node: Host) -> None:
     before = _snapshot(node)
     for mechanism in (Mechanism.NFT, Mechanism.IPTABLES):
         assert _make(node, _rules(node, mechanism), *_everything()) == {}
-    assert _make(node, LocalRoutes(lambda *_: True), *_everything()) == {}
+    assert _make(node, LocalRoutes(own_routes), *_everything()) == {}
     removed = _run(node, cleanup)
     assert _snapshot(node) == before
     for words in (
@@ -207,22 +208,6 @@ def test_a_ruleset_flushed_by_others_is_reported_once_and_made_again(node: Host)
     assert "172.30.0.1 . 30002" in table
 
 
-def test_nft_without_its_library_uses_the_program(node: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    def with_program() -> NftRules:
-        with monkeypatch.context() as patch:
-            patch.setattr("ctypes.CDLL", missing)
-            return NftRules(PORTS)
-
-    verdicts = {frontend.vip: Rule(Verdict.REDIRECT) for frontend in _service(1).frontends}
-    _run(node, lambda: NftRules(PORTS).replace(verdicts, ()))
-    expected = _snapshot(node)
-    _run(node, lambda: with_program().replace(verdicts, ()))
-    assert _snapshot(node) == expected
-
-
 def test_ip6tables_out_of_order_costs_ipv6_alone(
     node: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +226,7 @@ def test_ip6tables_out_of_order_costs_ipv6_alone(
 
 
 def test_routes_share_an_address_until_its_last_service_port(node: Host) -> None:
-    routes = LocalRoutes(lambda *_: True)
+    routes = LocalRoutes(own_routes)
     one, two = _service(1), _service(2)
     for changes in (Changes(updated=(one, two)), Changes(removed=(one.name,))):
         assert _run(node, partial(routes.make, changes)) == {}
@@ -255,8 +240,8 @@ def test_routes_share_an_address_until_its_last_service_port(node: Host) -> None
 
 def test_prune_removes_stray_routes_and_keeps_adopted_ones(node: Host) -> None:
     node.run("ip", "route", "add", "local", "172.30.0.99/32", "dev", "lo", "proto", "117", "table", "local")
-    assert _make(node, LocalRoutes(lambda *_: True), _service(1)) == {}
-    routes = LocalRoutes(lambda *_: True)
+    assert _make(node, LocalRoutes(own_routes), _service(1)) == {}
+    routes = LocalRoutes(own_routes)
     assert _make(node, routes, _service(1)) == {}
     _run(node, routes.prune)
     ours = node.run("ip", "route", "show", "table", "local", "proto", "117").stdout
@@ -264,10 +249,26 @@ def test_prune_removes_stray_routes_and_keeps_adopted_ones(node: Host) -> None:
     assert "172.30.0.99" not in ours
 
 
+def test_routes_that_somebody_removes_are_made_anew_and_said(
+    node: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    routes = LocalRoutes(routes_beside_redirect)
+    assert _make(node, routes, _service(1), _own_address_service(node)) == {}
+    expected = _snapshot(node)
+    _run(node, routes.check)
+    assert not caplog.messages
+    for lost in ("172.30.0.1", str(LANDING[4].network), str(LANDING[6].network)):
+        node.run("ip", "-6" if ":" in lost else "-4", "route", "del", "local", lost, "table", "local")
+    _run(node, routes.check)
+    assert _snapshot(node) == expected
+    assert len(caplog.messages) == 3
+    assert "local route of 192.0.0.192/26 is made anew" in caplog.text
+
+
 def test_address_of_the_node_itself_keeps_its_own_route(node: Host) -> None:
     own = _own_address_service(node)
     before = _snapshot(node)
-    routes = LocalRoutes(lambda *_: True)
+    routes = LocalRoutes(own_routes)
     assert _make(node, routes, own) == {}
     assert node.run("ip", "-4", "route", "show", "table", "local", "proto", "117").stdout == ""
     _run(node, lambda: routes.retire(Changes(removed=(own.name,))))
@@ -284,7 +285,7 @@ def _own_address_service(node: Host) -> DesiredServicePort:
 def test_a_route_that_cannot_be_made_harms_no_other(node: Host) -> None:
     node.sysctl("net.ipv6.conf.lo.disable_ipv6", 1)
     service = _service(1)
-    problems = _make(node, LocalRoutes(lambda *_: True), service)
+    problems = _make(node, LocalRoutes(own_routes), service)
     assert problems.keys() == {f.vip for f in service.frontends if str(f.vip.ip) == "fd00:172:30::1"}
     assert "172.30.0.1 " in node.run("ip", "route", "show", "table", "local", "proto", "117").stdout
 
@@ -390,6 +391,7 @@ def test_probe_names_the_package_of_a_missing_program(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     found = _run(node, probe)
-    assert found.nft == "nft is not installed: apt-get install nftables"
-    assert found.tproxy == "nft is not installed: apt-get install nftables"
+    assert found.nft == OK  # by netlink, without any program
+    assert found.iptables == "iptables-restore is not installed: apt-get install iptables"
+    assert found.tproxy == "ip is not installed: apt-get install iproute2"
     assert found.ip == "ip is not installed: apt-get install iproute2"

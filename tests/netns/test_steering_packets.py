@@ -6,16 +6,19 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import TypeVar
 
 import pytest
 
+from uproxy.app.carriers import routes_beside_redirect
 from uproxy.kit.lab import Host, Lab
 from uproxy.kit.netfilter import PROXY_MARK
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, Frontend, FrontendKind
-from uproxy.model.names import Family, Protocol, ServicePortName, Vip
+from uproxy.model.names import Family, IPNetwork, Protocol, ServicePortName, Vip
+from uproxy.steering.landing import LANDING
 from uproxy.steering.probe import Mechanism
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.rules import RedirectPorts
@@ -31,7 +34,21 @@ BACKEND: dict[Family, Backend] = {
     4: Backend(ip_address("10.244.0.11"), 8080),
     6: Backend(ip_address("fd00:10:244::11"), 8080),
 }
+CLIENT_PORT = 20_000
 TIMEOUT_S = 5
+FIREWALL = """\
+table inet firewall {
+	chain input {
+		type filter hook input priority 0; policy drop;
+		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+		ct state established accept
+		ct status dnat accept
+	}
+}
+"""
+SILENT_FOR_S = 1
+SILENCE = (errno.EAGAIN, errno.ETIMEDOUT)
+OTHERS: dict[Family, str] = {4: "203.0.113.0/24", 6: "2001:db8::/32"}
 IPV6_FREEBIND = 78
 """Binding an IPv6 address asks for one of an interface, where for IPv4 a local route will do."""
 
@@ -73,7 +90,7 @@ def lab() -> Iterator[Lab]:
 def node(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Node]:
     mechanism = Mechanism(request.param)
     rules = lab.node.inside(lambda: steering_rules(mechanism, PORTS))
-    node = Node(lab, rules, LocalRoutes(lambda _, frontend: frontend.kind is FrontendKind.CLUSTER_IP))
+    node = Node(lab, rules, LocalRoutes(routes_beside_redirect))
     yield node
     node.run(node.close)
 
@@ -119,6 +136,10 @@ def _service(
         endpoints={},
         usable={ip.version: (BACKEND[ip.version],)} if backends else {},
     )
+
+
+def _landing_only(_port: DesiredServicePort, frontend: Frontend) -> list[IPNetwork]:
+    return [LANDING[frontend.vip.family].network]
 
 
 def _socket(host: Host, family: Family, type: int = socket.SOCK_STREAM) -> socket.socket:
@@ -234,10 +255,30 @@ def test_forwarded_traffic_for_a_vip_without_endpoints_is_refused(
     """An external address has no local route, so the node would send it on."""
     elsewhere = node.lab.pods[0].ip4 if family == 4 else node.lab.pods[0].ip6
     external = _service(elsewhere, 80, protocol=protocol, backends=False)
-    node.routes = LocalRoutes(lambda *_: False)
+    node.routes = LocalRoutes(_landing_only)
     node.make(external)
     ask = _connect if protocol is Protocol.TCP else _send_datagram
     assert ask(node.lab.client, family, elsewhere, 80) == errno.ECONNREFUSED
+
+
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
+def test_source_ranges_hold_while_there_is_no_endpoint(
+    node: Node, family: Family, protocol: Protocol
+) -> None:
+    """Who may not come is not told that there is nobody; who may is refused."""
+    external = node.lab.pods[0].ip4 if family == 4 else node.lab.pods[0].ip6
+    client = node.lab.client.ip4 if family == 4 else node.lab.client.ip6
+    made = _service(external, 80, protocol=protocol, backends=False)
+    node.routes = LocalRoutes(_landing_only)
+    ask = _connect if protocol is Protocol.TCP else _send_datagram
+    for allowed, expected in ((OTHERS[family], 0), (client, errno.ECONNREFUSED)):
+        ranges = (ip_network(allowed),)
+        frontend = replace(made.frontends[0], kind=FrontendKind.LOAD_BALANCER, allowed=ranges)
+        node.make(replace(made, frontends=(frontend,)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(f"{__name__}.TIMEOUT_S", TIMEOUT_S if expected else SILENT_FOR_S)
+            found = ask(node.lab.client, family, external, 80)
+        assert found == expected or (not expected and found in SILENCE)
 
 
 def test_connection_outlives_the_last_endpoint_and_new_ones_are_refused(
@@ -262,7 +303,7 @@ def test_connection_outlives_the_last_endpoint_and_new_ones_are_refused(
 def test_marked_traffic_is_neither_redirected_nor_refused(node: Node, family: Family) -> None:
     pod = node.lab.pods[0]
     address = pod.ip4 if family == 4 else pod.ip6
-    node.routes = LocalRoutes(lambda *_: False)
+    node.routes = LocalRoutes(_landing_only)
     node.make(_service(address, 80), _service(address, 81, backends=False, name="down"))
     for port in (80, 81):
         with _listen(pod, family, address, port), _socket(node.lab.node, family) as sock:
@@ -288,6 +329,58 @@ def test_redirect_port_itself_is_refused(
     address = node.lab.node.ip4 if family == 4 else node.lab.node.ip6
     assert _connect(source, family, address, PORTS.of(family)) == errno.ECONNREFUSED
     assert not select.select([listener], [], [], 0)[0]
+
+
+def test_addresses_that_connections_are_led_to_are_nobodys(
+    node: Node, family: Family, source: Host, listener: socket.socket
+) -> None:
+    node.make(_service(CLUSTER_IP[family], 80), _service(ANY[family], 30080, name="ports"))
+    with _listen(node.lab.node, family, ANY[family], 81):
+        for address in (LANDING[family].first, LANDING[family].network[-1]):
+            for port in (81, 30080, PORTS.of(family)):
+                assert _connect(source, family, str(address), port) == errno.ECONNREFUSED
+            assert _send_datagram(source, family, str(address), 81) == errno.ECONNREFUSED
+    assert not select.select([listener], [], [], 0)[0]
+
+
+def test_node_port_that_is_the_listeners_own_arrives(
+    node: Node, family: Family, source: Host, listener: socket.socket
+) -> None:
+    """What is not translated is refused there, so it has to be told apart."""
+    address, port = node.lab.node.ip4 if family == 4 else node.lab.node.ip6, PORTS.of(family)
+    node.make(_service(ANY[family], port))
+    assert _connect(source, family, address, port) == 0
+    with listener.accept()[0] as accepted:
+        assert _original_destination(accepted, family) == (address, port)
+
+
+def test_connections_from_one_port_to_many_services_keep_it(node: Node) -> None:
+    """Of IPv4 there are too few addresses to say so of every pair of Services."""
+    vips = [f"fd00:172:30::{number}" for number in range(1, 9)]
+    node.make(*(_service(vip, 80, name=f"web{number}") for number, vip in enumerate(vips)))
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listen(node.lab.node, 6, ANY[6], PORTS.ipv6))
+        for vip in vips:
+            sock = stack.enter_context(_socket(node.lab.client, 6))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("", CLIENT_PORT))
+            sock.connect((vip, 80))
+            accepted, peer = listener.accept()
+            stack.enter_context(accepted)
+            assert peer[1] == CLIENT_PORT
+
+
+def test_a_firewall_that_lets_in_what_is_translated_lets_connections_in(
+    node: Node, family: Family, source: Host, listener: socket.socket
+) -> None:
+    """What README tells those to do who drop what they do not know."""
+    node.make(_service(CLUSTER_IP[family], 80))
+    node.lab.node.run("nft", "-f", "-", input=FIREWALL)
+    try:
+        assert _connect(source, family, CLUSTER_IP[family], 80) == 0
+        listener.accept()[0].close()
+    finally:
+        node.lab.node.run("nft", "delete", "table", "inet", "firewall")
 
 
 def test_other_ports_of_a_cluster_ip_are_refused(

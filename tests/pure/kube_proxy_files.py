@@ -69,3 +69,42 @@ KUBEADM: dict[str, Any] = {
     },
 }
 """As kubeadm's ConfigMap has it, every field written out."""
+
+EKS: dict[str, Any] = {
+    **HEAD,
+    "bindAddress": "0.0.0.0",
+    "clientConnection": {
+        "acceptContentTypes": "",
+        "burst": 10,
+        "contentType": "application/vnd.kubernetes.protobuf",
+        "kubeconfig": "/var/lib/kube-proxy/kubeconfig",
+        "qps": 5,
+    },
+    "clusterCIDR": "",
+    "configSyncPeriod": "15m0s",
+    "conntrack": {
+        "maxPerCore": 32768,
+        "min": 131072,
+        "tcpCloseWaitTimeout": "1h0m0s",
+        "tcpEstablishedTimeout": "24h0m0s",
+    },
+    "enableProfiling": False,
+    "healthzBindAddress": "0.0.0.0:10256",
+    "hostnameOverride": "",
+    "iptables": {"masqueradeAll": False, "masqueradeBit": 14, "minSyncPeriod": "0s", "syncPeriod": "30s"},
+    "ipvs": {"excludeCIDRs": None, "minSyncPeriod": "0s", "scheduler": "", "syncPeriod": "30s"},
+    "metricsBindAddress": "0.0.0.0:10249",
+    "mode": "iptables",
+    "nodePortAddresses": None,
+    "oomScoreAdj": -998,
+    "portRange": "",
+    "udpIdleTimeout": "250ms",
+}
+"""As EKS' documentation has it."""
+
+KUBEADM_1_25: dict[str, Any] = {
+    **KUBEADM,
+    "udpIdleTimeout": "0s",
+    "winkernel": {**KUBEADM["winkernel"], "enableDSR": False},
+}
+"""Of kubeadm before 1.26, whose field `udpIdleTimeout` there is no more."""

@@ -17,8 +17,8 @@ CAPTURES = ("redirect", "bind", "tproxy")
 NEEDED = {
     ("", "services"): {"list", "watch"},
     ("discovery.k8s.io", "endpointslices"): {"list", "watch"},
-    ("", "nodes"): {"get", "list", "watch"},
-    ("events.k8s.io", "events"): {"create", "patch"},
+    ("", "nodes"): {"list", "watch"},
+    ("events.k8s.io", "events"): {"create"},
 }
 """What the sources and the Events ask an API server for."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.pure import kube_proxy_files
 from tests.pure.kube_proxy_files import HEAD, KUBEADM
 from uproxy.model.faults import BadInput
 from uproxy.model.node import NodePortKeyword
@@ -106,30 +107,76 @@ class TestFile:
         )
         (note,) = settings.notes
         assert note == (
-            "of no meaning here, and ignored: mode, iptables.masqueradeAll, iptables.syncPeriod, "
+            "of no meaning here, and ignored: iptables.masqueradeAll, iptables.syncPeriod, "
             "ipvs.excludeCIDRs, featureGates, detectLocalMode=BridgeInterface, detectLocal.bridgeInterface, "
             "portRange"
         )
 
-    def test_unknown_fields_are_mistakes_told_all_at_once_with_their_paths(self):
-        fields = {
-            **HEAD,
-            "clusterCidr": "10.0.0.0/8",
-            "ClusterCIDR": "10.0.0.0/8",
-            "iptables": {"masqueradeall": True},
-            "logging": {"options": {"json": {"size": 1}}},
-        }
-        assert mistakes(fields) == [
-            "config.conf: KubeProxyConfiguration: clusterCidr: is not known",
-            "config.conf: KubeProxyConfiguration: ClusterCIDR: is not known",
-            "config.conf: KubeProxyConfiguration: iptables.masqueradeall: is not known",
-            "config.conf: KubeProxyConfiguration: logging.options.json.size: is not known",
-        ]
+    def test_fields_that_there_are_not_or_not_any_more_are_named_in_one_line(self):
+        settings = read(
+            {
+                "udpIdleTimeout": "250ms",
+                "resourceContainer": "/kube-proxy",
+                "conntrack": {"max": 0, "maxPerCore": 32768, "udpStreamTimeout": "40s"},
+                "clusterCidr": "10.0.0.0/8",
+                "ClusterCIDR": "10.0.0.0/8",
+                "iptables": {"masqueradeall": True},
+                "logging": {"options": {"json": {"size": 1}}},
+            }
+        )
+        assert settings.udp_idle_timeout_s == 40.0
+        assert settings.notes == (
+            "not known, and ignored: udpIdleTimeout, resourceContainer, conntrack.max, clusterCidr, "
+            "ClusterCIDR, iptables.masqueradeall, logging.options.json.size",
+            "of no meaning here, and ignored: conntrack.maxPerCore",
+        )
 
     @pytest.mark.parametrize(
         ("fields", "words"),
         [
-            ({"bindAddressHardFail": "true"}, "bindAddressHardFail: must be true or false, not 'true'"),
+            ({"bindAddressHardFail": "true"}, "bindAddressHardFail must be true or false, not 'true'"),
+            (
+                {"configSyncPeriod": 30},
+                'configSyncPeriod must be a duration such as "30s" or "1h30m", not 30',
+            ),
+            ({"featureGates": {"A": "true"}}, "featureGates must be a mapping of names to true or false"),
+            ({"winkernel": []}, "winkernel must be a mapping, not a list"),
+        ],
+    )
+    def test_wrong_values_of_what_means_nothing_here_end_nothing(self, fields, words):
+        (note,) = read(fields).notes
+        assert note.startswith(f"wrong, though of no meaning here: {words}")
+
+    @pytest.mark.parametrize("name", ["EKS", "KUBEADM_1_25"])
+    def test_files_of_the_field_are_read(self, name):
+        settings = parse("--config", "c", config=getattr(kube_proxy_files, name))
+        assert settings.from_cluster
+        assert "udpIdleTimeout" in settings.notes[0]
+
+    @pytest.mark.parametrize(
+        ("fields", "expected"),
+        [
+            ({}, ""),
+            ({"mode": "iptables"}, "all 127.0.0.0/8"),
+            ({"mode": "iptables", "iptables": {"localhostNodePorts": False}}, ""),
+            ({"iptables": {"localhostNodePorts": True}}, "all 127.0.0.0/8"),
+            ({"mode": "nftables", "iptables": {"localhostNodePorts": True}}, "primary"),
+            ({"mode": "nftables", "nodePortAddresses": ["10.0.0.0/8"]}, "10.0.0.0/8"),
+            ({"mode": "ipvs"}, ""),
+            ({"mode": "iptables", "nodePortAddresses": ["10.0.0.0/8"]}, "10.0.0.0/8"),
+            ({"mode": "iptables", "nodePortAddresses": ["0.0.0.0/0"]}, "0.0.0.0/0 127.0.0.0/8"),
+            (
+                {"iptables": {"localhostNodePorts": False}, "nodePortAddresses": ["localhost", "10.0.0.0/8"]},
+                "10.0.0.0/8",
+            ),
+        ],
+    )
+    def test_node_ports_are_where_kube_proxys_mode_has_them(self, fields, expected):
+        assert " ".join(map(str, read(fields).node_port_addresses)) == expected
+
+    @pytest.mark.parametrize(
+        ("fields", "words"),
+        [
             ({"oomScoreAdj": "7"}, "oomScoreAdj: must be a whole number of 32 bits, not '7'"),
             ({"oomScoreAdj": True}, "oomScoreAdj: must be a whole number of 32 bits, not true"),
             ({"oomScoreAdj": 1.0}, "oomScoreAdj: must be a whole number of 32 bits, not 1.0"),
@@ -137,12 +184,6 @@ class TestFile:
             ({"nodePortAddresses": "primary"}, "nodePortAddresses: must be a list of strings, not 'primary'"),
             ({"nodePortAddresses": [1]}, "nodePortAddresses: must be a list of strings, not a list"),
             ({"conntrack": []}, "conntrack: must be a mapping, not a list"),
-            (
-                {"configSyncPeriod": 30},
-                'configSyncPeriod: must be a duration such as "30s" or "1h30m", not 30',
-            ),
-            ({"configSyncPeriod": "30"}, "configSyncPeriod: must be a duration"),
-            ({"featureGates": {"A": "true"}}, "featureGates: must be a mapping of names to true or false"),
             ({"mode": "ebpf"}, "mode: must be one of iptables, ipvs, nftables, userspace, not 'ebpf'"),
         ],
     )
@@ -181,9 +222,7 @@ class TestFile:
 
     def test_a_mistake_is_not_followed_by_another_that_comes_of_it(self):
         with pytest.raises(BadInput) as caught:
-            parse(
-                "--config", "config.conf", config=HEAD | {"clientConnection": {"kubeConfig": "/kubeconfig"}}
-            )
+            parse("--config", "config.conf", config=HEAD | {"clientConnection": {"kubeconfig": 7}})
         assert len(str(caught.value).splitlines()) == 1
 
 

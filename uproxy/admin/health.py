@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from uproxy.model.names import Family
 from uproxy.model.node import Node
 from uproxy.reconcile.loop import ReconcileLoop
 
@@ -36,7 +37,11 @@ def node_eligible(node: Node | None, awaited: bool) -> bool:
 
 
 class HealthState:
-    """Healthy from the first complete programming on, while no change waits for too long."""
+    """Healthy from the first complete programming on, while no change waits for too long.
+
+    Single addresses that cannot be programmed are their Services' trouble (`uproxy services`). A machine
+    on which none can is not healthy, as kube-proxy is not when its rules cannot be restored.
+    """
 
     def __init__(self, loop: ReconcileLoop) -> None:
         self.draining = False
@@ -61,8 +66,10 @@ class HealthState:
         return self._answer(now_s, wall, True, {})
 
     def works(self, now_s: float) -> bool:
-        """Whether everything was programmed once, and no change waits for too long."""
-        return self._loop.programmed.is_set() and self._waits_s(now_s) <= LATE_S
+        """Whether everything was programmed once, no change waits for too long, and of what is wanted
+        anything is in force."""
+        in_time = self._waits_s(now_s) <= LATE_S
+        return self._loop.programmed.is_set() and in_time and self._loop.works()
 
     def serves(self, now_s: float) -> bool:
         """Whether it works, and is not about to end: what the health checks of Services go by."""
@@ -77,8 +84,12 @@ class HealthState:
         updated = wall if works else wall - timedelta(seconds=waits_s) if programmed else _NEVER
         body: dict[str, Any] = {"lastUpdated": updated, "currentTime": wall, **more}
         healthy = works and eligible
-        family = {"lastUpdated": updated, "healthy": works}
-        body |= {"healthy": healthy, "status": {"IPv4": family, "IPv6": family}}
+        families: tuple[Family, ...] = (4, 6)
+        body |= {"healthy": healthy}
+        body["status"] = {
+            f"IPv{family}": {"lastUpdated": updated, "healthy": works and self._loop.works(family)}
+            for family in families
+        }
         return Answer(200 if healthy else 503, msgspec.json.encode(body))
 
     def _waits_s(self, now_s: float) -> float:

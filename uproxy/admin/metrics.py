@@ -27,10 +27,13 @@ from uproxy.admin.handoff_metrics import HandoffCollector
 from uproxy.admin.kube_proxy_metrics import KubeProxyCollector, Outcomes
 from uproxy.admin.pacing import slices
 from uproxy.admin.port_series import PortSeries, PortText
+from uproxy.admin.server_metrics import ServerCollector
 from uproxy.dataplane.proxy import Dataplane
 from uproxy.dns.stats import DnsStats
 from uproxy.handoff.target import KernelPaths
+from uproxy.kit.guests import Guests
 from uproxy.kit.histogram import Histogram
+from uproxy.kit.logs import lines_dropped
 from uproxy.model.faults import Fault
 from uproxy.picking.routes import ProgrammedPort
 from uproxy.reconcile.loop import ReconcileLoop
@@ -63,6 +66,7 @@ class Metrics:
         followed: Followed = tuple,
         paths: KernelPaths | None = None,
         dns: DnsStats | None = None,
+        guests: Iterable[Guests] = (),
     ) -> None:
         self._dataplane = dataplane
         self._texts: Mapping[ProgrammedPort, PortText] = {}
@@ -70,6 +74,7 @@ class Metrics:
         self._registry.register(ProxyCollector(store, dataplane, loop, about, outcomes))
         self._registry.register(KubeProxyCollector(loop, outcomes))
         self._registry.register(ClusterCollector(followed, dataplane.context.now))
+        self._registry.register(ServerCollector(guests))
         if paths is not None:
             self._registry.register(HandoffCollector(paths))
         if dns is not None:
@@ -117,6 +122,9 @@ class ProxyCollector(Collector):
         yield self._objects()
         yield from self._descriptors()
         yield self._posted()
+        yield CounterMetricFamily(
+            "uproxy_log_lines_dropped", "Log lines that were lost, because nobody took them.", lines_dropped()
+        )
 
     def _posted(self) -> Metric:
         family = CounterMetricFamily(

@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterable, Mapping
 from aiohttp import web
 
 from uproxy.admin.address import words_of
+from uproxy.admin.listening import HttpServer
+from uproxy.kit.guests import Budget, Guests, Limits
 from uproxy.model.frontend import Changes, DesiredServicePort, FrontendKind
 from uproxy.model.names import IPAddress, NamespacedName, Vip
 from uproxy.state.store import Store
 
 _BACKLOG = 128
-_SHUTDOWN_S = 1.0
+_LIMITS = Limits(128, 16)
+"""Of all ports together: a load balancer asks each from a few addresses, every few seconds."""
 _NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 Report = Callable[[NamespacedName, int, str], None]
@@ -45,11 +48,13 @@ class ServiceHealth:
         store: Store,
         healthy: Callable[[], bool],
         report: Report,
+        budget: Budget | None = None,
     ) -> None:
+        self.guests = Guests("service-health", _LIMITS, budget)
         self._store = store
         self._healthy = healthy
         self._report = report
-        self._open: dict[NamespacedName, tuple[int, web.AppRunner]] = {}
+        self._open: dict[NamespacedName, tuple[int, HttpServer]] = {}
         self._troubles: dict[NamespacedName, str] = {}
 
     async def make(self, changes: Changes) -> Mapping[Vip, str]:
@@ -59,50 +64,37 @@ class ServiceHealth:
         """
         wanted = self._store.health_checks
         for key in [key for key, (port, _) in self._open.items() if wanted.get(key) != port]:
-            await self._open.pop(key)[1].cleanup()
+            await self._open.pop(key)[1].close()
         troubles = {}
         if missing := [key for key in wanted if key not in self._open]:
             ips = self._store.node_port_ips
             for key in missing:
-                if why := await self._start(key, wanted[key], ips):
+                if why := self._start(key, wanted[key], ips):
                     troubles[key] = f"health check port {wanted[key]}: {why}"
                     if self._troubles.get(key) != troubles[key]:
                         self._report(key, wanted[key], why)
         self._troubles = troubles
         return dict(_problems(changes.updated, troubles))
 
-    async def _start(self, key: NamespacedName, port: int, ips: Iterable[IPAddress]) -> str:
+    def _start(self, key: NamespacedName, port: int, ips: Iterable[IPAddress]) -> str:
         """Open one port on every address, or on none; returns why not."""
-        try:
-            listeners = _listeners(ips, port)
-        except OSError as error:
-            return words_of(error)
-        runner = self._runner(key)
-        await runner.setup()
-        for listener in listeners:
-            await web.SockSite(runner, listener, backlog=_BACKLOG).start()
-        self._open[key] = (port, runner)
-        return ""
 
-    def _runner(self, key: NamespacedName) -> web.AppRunner:
-        async def answer(_request: web.Request) -> web.Response:
+        async def answer(_request: web.BaseRequest) -> web.Response:
             return self._answer(key)
 
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", answer)
-        return web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        try:
+            self._open[key] = (port, HttpServer(_listeners(ips, port), answer, self.guests))
+        except OSError as error:
+            return words_of(error)
+        return ""
 
     def _answer(self, key: NamespacedName) -> web.Response:
         count, healthy = self._store.local_ready_endpoints(key), self._healthy()
-        headers = {
-            "X-Content-Type-Options": "nosniff",
-            "X-Load-Balancing-Endpoint-Weight": str(count),
-        }
         return web.Response(
             status=200 if count and healthy else 503,
             body=health_body(key, count, healthy).encode(),
             content_type="application/json",
-            headers=headers,
+            headers={"X-Load-Balancing-Endpoint-Weight": str(count)},
         )
 
     async def retire(self, _changes: Changes) -> None:
@@ -114,7 +106,7 @@ class ServiceHealth:
     async def close(self) -> None:
         """Close every port."""
         while self._open:
-            await self._open.popitem()[1][1].cleanup()
+            await self._open.popitem()[1][1].close()
 
 
 def _problems(

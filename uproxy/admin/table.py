@@ -1,9 +1,10 @@
-"""Rows as text, in columns as kubectl prints them. Pure."""
+"""Rows as text, in columns as kubectl prints them; nothing in it is for a terminal to obey. Pure."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from uproxy.admin.rows import Counts, EndpointRow, ServiceRow
+from uproxy.kit.printable import printable
 from uproxy.model.frontend import EndpointState
 
 _COLUMNS = (
@@ -104,6 +105,6 @@ def _endpoint_lines(endpoints: Iterable[EndpointRow]) -> list[str]:
 
 
 def _aligned(lines: Iterable[Sequence[str]]) -> list[str]:
-    lines = list(lines)
+    lines = [[printable(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [_GAP.join(map(str.ljust, line, widths)).rstrip() for line in lines]

@@ -1,8 +1,8 @@
-"""Builds the data plane, with the relay that was asked for, and says which addresses need a route."""
+"""Builds the data plane, with the relay that was asked for, and says which routes lead traffic to it."""
 
 import asyncio
 import logging
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from time import monotonic
 
 from uproxy.dataplane.context import Context, Timeouts
@@ -15,10 +15,11 @@ from uproxy.dataplane.relay.python_relay import PythonRelay
 from uproxy.dataplane.relays import Ended, Relay
 from uproxy.errors import UproxyError
 from uproxy.kit.netfilter import PROXY_MARK
-from uproxy.model.frontend import DesiredServicePort, Frontend, FrontendKind
-from uproxy.model.names import Protocol
+from uproxy.model.frontend import DesiredServicePort, Frontend, FrontendKind, Treatment
+from uproxy.model.names import IPNetwork, Protocol
 from uproxy.settings import Settings
 from uproxy.steering.bridges import BridgeAnswers
+from uproxy.steering.landing import LANDING
 from uproxy.steering.probe import Capture, Choice
 from uproxy.steering.rules import RedirectPorts
 
@@ -50,6 +51,7 @@ def new_dataplane(
         0 if choice.capture is Capture.BIND else PROXY_MARK,
         choice.capture is Capture.BIND,
         monotonic,
+        foreign=choice.capture is not Capture.BIND,
         ways_back=WaysBack(monotonic, bridges.lifts) if choice.capture is Capture.TPROXY else None,
     )
     relay = _relay(settings, context)
@@ -58,16 +60,22 @@ def new_dataplane(
 
 def _relay(settings: Settings, context: Context) -> Relay:
     """Build the relay asked for. Raises UproxyError when the native one is wanted and cannot be had."""
+    if obstacle := relay_obstacle(settings):
+        raise UproxyError(obstacle)
     ended = _log_access if settings.access_log else None
     reason = engine_or_reason() if settings.relay != "python" else None
     if settings.relay == "python":
         return PythonRelay(context, ended)
     if reason is None:
         return NativeRelay(context, settings.threads, ended)
-    if settings.relay == "native":
-        raise UproxyError(f"no native relay: {reason}")
     log.warning("the Python relay is used, which is slower: %s", reason)
     return PythonRelay(context, ended)
+
+
+def relay_obstacle(settings: Settings) -> str:
+    """Why the relay asked for cannot be had; empty when it can."""
+    reason = engine_or_reason() if settings.relay == "native" else None
+    return f"no native relay: {reason}" if reason is not None else ""
 
 
 def redirect_ports(dataplane: Dataplane) -> RedirectPorts:
@@ -81,17 +89,25 @@ def redirect_ports(dataplane: Dataplane) -> RedirectPorts:
     return RedirectPorts(ipv4, ipv6)
 
 
-def needs_route_beside_redirect(port: DesiredServicePort, frontend: Frontend) -> bool:
-    """Cluster IPs get a local route, so that a node without a default route reaches them. Other
-    addresses do only where a socket has to be bound (UDP): with a local route the node answers
-    ARP for them."""
-    is_udp = port.name.protocol is Protocol.UDP
-    return frontend.kind is FrontendKind.CLUSTER_IP or (is_udp and is_no_node_port(port, frontend))
+def routes_beside_rules(port: DesiredServicePort, frontend: Frontend) -> list[IPNetwork]:
+    """Where TCP lands. Cluster IPs get a local route too, so that a node without a default route reaches
+    them; they are nobody else's."""
+    landing = [LANDING[frontend.vip.family].network] if port.name.protocol is Protocol.TCP else []
+    return landing + (own_routes(port, frontend) if frontend.kind is FrontendKind.CLUSTER_IP else [])
 
 
-def is_no_node_port(_port: DesiredServicePort, frontend: Frontend) -> bool:
-    """The node's own addresses are local already."""
-    return frontend.kind is not FrontendKind.NODE_PORT
+def own_routes(_port: DesiredServicePort, frontend: Frontend) -> list[IPNetwork]:
+    """Of its own address; the node's, where NodePorts are, are local already."""
+    return [ip_network(frontend.vip.ip)] if frontend.kind is not FrontendKind.NODE_PORT else []
+
+
+def needs_port_route(port: DesiredServicePort, frontend: Frontend) -> bool:
+    """Of an external address a Service has its port, and no more. Where rules redirect TCP, a socket has to
+    be bound for UDP alone; where none is, the rules refuse what would leave."""
+    if port.name.protocol is not Protocol.UDP:
+        return False
+    is_external = frontend.kind not in (FrontendKind.CLUSTER_IP, FrontendKind.NODE_PORT)
+    return is_external and port.treatment(frontend) in (Treatment.FORWARD, Treatment.INSIDE)
 
 
 def _log_access(ended: Ended) -> None:

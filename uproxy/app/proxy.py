@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-import signal
+from collections.abc import Awaitable
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any
@@ -13,7 +14,13 @@ from uproxy.admin.http import CannotServe, HttpServers, Pages, start_http
 from uproxy.admin.metrics import About
 from uproxy.admin.service_health import ServiceHealth
 from uproxy.app import handoff
-from uproxy.app.carriers import is_no_node_port, needs_route_beside_redirect, new_dataplane, redirect_ports
+from uproxy.app.carriers import (
+    needs_port_route,
+    new_dataplane,
+    own_routes,
+    redirect_ports,
+    routes_beside_rules,
+)
 from uproxy.app.node_news import NodeNews
 from uproxy.app.plan import cluster_dns, new_store, wall, wall_s
 from uproxy.app.sources import Emit, HostLookups, Sources
@@ -22,9 +29,10 @@ from uproxy.dataplane.proxy import Dataplane
 from uproxy.errors import UproxyError
 from uproxy.handoff.choice import NO_HANDOFF, Possible
 from uproxy.handoff.target import KernelPaths
-from uproxy.kit import heap
+from uproxy.kit import endings, heap
+from uproxy.kit.guests import is_of_a_guest
+from uproxy.kit.orphans import look_after_orphans
 from uproxy.kit.tasks import Tasks
-from uproxy.model.frontend import FrontendKind
 from uproxy.model.names import NamespacedName
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.reconcile.target import Target
@@ -37,12 +45,15 @@ from uproxy.steering.bridges import BridgeAnswers
 from uproxy.steering.cleanup import remove_rules, remove_tproxy
 from uproxy.steering.lo_addresses import LoAddresses
 from uproxy.steering.policy_routes import PolicyRoutes
+from uproxy.steering.port_routes import PortRoutes, remove_port_routes
 from uproxy.steering.probe import Capture, Choice, Mechanism
 from uproxy.steering.routes import LocalRoutes
 from uproxy.steering.target import SteeringRules, steering_rules, tproxy_rules
 
-_OF_THE_KERNEL = (SteeringRules, LocalRoutes, PolicyRoutes, BridgeAnswers, KernelPaths)
+_OF_THE_KERNEL = (SteeringRules, LocalRoutes, PortRoutes, PolicyRoutes, BridgeAnswers, KernelPaths)
 """Targets whose work outlives a process, and is adopted by the next."""
+_TRY_LOCK_S = 0.1
+"""For others who try at the same moment to let go."""
 _HANDSHAKE_S = 1.0
 """How long a connection may still be on its way to the process that was there before."""
 
@@ -84,7 +95,8 @@ class Proxy:
         self.dataplane = new_dataplane(loop, settings, choice, self._bridges)
         self._possible = possible
         self.paths = handoff.kernel_paths(possible, choice.capture, self.dataplane, settings.threads)
-        self.dns = emit.names = cluster_dns(settings, plan)
+        self.dns = emit.names = cluster_dns(settings, plan, self.dataplane.context.descriptors)
+        self._health_checks = self._service_health()
         self.targets = self._build_targets(Resolver(emit))
         names = sources.names
         if settings.node_port_addresses:
@@ -101,6 +113,7 @@ class Proxy:
             followed=sources.followed,
             paths=self.paths,
             dns=self.dns.stats if self.dns is not None else None,
+            guests=(self._health_checks.guests, *([self.dns.guests] if self.dns is not None else [])),
         )
         counted = self.pages.outcomes.events
         post = sources.post
@@ -118,22 +131,22 @@ class Proxy:
             targets.append(NodeNews(self.store, self.settings.node_name))
         if self.choice.capture is Capture.REDIRECT:
             ports = redirect_ports(self.dataplane)
-            targets += [LocalRoutes(needs_route_beside_redirect), self.dataplane]
+            targets += [LocalRoutes(routes_beside_rules), PortRoutes(needs_port_route), self.dataplane]
             targets.append(steering_rules(self.choice.mechanism, ports))
         elif self.choice.capture is Capture.TPROXY:
             ports = redirect_ports(self.dataplane)
-            routes = LocalRoutes(lambda _port, frontend: frontend.kind is FrontendKind.CLUSTER_IP)
-            targets += [routes, PolicyRoutes(), self.dataplane, tproxy_rules(ports), self._bridges]
+            targets += [LocalRoutes(routes_beside_rules), PolicyRoutes(), self.dataplane]
+            targets += [tproxy_rules(ports), self._bridges]
         elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
-            targets += [LocalRoutes(is_no_node_port), self.dataplane]
+            targets += [LocalRoutes(own_routes), self.dataplane]
         elif self.choice.mechanism is Mechanism.LO_ADDRESSES:
-            targets += [LoAddresses(is_no_node_port), self.dataplane]
+            targets += [LoAddresses(own_routes), self.dataplane]
         else:
             targets.append(self.dataplane)
         # What the kernel takes over falls back to all of the above.
         targets += [self.paths] if self.paths is not None else []
         # Last: a name appears once everything that it leads to is programmed.
-        return [*targets, self._service_health(), *([self.dns] if self.dns is not None else [])]
+        return [*targets, self._health_checks, *([self.dns] if self.dns is not None else [])]
 
     def _service_health(self) -> ServiceHealth:
         def healthy() -> bool:
@@ -142,7 +155,7 @@ class Proxy:
         def report(service: NamespacedName, port: int, why: str) -> None:
             self._tell(events.service_health_failed(self.settings.node_name, service, port, why))
 
-        return ServiceHealth(self.store, healthy, report)
+        return ServiceHealth(self.store, healthy, report, self.dataplane.context.descriptors)
 
     def _tell(self, notice: events.Notice) -> None:
         if self._events is not None:
@@ -159,9 +172,17 @@ class Proxy:
         handoff.say(self.settings, self._possible)
         if self._sources.ready is not None:
             await self._sources.ready()
+        # Until here nothing was programmed, and a signal ends the process at once.
+        loop = asyncio.get_running_loop()
+        with endings.telling(partial(loop.call_soon_threadsafe, self.stop.set)):
+            await self._run(config)
+        if self._why_stopped:
+            raise UproxyError(self._why_stopped)
+
+    async def _run(self, config: ConfigFile | None) -> None:
+        look_after_orphans(self._tasks)
         if self._events is not None:
             self._tasks.start("events", self._events.run())
-        self._catch_signals()
         if self._turn is not None and not self._turn.is_ours and not await self._turn_comes(self._turn):
             await self._take_down()
             return
@@ -174,6 +195,9 @@ class Proxy:
             self._follow()
             if self.paths is not None:
                 self._tasks.start("handoff", self.paths.run())
+            for target in self.targets:
+                if isinstance(target, (SteeringRules, LocalRoutes)):
+                    self._tasks.start(type(target).__name__, target.run())
             self._tasks.start("announce", self._announce())
             if config is not None:
                 self._tasks.start("config", self._watch(config))
@@ -183,8 +207,6 @@ class Proxy:
             await self._drain()
         finally:
             await self._take_down()
-        if self._why_stopped:
-            raise UproxyError(self._why_stopped)
 
     def _follow(self) -> None:
         """Begin with the sources and with programming, or go on with it."""
@@ -235,7 +257,7 @@ class Proxy:
         await self._give_up_addresses()
         if not await successor.takes_over():
             log.warning("the other uproxy does not serve: ending as if there were none")
-            return not self._turn.try_lock()
+            return not self._turn.try_lock(_TRY_LOCK_S)
         await asyncio.sleep(_HANDSHAKE_S)
         return True
 
@@ -272,13 +294,12 @@ class Proxy:
             await remove_rules()
         if self.choice.mechanism is not Mechanism.LOOPBACK:
             await handoff.remove_others(self._possible)
-        if self.choice.mechanism is not Mechanism.LOOPBACK and self.choice.capture is not Capture.TPROXY:
+        if self.choice.mechanism is Mechanism.LOOPBACK:
+            return
+        if self.choice.capture is not Capture.REDIRECT:
+            await remove_port_routes()
+        if self.choice.capture is not Capture.TPROXY:
             await remove_tproxy()
-
-    def _catch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop.set)
 
     async def _until_stopped(self, *others: asyncio.Future[None]) -> None:
         """Or until one of `others` is done. Raises what escaped from a task as a bug."""
@@ -319,7 +340,7 @@ class Proxy:
         self.dataplane.stop_accepting()
         open_count = self.dataplane.relay.open_connections
         log.info("stopping: %d connections are open", open_count)
-        if open_count or self._own_paths is not None:
+        if open_count or self._own_paths is not None or (self.dns is not None and self.dns.waiting):
             drain = asyncio.ensure_future(self._drained())
             again = asyncio.ensure_future(self.stop.wait())
             await asyncio.wait((drain, again), return_when=asyncio.FIRST_COMPLETED)
@@ -335,7 +356,9 @@ class Proxy:
     async def _drained(self) -> None:
         # Nobody waits for the end of a process that another goes on for, but whoever told it to stop.
         timeout_s = inf if self._is_others else self.settings.drain_timeout_s
-        leaving = [self._own_paths.leave(timeout_s)] if self._own_paths is not None else []
+        leaving: list[Awaitable[object]] = []
+        leaving += [self._own_paths.leave(timeout_s)] if self._own_paths is not None else []
+        leaving += [self.dns.drain(timeout_s)] if self.dns is not None else []
         await asyncio.gather(self.dataplane.drain(timeout_s), *leaving)
 
     async def _take_down(self) -> None:
@@ -354,7 +377,10 @@ class Proxy:
         self.dataplane.context.close()
 
     def _crashed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An exception escaped from a callback: a bug, which ends the process in good order."""
+        """An exception escaped from a callback: a bug, which ends the process in good order. What happens
+        on one connection to one of our servers is not."""
+        if is_of_a_guest(context):
+            return
         error = context.get("exception") or UproxyError(context["message"])
         if not self._tasks.failed.done():
             self._tasks.failed.set_result(error)

@@ -13,8 +13,7 @@ import logging
 import socket
 from contextlib import suppress
 
-from uproxy.errors import UproxyError
-from uproxy.steering.lock import SteeringLock, is_gone, knock
+from uproxy.steering.lock import LockHeld, SteeringLock, is_gone, knock
 
 log = logging.getLogger("uproxy")
 
@@ -68,11 +67,12 @@ class Turn:
         """Whether a predecessor waits to hear that this process serves."""
         return self._before is not None
 
-    def try_lock(self) -> bool:
-        """Take the lock if nobody else has it."""
+    def try_lock(self, patience_s: float = 0.0) -> bool:
+        """Take the lock if nobody else has it, or has after `patience_s`. Raises UproxyError where this
+        process may not."""
         if self._lock is None:
-            with suppress(UproxyError):
-                self._lock = SteeringLock()
+            with suppress(LockHeld):
+                self._lock = SteeringLock(patience_s)
                 self._open(self._lock)
         return self._lock is not None
 

@@ -40,7 +40,9 @@ def measurement(
     `direct` has the same rounds over the baseline, and nothing where there is none or this is it;
     `proxy` names the program that carries the path.
     """
-    samples_of_both = list(zip(samples, direct, strict=False)) if direct else []
+    # A round in which nothing was done says nothing about speed.
+    both = zip(samples, direct, strict=False)
+    samples_of_both = [pair for pair in both if all(sample.outcome.operations for sample in pair)]
     corrected = _merged(sample.outcome.corrected for sample in samples)
     uncorrected = _merged(sample.outcome.uncorrected for sample in samples)
     figures = corrected.percentiles() if corrected else None
@@ -99,8 +101,9 @@ def warnings(samples: Sequence[Sample], *, proxied: bool) -> list[str]:
         done = sum(sample.outcome.operations for sample in samples)
         share = failed / (failed + done)
         found.append(f"{failed:,} errors ({share:.2%} of what was tried): not to be compared")
-    if not any(sample.outcome.operations for sample in samples):
-        found.append("nothing was done at all")
+    if idle := sum(not sample.outcome.operations for sample in samples):
+        rounds = f"in {idle} of {len(samples)} rounds, which no ratio or difference counts"
+        found.append(f"nothing was done {'at all' if idle == len(samples) else rounds}")
     rate = samples[0].rate_per_s
     if rate is not None and not sustained(samples):
         reached = median([sample.ops_per_s for sample in samples])

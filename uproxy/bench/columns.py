@@ -3,13 +3,15 @@
 Pure. Columns that say nothing about any measurement of a workload are left out of its table.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from uproxy.bench.figures import (
     NONE,
     duration,
     duration_interval,
+    live_after_us,
     number,
     optional,
     proxy_cpu_us_per_op,
@@ -20,6 +22,8 @@ from uproxy.bench.figures import (
 from uproxy.bench.results import Measurement, Percentiles, Results
 from uproxy.bench.titles import understood
 from uproxy.bench.workloads import Churn, Idle
+
+_FIGURE = re.compile(r"\d[\d,.]*")
 
 
 class Column(NamedTuple):
@@ -42,6 +46,11 @@ def _speed(m: Measurement) -> str:
 
 def _ms(ms: float) -> str:
     return duration(ms * 1e3)
+
+
+def _live_after(m: Measurement) -> str:
+    interval = live_after_us(m)
+    return duration_interval(interval) if interval else optional(_ms, m.live_after_ms)
 
 
 def _proxy_cpu(m: Measurement) -> str:
@@ -97,18 +106,22 @@ COLUMNS = (
     ),
     Column("longest stall", "Nothing was completed for so long", lambda m: optional(_ms, m.longest_stall_ms)),
     Column(
-        "live after", "From a change to connections that follow it", lambda m: optional(_ms, m.live_after_ms)
+        "live after",
+        "From a change to connections that follow it, and its 95 % interval",
+        _live_after,
     ),
 )
 
 
-def warnings_of(measurements: list[Measurement]) -> list[str]:
-    """Return the warnings of one workload, each once, behind the paths that they concern."""
-    paths: dict[str, list[str]] = {}
+def warnings_of(measurements: Sequence[Measurement]) -> list[str]:
+    """Return the warnings of one workload, a line for each kind, behind the paths that it concerns. Those of
+    one kind differ in their figures only, and the first path's stand for all."""
+    kinds: dict[str, tuple[str, list[str]]] = {}
     for m in measurements:
         for warning in m.warnings:
-            paths.setdefault(warning, []).append(m.path)
-    return [f"{', '.join(names)}: {warning}" for warning, names in paths.items()]
+            _, paths = kinds.setdefault(_FIGURE.sub("", warning), (warning, []))
+            paths.append(m.path)
+    return [f"{', '.join(paths)}: {warning}" for warning, paths in kinds.values()]
 
 
 def filled(measurements: list[Measurement]) -> list[Column]:

@@ -6,24 +6,23 @@ regression; 130 after Ctrl-C, when what had been measured until then is printed 
 
 import argparse
 import os
-import signal
+import shutil
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from types import FrameType
 
 from uproxy.bench.assemble import noise_of_run
 from uproxy.bench.compare import compare
 from uproxy.bench.fingerprint import fingerprint
 from uproxy.bench.generator import generator
 from uproxy.bench.options import Options, parse_options
-from uproxy.bench.paths import DIRECT, TrafficPath, known_paths
+from uproxy.bench.paths import TrafficPath, known_paths
 from uproxy.bench.progress import Progress
 from uproxy.bench.record import Record
 from uproxy.bench.report import write_report
-from uproxy.bench.results import Results
+from uproxy.bench.results import DIRECT, Results
 from uproxy.bench.run import Run, planned_s
 from uproxy.bench.sites import POD_NAMES, ThisMachine, lab_site, loopback_site
 from uproxy.bench.table import table
@@ -31,6 +30,7 @@ from uproxy.bench.targets import check_reachable, stage
 from uproxy.bench.workloads import Load, Spread
 from uproxy.dataplane.relay.native_relay import engine_or_reason
 from uproxy.errors import UproxyError
+from uproxy.kit.endings import telling
 from uproxy.kit.lab import Lab, reason_unavailable
 from uproxy.model.faults import BadInput, Fault
 from uproxy.settings import Address
@@ -109,28 +109,20 @@ def choose_paths(options: Options, known: Sequence[TrafficPath]) -> list[Traffic
 
 
 @contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """Let Ctrl-C and SIGTERM end the block early, once; the list has the signal then.
+def _interruptible() -> Iterator[list[str]]:
+    """Let Ctrl-C and every other signal end the block early, once; the list is not empty then.
 
-    Further ones wait until everything that was built is removed again.
+    Further ones count for nothing until everything that was built is removed again.
     """
-    signals = (signal.SIGINT, signal.SIGTERM)
-    seen: list[int] = []
+    seen: list[str] = []
 
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        for one in signals:
-            signal.signal(one, signal.SIG_IGN)
-        seen.append(number)
-        raise KeyboardInterrupt
+    def interrupt() -> None:
+        if not seen:
+            seen.append("interrupted")
+            raise KeyboardInterrupt
 
-    before = {one: signal.signal(one, interrupt) for one in signals}
-    try:
+    with telling(interrupt), suppress(KeyboardInterrupt):
         yield seen
-    except KeyboardInterrupt:
-        pass  # `seen` tells
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 def _tell(options: Options, record: Record, *, complete: bool) -> int:
@@ -138,7 +130,7 @@ def _tell(options: Options, record: Record, *, complete: bool) -> int:
     results = _results(options, record, complete=complete)
     if not results.measurements:
         raise UproxyError("\n".join(["nothing was measured", *_lines(record.left_out)]))
-    print(table(results))
+    print(table(results, _terminal_width()))
     if options.report:
         written = write_report(results, options.report)
         print(f"\nreport: {written[0].parent}/ ({len(written)} files, report.html first)")
@@ -150,6 +142,11 @@ def _tell(options: Options, record: Record, *, complete: bool) -> int:
         print("interrupted: what had been measured until then is above", file=sys.stderr)
         return _INTERRUPTED
     return 1 if unsustained or regressed or record.failed else 0
+
+
+def _terminal_width() -> int | None:
+    """None where no terminal is written to: a file or a pipe has room for all."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _compared(options: Options, results: Results) -> bool:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from uproxy.bench.figures import (
     duration,
     duration_interval,
+    live_after_us,
     number,
     proxy_cpu_us_per_op,
     rate,
@@ -19,8 +20,7 @@ from uproxy.bench.figures import (
 )
 from uproxy.bench.results import Interval, Measurement
 from uproxy.bench.stats import interval_of
-from uproxy.bench.titles import is_spoilt, understood
-from uproxy.bench.workloads import Churn
+from uproxy.bench.titles import is_churn, is_spoilt
 
 
 class Delta(NamedTuple):
@@ -49,19 +49,9 @@ def _held_ratio(m: Measurement) -> float | None:
 
 def _ops(m: Measurement) -> Interval | None:
     """Where no ratio stands for it."""
-    if m.ops_ratio_to_direct is not None or _is_churn(m):
+    if m.ops_ratio_to_direct is not None or is_churn(m):
         return None
     return interval_of(m.ops_per_s_by_round)
-
-
-def _live_after_us(m: Measurement) -> Interval | None:
-    """Changes follow each other, so their rate is the inverse of the time that one takes."""
-    waits = [1e6 / per_s for per_s in m.ops_per_s_by_round if per_s > 0]
-    return interval_of(waits) if _is_churn(m) else None
-
-
-def _is_churn(m: Measurement) -> bool:
-    return isinstance(understood(m.workload), Churn)
 
 
 def _ratio(interval: Interval, _: Measurement) -> str:
@@ -89,7 +79,7 @@ _FIGURES = (
     _Figure("throughput", _ops, _rate, lambda m: m.ops_per_s, 1),
     _Figure(
         "live after",
-        _live_after_us,
+        live_after_us,
         _duration,
         lambda m: m.live_after_ms and m.live_after_ms * 1e3,
         -1,

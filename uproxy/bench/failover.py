@@ -15,11 +15,12 @@ from uproxy.bench.latency import Latencies
 from uproxy.bench.load.plan import LoadOutcome, LoadPlan
 from uproxy.bench.programs import wait_until
 from uproxy.bench.results import Measurement
-from uproxy.bench.sites import find_program, program
+from uproxy.bench.sites import program
 from uproxy.bench.stages import Rising
 from uproxy.bench.stats import spread
 from uproxy.bench.workloads import Failover
 from uproxy.errors import CommandFailed
+from uproxy.kit.commands import find_program
 
 RATE_PER_S = 150.0
 TIMEOUT_S = 3.0

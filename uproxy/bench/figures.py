@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from uproxy.bench.results import Interval, Measurement
-from uproxy.bench.titles import is_bulk
+from uproxy.bench.stats import interval_of
+from uproxy.bench.titles import is_bulk, is_churn
 
 T = TypeVar("T")
 
@@ -88,3 +89,10 @@ def proxy_cpu_us_per_op(measurement: Measurement) -> float | None:
     """CPU that the proxy's own programs spend on an operation; None on paths without one."""
     costs = [cost for cost in measurement.costs if cost.name not in ("client", "server")]
     return sum(cost.user_us_per_op + cost.system_us_per_op for cost in costs) if costs else None
+
+
+def live_after_us(m: Measurement) -> Interval | None:
+    """The time that a change takes; None where nothing changes, and of fewer than two changes. They follow
+    each other, so their rate is its inverse."""
+    waits = [1e6 / per_s for per_s in m.ops_per_s_by_round if per_s > 0]
+    return interval_of(waits) if is_churn(m) else None

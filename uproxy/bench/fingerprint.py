@@ -12,7 +12,7 @@ from pathlib import Path
 
 import uproxy
 from uproxy.bench.results import Machine
-from uproxy.bench.sites import find_program
+from uproxy.kit.commands import find_program
 
 _SYSCTLS = (
     "net.core.somaxconn",

@@ -24,6 +24,10 @@ _MARGIN_S = 20.0
 """For starting, for opening connections, and for waiting for the last answers."""
 
 
+class NotAnswered(CommandFailed):
+    """The generator is well, but nobody answers a plan as he should."""
+
+
 @contextmanager
 def serving(pod: Pod) -> Iterator[Program]:
     """Start the server of one pod; `wait_serving` tells when it listens."""
@@ -71,10 +75,11 @@ class Generator:
             raise CommandFailed("the load generator has ended by itself") from error
 
     def outcome(self) -> LoadOutcome:
-        """Wait for the end of what was begun. Raises CommandFailed, with the generator's own words."""
+        """Wait for the end of what was begun. Raises NotAnswered, with the generator's own words, and
+        CommandFailed when it has none."""
         answer = msgspec.json.decode(self._line(), type=Answer)
         if answer.outcome is None:
-            raise CommandFailed(f"the load generator: {answer.error}")
+            raise NotAnswered(f"the load generator: {answer.error}")
         return answer.outcome
 
     def run(self, plan: LoadPlan) -> LoadOutcome:

@@ -26,10 +26,11 @@ from uproxy.bench import peers
 from uproxy.bench.manifests import NODE_NAME, Manifests
 from uproxy.bench.peers import Forward
 from uproxy.bench.programs import Program, http_get, running
-from uproxy.bench.sites import VIP_PORT, Pod, Site, accepts, find_program, free_port, program
+from uproxy.bench.results import DIRECT
+from uproxy.bench.sites import VIP_PORT, Pod, Site, accepts, free_port, program
 from uproxy.errors import CommandFailed
+from uproxy.kit.commands import find_program
 
-DIRECT = "direct"
 SERVICES = 2
 """Programmed on every path: to one pod, and to all."""
 PEERS = ("haproxy", "nginx")

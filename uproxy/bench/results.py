@@ -6,6 +6,8 @@ computes or draws. The runner fills these, the report and `--compare` read them.
 
 import msgspec
 
+DIRECT = "direct"
+"""The path that has nothing on it."""
 FORMAT = 1
 """Goes up when a field changes its meaning or goes away."""
 

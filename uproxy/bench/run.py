@@ -13,11 +13,13 @@ from typing import TypeVar
 
 from uproxy.bench.churn import measure_churn, named_servers
 from uproxy.bench.failover import measure_failover, reason_impossible
+from uproxy.bench.generator import NotAnswered
 from uproxy.bench.idle import measure_idle
 from uproxy.bench.measure import Sample, measure
-from uproxy.bench.paths import DIRECT, SERVICES, TrafficPath
+from uproxy.bench.paths import SERVICES, TrafficPath
 from uproxy.bench.progress import Progress
 from uproxy.bench.record import Record
+from uproxy.bench.results import DIRECT
 from uproxy.bench.sites import PODS, lab_site
 from uproxy.bench.stages import MakeSite, Rising, Stage, raise_all, rising
 from uproxy.bench.workloads import PACED, SMALL_BYTES, Churn, Failover, Idle, Load, Spread, Workload
@@ -82,6 +84,8 @@ class Run:
         self._progress = progress
         self._scale = scale
         self._gone: set[str] = set()
+        self._lacking: set[tuple[str, str]] = set()
+        """Paths, and a workload that they do not answer though they do others."""
 
     def over_built(
         self, paths: Sequence[TrafficPath], make_site: MakeSite, workloads: Sequence[Workload]
@@ -166,7 +170,7 @@ class Run:
         """What each path can do, for a moment; where it was not measured anyway."""
         doing = f"{load.name}: which path is the slowest"
         reached = [
-            self._attempt(stage, doing, 0, partial(measure, stage, load, _CALIBRATION_S, None))
+            self._try(stage, load, doing, 0, partial(measure, stage, load, _CALIBRATION_S, None))
             for stage in stages
             if stage.carries_udp or not load.is_udp
         ]
@@ -183,9 +187,29 @@ class Run:
                 continue
             if isinstance(workload, Spread) and stage.all is None:
                 continue  # nothing chooses an endpoint there
-            sample = self._attempt(stage, doing, planned_s, partial(self._sample, stage, workload, rate))
+            work = partial(self._sample, stage, workload, rate)
+            sample = self._try(stage, workload, doing, planned_s, work)
             if sample:
                 self._record.add(stage.path, workload, sample)
+
+    def _try(
+        self, stage: Stage, workload: Load | Spread, doing: str, planned_s: float, work: Callable[[], T]
+    ) -> T | None:
+        """As `_attempt`; but a path that goes on answering others is out of this workload alone."""
+        lacking = stage.path, workload.name
+
+        def tried() -> T | None:
+            if lacking in self._lacking:
+                return None
+            try:
+                return work()
+            except NotAnswered as error:
+                measure(stage, _WARM_UP, _WARM_UP_S, None)
+                self._lacking.add(lacking)
+                self._record.leave_out(": ".join(lacking), str(error))
+                return None
+
+        return self._attempt(stage, doing, planned_s, tried)
 
     def _sample(self, stage: Stage, workload: Load | Spread, rate: float | None) -> Sample:
         if isinstance(workload, Load):

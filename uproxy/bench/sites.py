@@ -4,8 +4,6 @@ Owns addresses and starting programs so that they end with this one. Needs root 
 which is the better site: every host has a network stack of its own there, as in a cluster.
 """
 
-import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import uproxy
 from uproxy.errors import CommandFailed
+from uproxy.kit.commands import environment, find_program
 from uproxy.kit.lab import Lab
 
 T = TypeVar("T")
@@ -160,13 +159,13 @@ def start(place: Place, *argv: str, **popen: Any) -> subprocess.Popen[Any]:  # n
 
     A session of its own keeps the terminal's Ctrl-C from it: what was measured is kept first.
     """
-    environment = os.environ | {"PYTHONPATH": str(Path(uproxy.__file__).parents[1])}
-    return place.exec(*_tied(), *argv, start_new_session=True, env=environment, **popen)
+    ours = environment() | {"PYTHONPATH": str(Path(uproxy.__file__).parents[1])}
+    return place.exec(*_tied(), *argv, start_new_session=True, env=ours, **popen)
 
 
 @cache
 def _tied() -> tuple[str, ...]:
-    program = shutil.which("setpriv")  # of util-linux; busybox has one without this flag
+    program = find_program("setpriv")  # of util-linux; busybox has one without this flag
     if program is None:
         return ()
     done = subprocess.Popen(
@@ -176,7 +175,7 @@ def _tied() -> tuple[str, ...]:
 
 
 def program(name: str) -> str:
-    """The path of an installed program, also where PATH has no sbin.
+    """The path of an installed program.
 
     Raises CommandFailed.
     """
@@ -184,8 +183,3 @@ def program(name: str) -> str:
     if path is None:
         raise CommandFailed(f"{name} is not installed")
     return path
-
-
-def find_program(name: str) -> str | None:
-    """As `program`; None when it is not installed."""
-    return shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin")

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from uproxy.bench.columns import Column, filled, warnings_of
 from uproxy.bench.figures import size
+from uproxy.bench.glance import Cell, Glance, glance
 from uproxy.bench.results import Machine, Measurement, Results
 from uproxy.bench.titles import is_spoilt, title
 from uproxy.bench.verdict import PathVerdict, verdict
@@ -21,12 +22,26 @@ def summary(results: Results) -> str:
         ""
         if results.complete
         else "**This run was interrupted: rounds, or whole measurements, are missing.**",
+        _glance(glance(results)),
         _listed([_path_verdict(one) for one in found.paths]),
         _listed([_escaped(line) for line in found.ranking]),
         *(_workload(name, [m for m in results.measurements if m.workload == name]) for name in workloads),
         _machine_line(results.machine, results.started),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _glance(found: Glance) -> str:
+    if not found.rows:
+        return ""
+    rows = [_row(["path", *found.heads]), "|---" + "|---:" * len(found.heads) + "|"]
+    rows += [f"| {_escaped(row.path)} | {' | '.join(map(_glance_cell, row.cells))} |" for row in found.rows]
+    return "\n".join(rows)
+
+
+def _glance_cell(cell: Cell) -> str:
+    bold = "**" if cell.is_best else ""
+    return f"{bold}{_escaped(cell.text)}{bold}{' ~' if cell.is_doubtful else ''}"
 
 
 def _path_verdict(one: PathVerdict) -> str:

@@ -7,9 +7,12 @@ with their 95 % interval.
 from collections.abc import Sequence
 from textwrap import TextWrapper
 
+from msgspec.structs import replace
+
 from uproxy.bench.assemble import is_noise
-from uproxy.bench.columns import COLUMNS, Column
+from uproxy.bench.columns import COLUMNS, Column, warnings_of
 from uproxy.bench.figures import NONE, number
+from uproxy.bench.glance import Cell, Glance, glance
 from uproxy.bench.results import Measurement, Results
 from uproxy.bench.titles import is_bulk, title, understood
 from uproxy.bench.verdict import verdict
@@ -22,24 +25,47 @@ _IDLE = ("RSS/conn", "kernel/conn")
 _SPREAD = ("per second",)
 _CHURN = ("live after", "longest stall", "errors")
 _FAILOVER = ("errors", "longest stall", "p50", "p99", "max")
-_WRAPPER = TextWrapper(width=110, initial_indent="  ", subsequent_indent="      ")
+_LEFT_OUT_FIRST = ("CPU all", "p99 uncorrected", "p99.9", "CPU proxy", "p50", "per second", "max", "p99")
+"""Where there is no room; the ratio to direct and what is added to it stay."""
+_WRAPPER = TextWrapper(width=78, initial_indent="  ", subsequent_indent="      ")
+_LINE = TextWrapper(width=78, subsequent_indent="    ")
+_WARNING = TextWrapper(width=78, initial_indent="  ! ", subsequent_indent="      ")
 _BY_HEAD = {column.head: column for column in COLUMNS}
 
 
-def table(results: Results) -> str:
-    """Lay out a whole run."""
+def table(results: Results, width: int | None = None) -> str:
+    """Lay out a whole run. On a terminal of that `width`, columns that have no room are left out: the report
+    has them all."""
     names = dict.fromkeys(one.workload for one in results.measurements)
-    blocks = [_block(name, [m for m in results.measurements if m.workload == name]) for name in names]
-    return "\n\n".join(filter(None, [*blocks, _in_short(results), _left_out(results), _whole_run(results)]))
+    blocks = [_block(name, [m for m in results.measurements if m.workload == name], width) for name in names]
+    return "\n\n".join(
+        filter(None, [*blocks, _in_short(results, width), _left_out(results), _whole_run(results)])
+    )
 
 
-def _block(name: str, measured: Sequence[Measurement]) -> str:
+def _block(name: str, measured: Sequence[Measurement], width: int | None) -> str:
     columns = _columns(name, measured)
+    for head in _LEFT_OUT_FIRST:
+        if width is None or _width(columns, measured) <= width:
+            break
+        columns = [column for column in columns if column.head != head]
+    warned = [replace(m, warnings=[one for one in m.warnings if not is_noise(one)]) for m in measured]
+    return "\n".join(
+        [
+            f"{name}: {title(name)}{_pace(measured)}",
+            *_laid_out(columns, measured),
+            *(_WARNING.fill(warning) for warning in warnings_of(warned)),
+        ]
+    )
+
+
+def _laid_out(columns: Sequence[Column], measured: Sequence[Measurement]) -> list[str]:
     rows = [[_marked(m), *(column.cell(m) for column in columns)] for m in measured]
-    lines = [f"{name}: {title(name)}{_pace(measured)}"]
-    lines += _aligned([["", *(column.head for column in columns)], *rows])
-    warned = [(m.path, warning) for m in measured for warning in m.warnings if not is_noise(warning)]
-    return "\n".join([*lines, *(f"  ! {who}: {what}" for who, what in _joined(warned))])
+    return _aligned([["", *(column.head for column in columns)], *rows])
+
+
+def _width(columns: Sequence[Column], measured: Sequence[Measurement]) -> int:
+    return max(map(len, _laid_out(columns, measured)))
 
 
 def _marked(m: Measurement) -> str:
@@ -97,24 +123,32 @@ def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     ]
 
 
-def _joined(warned: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """One line for a warning that several paths share."""
-    by_warning: dict[str, list[str]] = {}
-    for path, warning in warned:
-        by_warning.setdefault(warning, []).append(path)
-    return [(", ".join(paths), warning) for warning, paths in by_warning.items()]
-
-
-def _in_short(results: Results) -> str:
+def _in_short(results: Results, width: int | None) -> str:
     found = verdict(results)
     said = [f"{one.path} {one.says}".rstrip(".") + "." for one in found.paths if one.says]
     lines = [_WRAPPER.fill(line) for line in (*said, *found.ranking)]
-    return "\n".join(["In short (with 95 % confidence):", *lines]) if lines else ""
+    shown = [*_glance(glance(results), width), *lines]
+    return "\n".join(["In short (with 95 % confidence):", *shown]) if shown else ""
+
+
+def _glance(found: Glance, width: int | None) -> list[str]:
+    """The best of each column has a sign that needs no colour. What has no room goes from the right."""
+    if not found.rows:
+        return []
+    rows = [["", *found.heads], *([row.path, *map(_glance_cell, row.cells)] for row in found.rows)]
+    while width is not None and len(rows[0]) > 2 and max(map(len, _aligned(rows))) > width:
+        rows = [row[:-1] for row in rows]
+    return [*_aligned(rows), "  * best of its column, ~ doubtful", ""]
+
+
+def _glance_cell(cell: Cell) -> str:
+    signs = ("*" if cell.is_best else "") + ("~" if cell.is_doubtful else "")
+    return cell.text + (signs or " ")
 
 
 def _left_out(results: Results) -> str:
-    return "\n".join(f"left out: {what}: {why}" for what, why in results.left_out.items())
+    return "\n".join(_LINE.fill(f"left out: {what}: {why}") for what, why in results.left_out.items())
 
 
 def _whole_run(results: Results) -> str:
-    return "\n".join(f"{'~' if is_noise(warning) else '!'} {warning}" for warning in results.warnings)
+    return "\n".join(_LINE.fill(f"{'~' if is_noise(one) else '!'} {one}") for one in results.warnings)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from uproxy.bench.generator import Generator
-from uproxy.bench.paths import DIRECT, Address
+from uproxy.bench.paths import Address
+from uproxy.bench.results import DIRECT
 from uproxy.bench.stages import Stage
 from uproxy.errors import UproxyError
 from uproxy.model.faults import BadInput, Fault

@@ -79,6 +79,11 @@ def is_bulk(name: str) -> bool:
     return name.startswith("stream-")
 
 
+def is_churn(measurement: Measurement) -> bool:
+    """Whether endpoints come and go, and an operation is a change."""
+    return isinstance(understood(measurement.workload), Churn)
+
+
 def is_spoilt(measurement: Measurement) -> bool:
     """Whether errors make its figures unfit to be compared.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from uproxy.bench.figures import duration, number, proxy_cpu_us_per_op, times
-from uproxy.bench.results import Interval, Measurement, Results
+from uproxy.bench.results import DIRECT, Interval, Measurement, Results
 from uproxy.bench.titles import is_spoilt, understood
 from uproxy.bench.workloads import Load
 
@@ -39,6 +39,17 @@ class Verdict(NamedTuple):
     """The workloads that all this was concluded from."""
 
 
+class Answers(NamedTuple):
+    """Which workload answers which question: its measurements by path, but for those that errors have
+    spoilt; empty where none does."""
+
+    waiting: dict[str, Measurement]
+    """Where it is not queueing."""
+    exchanges: dict[str, Measurement]
+    connections: dict[str, Measurement]
+    bulk: dict[str, Measurement]
+
+
 class _Question(NamedTuple):
     best: str
     """How the answer begins."""
@@ -52,7 +63,7 @@ class _Question(NamedTuple):
 def verdict(results: Results) -> Verdict:
     """Judge every path that was compared with direct."""
     questions = _questions(results.measurements)
-    paths = dict.fromkeys(m.path for m in results.measurements if m.path != "direct")
+    paths = dict.fromkeys(m.path for m in results.measurements if m.path != DIRECT)
     judged = (_path_verdict(path, questions, results.measurements) for path in paths)
     ranking = (_ranking(question) for question in questions)
     basis = dict.fromkeys(m.workload for question in questions for m in question.measured.values())
@@ -63,12 +74,19 @@ def verdict(results: Results) -> Verdict:
     )
 
 
+def answers(measurements: Sequence[Measurement]) -> Answers:
+    """Choose among what was measured."""
+    return Answers(
+        waiting=_first(measurements, _is_waiting) or _first(measurements, _is_exchange, fewest=True),
+        exchanges=_first(measurements, _is_exchange),
+        connections=_first(measurements, lambda load: load.kind == "crr" and not load.paced),
+        bulk=_first(measurements, lambda load: load.is_stream),
+    )
+
+
 def _questions(measurements: Sequence[Measurement]) -> list[_Question]:
     """Waiting where it is not queueing, then three ways to be busy."""
-    waiting = _first(measurements, _is_waiting) or _first(measurements, _is_exchange, fewest=True)
-    exchanges = _first(measurements, _is_exchange)
-    connections = _first(measurements, lambda load: load.kind == "crr" and not load.paced)
-    bulk = _first(measurements, lambda load: load.is_stream)
+    waiting, exchanges, connections, bulk = answers(measurements)
     return [
         _Question(
             "Least added latency", waiting, lambda m: m.p50_us_over_direct, _latency, smaller_wins=True

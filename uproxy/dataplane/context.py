@@ -44,11 +44,12 @@ class Context:
     node_ports_on_loopback: bool
     """Whether UDP NodePorts answer on loopback addresses too. TCP ones are the kernel's to steer."""
     now: Callable[[], float]
+    foreign: bool = False
+    """Whether sockets may be bound to addresses that are not this node's."""
     insiders: Insiders = field(default_factory=Insiders)
     overlap: Overlap = field(default_factory=Overlap)
     ways_back: WaysBack | None = None
-    """Tells where endpoints may be dialled from the client's own address. None: nowhere, and sockets
-    are not transparent."""
+    """Tells where endpoints may be dialled from the client's own address. None: nowhere."""
 
     def close(self) -> None:
         """Close what it opened."""

@@ -17,12 +17,13 @@ from typing import Protocol
 from uproxy.dataplane.trials import tells_ends, tells_failures
 
 READABLE = select.EPOLLIN
+URGENT = select.EPOLLPRI
 WRITABLE = select.EPOLLOUT
 PEER_DONE = select.EPOLLRDHUP
 FAILED = select.EPOLLERR
 HUNG_UP = select.EPOLLHUP
 
-_EVERYTHING = READABLE | WRITABLE | PEER_DONE | select.EPOLLET
+_EVERYTHING = READABLE | URGENT | WRITABLE | PEER_DONE | select.EPOLLET
 _BATCH = 256
 
 
@@ -54,13 +55,19 @@ class Reactor:
         self.tells_failures = tells_failures()
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
+        self._new: set[int] = set()
+        """Descriptors watched since the events at hand were taken."""
         self._turns: dict[Turn, None] = {}  # a set that keeps its order
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def watch(self, fd: int, watched: Watched) -> None:
-        """Report all edges of `fd` to `watched`; the present state counts as one."""
-        self._handlers[fd] = watched.on_events
+        """Report all edges of `fd` to `watched`; the present state counts as one.
+
+        Raises OSError without memory, or when all processes of this user have as many watches as they may.
+        """
         self._epoll.register(fd, _EVERYTHING)
+        self._handlers[fd] = watched.on_events
+        self._new.add(fd)
 
     def release(self, fd: int) -> None:
         """Stop watching `fd`, which stays open and may be watched again."""
@@ -83,13 +90,14 @@ class Reactor:
         self._epoll.close()
 
     def _ready(self) -> None:
-        handlers = self._handlers
+        handlers, new = self._handlers, self._new
+        new.clear()
         for fd, events in self._epoll.poll(0, _BATCH):
-            try:
-                handle = handlers[fd]
-            except KeyError:
-                continue  # closed by an earlier event of this batch
-            handle(events)
+            # Closed by an earlier event of this batch; and maybe its number is another's now, who will be
+            # told of its own state next time, since that counts as an edge.
+            if fd in new or fd not in handlers:
+                continue
+            handlers[fd](events)
 
     def _run_turns(self) -> None:
         turns, self._turns = self._turns, {}

@@ -1,6 +1,6 @@
 """Answers from upstream, kept for as long as their TTLs allow.
 
-Pure: `now_s` comes in. Bounded; the longest unused goes first.
+Pure: `now_s` comes in. Bounded in number and in memory; the longest unused goes first.
 """
 
 from collections import OrderedDict
@@ -9,10 +9,13 @@ from typing import NamedTuple
 from uproxy.dns.wire import Rcode, Record, Type
 
 MOST_ENTRIES = 10_000
+MOST_BYTES = 16 << 20
+"""By estimate: a name can have thousands of addresses, and whoever owns it decides."""
+_ENTRY_BYTES, _RECORD_BYTES = 500, 250
+"""What Python needs beside the octets."""
 _LONGEST_S = 3600
 NEGATIVE_S = 5
-"""How long an absence is kept here that came without its SOA, which says how long (RFC 2308 5). c-ares
-keeps the SOA to itself, and has a cache of its own by that rule behind this one."""
+"""How long an absence is kept here that came without its SOA, which says how long (RFC 2308 5)."""
 
 _Key = tuple[bytes, int, bool]
 
@@ -30,13 +33,17 @@ class _Kept(NamedTuple):
     outcome: Outcome
     since_s: float
     until_s: float
+    size: int
 
 
 class Cache:
     """Outcomes by name, in lower case, type, and whether signatures come with them."""
 
-    def __init__(self, most: int = MOST_ENTRIES) -> None:
+    def __init__(self, most: int = MOST_ENTRIES, most_bytes: int = MOST_BYTES) -> None:
         self._most = most
+        self._most_bytes = most_bytes
+        self.bytes = 0
+        """What is kept, by estimate."""
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
 
     def __len__(self) -> int:
@@ -49,7 +56,7 @@ class Cache:
         if kept is None:
             return None
         if now_s >= kept.until_s:
-            del self._kept[key]
+            self._drop(key)
             return None
         self._kept.move_to_end(key)
         age_s = int(now_s - kept.since_s)
@@ -63,11 +70,23 @@ class Cache:
         kept_s = _lifetime_s(outcome)
         if kept_s <= 0:
             return
-        key = (name, kind, dnssec)
-        self._kept[key] = _Kept(outcome, now_s, now_s + min(kept_s, _LONGEST_S))
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._most:
-            self._kept.popitem(last=False)
+        key, size = (name, kind, dnssec), _size(outcome)
+        if size > self._most_bytes:
+            return
+        if key in self._kept:
+            self._drop(key)
+        self._kept[key] = _Kept(outcome, now_s, now_s + min(kept_s, _LONGEST_S), size)
+        self.bytes += size
+        while len(self._kept) > self._most or self.bytes > self._most_bytes:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: _Key) -> None:
+        self.bytes -= self._kept.pop(key).size
+
+
+def _size(outcome: Outcome) -> int:
+    records = (*outcome.records, *outcome.authority)
+    return _ENTRY_BYTES + sum(_RECORD_BYTES + len(each.owner) + len(each.data) for each in records)
 
 
 def _aged(records: tuple[Record, ...], age_s: int) -> tuple[Record, ...]:

@@ -10,9 +10,10 @@ import logging
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
+from math import inf
 
 from uproxy.dns.front import Front
 from uproxy.dns.limits import Gate
@@ -22,12 +23,13 @@ from uproxy.dns.recursion import Recursion
 from uproxy.dns.resolv_conf import read_resolv_conf, without_own
 from uproxy.dns.responder import Responder
 from uproxy.dns.stats import DnsStats
-from uproxy.dns.tcp import TcpConnections
+from uproxy.dns.tcp import LIMITS, TcpConnections
 from uproxy.dns.udp import UdpListener, bind_udp, is_wildcard
 from uproxy.dns.upstream import Upstream
 from uproxy.dns.wire import Malformed, from_text
 from uproxy.dns.zone import TTL_S, Zone
 from uproxy.errors import UproxyError
+from uproxy.kit.guests import Budget, Door, Guests
 from uproxy.kit.tasks import Tasks
 from uproxy.model.events import Event
 from uproxy.model.frontend import Changes
@@ -60,8 +62,10 @@ class ClusterDns:
     Raises UproxyError, with words for a person, when made with a domain that is no name.
     """
 
-    def __init__(self, settings: DnsSettings, now: Callable[[], float]) -> None:
+    def __init__(self, settings: DnsSettings, now: Callable[[], float], budget: Budget | None = None) -> None:
         self.stats = DnsStats()
+        self.guests = Guests("dns", LIMITS, budget)
+        """Who is connected by TCP."""
         self.settings = settings
         self.zone = _zone(settings)
         self.addresses: list[Address] = []
@@ -69,10 +73,10 @@ class ClusterDns:
         self._now = now
         self._events: list[Event] = []
         self._udp: list[UdpListener] = []
-        self._tcp: list[asyncio.Server] = []
+        self._doors: list[Door] = []
+        self._front: Front | None = None
         self._guard = LoopGuard(secrets.token_hex(8).encode())
         self._upstream: Upstream | None = None
-        self._connections: TcpConnections | None = None
         self.responder = Responder(self.zone, self.stats)
 
     # ---- starting and ending ----
@@ -86,16 +90,15 @@ class ClusterDns:
         loop = asyncio.get_running_loop()
         sockets = _bind_all(self.settings.listen)
         self.addresses = [bound.getsockname()[:2] for bound, _ in sockets]
-        front = self._front(tasks)
-        self._connections = TcpConnections(loop, front, self.stats)
+        front = self._front = self._new_front(tasks)
+        connections = TcpConnections(front, self.stats, self.guests)
         for datagrams, streams in sockets:
             self._udp.append(UdpListener(loop, datagrams, front, self.stats))
-            server = await loop.create_server(self._connections.connection, sock=streams, backlog=_BACKLOG)
-            self._tcp.append(server)
+            self._doors.append(Door(streams, self.guests, connections.greet, _BACKLOG))
         listening = ", ".join(address_text(*address) for address in self.addresses)
         log.info("DNS for %s at %s", self.settings.domain, listening)
 
-    def _front(self, tasks: Tasks) -> Front:
+    def _new_front(self, tasks: Tasks) -> Front:
         conf = read_resolv_conf()
         servers = without_own(self.settings.upstream or conf.servers, self.addresses)
         if self.settings.upstream and len(servers) < len(self.settings.upstream):
@@ -108,17 +111,29 @@ class ClusterDns:
         gate = Gate(self.settings.networks)
         return Front(self.responder, recursion, gate, self.stats, tasks=tasks, now=self._now)
 
+    @property
+    def waiting(self) -> int:
+        """How many queries wait for upstream."""
+        return self._front.waiting if self._front is not None else 0
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let queries that wait for upstream have their answers, or for so long; ask it for nothing new.
+        Names inside are answered until `close`."""
+        if self._front is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s if timeout_s < inf else None):
+                    await self._front.drain()
+
     async def close(self) -> None:
         """Stop answering, and let go of every socket."""
         for listener in self._udp:
             listener.close()
-        for server in self._tcp:
-            server.close()
-        if self._connections is not None:
-            self._connections.close()
+        for door in self._doors:
+            door.close()
+        self.guests.close()
         if self._upstream is not None:
-            await self._upstream.close()
-        self._udp, self._tcp = [], []
+            self._upstream.close()
+        self._udp, self._doors = [], []
 
     # ---- following the state ----
 

@@ -3,6 +3,7 @@
 Owns the way between the listeners and the parts that answer. Refuses to know of sockets.
 """
 
+import asyncio
 from collections.abc import Callable
 from enum import Enum, auto
 
@@ -48,11 +49,35 @@ class Front:
         self._stats = stats
         self._tasks = tasks
         self._deferred = 0
+        self._done = asyncio.Event()
+        """Set once no query waits, while this ends."""
+        self._ends = False
+
+    @property
+    def waiting(self) -> int:
+        """How many queries wait for upstream."""
+        return self._deferred
+
+    async def drain(self) -> None:
+        """Ask upstream for nothing new, and wait until all that was asked for is answered. What the zone
+        knows is answered as before."""
+        self._ends = True
+        if self._deferred:
+            await self._done.wait()
 
     def take_datagram(
         self, packet: bytes, client: str, family: int, send: Callable[[], Send]
     ) -> bytes | Fate:
-        """One query by UDP."""
+        """One query by UDP. Raises nothing, whatever the packet."""
+        try:
+            return self._take_datagram(packet, client, family, send)
+        except Exception as error:  # noqa: BLE001 - about this packet, whatever it is
+            self._stats.failed(error)
+            return Fate.NEVER
+
+    def _take_datagram(
+        self, packet: bytes, client: str, family: int, send: Callable[[], Send]
+    ) -> bytes | Fate:
         started_s = self.now()
         verdict = self.gate.admit(client, started_s)
         if verdict is not Verdict.ANSWER:
@@ -79,7 +104,7 @@ class Front:
         return self._defer(answer, ("tcp", family), started_s, send)
 
     def _defer(self, asked: Deferred, way: tuple[str, int], started_s: float, send: Send) -> bytes | Fate:
-        if self._recursion is None or self._deferred >= MOST_DEFERRED:
+        if self._recursion is None or self._ends or self._deferred >= MOST_DEFERRED:
             self._stats.upstream_refused += 1
             answer = refusal(asked.query.packet, Rcode.SERVFAIL)
             self._count(*way, asked.query.packet, answer, started_s)
@@ -93,10 +118,18 @@ class Front:
     ) -> None:
         try:
             answer = await recursion.complete(asked)
+        except Exception as error:  # noqa: BLE001 - about this question, whatever it is
+            self._stats.failed(error)
+            answer = refusal(asked.query.packet, Rcode.SERVFAIL)
         finally:
             self._deferred -= 1
         self._count(*way, asked.query.packet, answer, started_s)
-        send(answer)
+        try:
+            send(answer)
+        except Exception as error:  # noqa: BLE001 - about this client
+            self._stats.failed(error)
+        if self._ends and not self._deferred:
+            self._done.set()
 
     def _turned_away(self, packet: bytes, verdict: Verdict) -> bytes | Fate:
         if verdict is Verdict.REFUSE:

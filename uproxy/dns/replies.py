@@ -32,18 +32,26 @@ _NAMES_AT: Mapping[int, tuple[int, int]] = {
 """Where in RDATA names are that may be compressed, and how many; newer types have none (RFC 3597 4)."""
 
 
-def question(number: int, name: bytes, kind: int, *, dnssec: bool) -> bytes:
+def question(number: int, name: bytes, kind: int, *, dnssec: bool, edns: bool = True) -> bytes:
     """A query for another server; with EDNS, so that answers of 1232 octets come by UDP."""
-    opt = _OPT_DO if dnssec else _OPT_DO[:7] + bytes(4)
+    opt = (_OPT_DO if dnssec else _OPT_DO[:7] + bytes(4)) if edns else b""
     asked = name + kind.to_bytes(2) + CLASS_IN.to_bytes(2)
-    return number.to_bytes(2) + b"\1\0\0\1\0\0\0\0\0\1" + asked + opt
+    return b"".join((number.to_bytes(2), b"\1\0\0\1\0\0\0\0\0", bytes((edns,)), asked, opt))
 
 
 def answers(asked: bytes, packet: bytes) -> bool:
-    """Whether a packet is a reply to this query: number, question and all."""
+    """Whether a packet is a reply to this query: number, question and all. A server that cannot read the
+    query does not repeat the question, either."""
+    if len(packet) == HEADER_BYTES and packet[:2] == asked[:2] and packet[2] & _QR:
+        return knows_no_edns(packet)
     end = asked.index(0, HEADER_BYTES) + 5 if len(packet) >= HEADER_BYTES else 0
     same_question = packet[HEADER_BYTES:end].lower() == asked[HEADER_BYTES:end].lower()
     return bool(end) and packet[:2] == asked[:2] and packet[2] & _QR != 0 and same_question
+
+
+def knows_no_edns(packet: bytes) -> bool:
+    """Whether a reply is that of a server which knows nothing of EDNS (RFC 6891 7)."""
+    return packet[3] & 0xF in (Rcode.FORMERR, Rcode.NOTIMP)
 
 
 def truncated(packet: bytes) -> bool:
@@ -51,8 +59,10 @@ def truncated(packet: bytes) -> bool:
     return packet[2] & _TC != 0
 
 
-def read_reply(packet: bytes) -> Outcome:
+def read_reply(packet: bytes, *, whole: bool = True) -> Outcome:
     """Rcode, answers and authority of a reply that `answers`. What is neither yes nor no is SERVFAIL.
+    Without `whole`, of the authority only the SOA that an absence comes with: who serves a name that there
+    is is no part of the answer, and would make it longer than a client takes by UDP.
 
     Raises Malformed.
     """
@@ -67,7 +77,10 @@ def read_reply(packet: bytes) -> Outcome:
             record, offset = _read_record(packet, offset)
             records += [record] if record is not None else []
         sections.append(tuple(records))
-    return Outcome(Rcode(packet[3] & 0xF), *sections)
+    answer, authority = sections
+    if not whole:
+        authority = tuple(each for each in authority if each.type == Type.SOA)
+    return Outcome(Rcode(packet[3] & 0xF), answer, authority)
 
 
 def _read_record(packet: bytes, offset: int) -> tuple[Record | None, int]:

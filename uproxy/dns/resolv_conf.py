@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uproxy.dns.wire import Malformed, from_text
+from uproxy.kit.reading import read_regular
 from uproxy.settings import Address
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -45,7 +46,7 @@ def parse_resolv_conf(text: str) -> ResolvConf:
 def read_resolv_conf(path: Path = RESOLV_CONF) -> ResolvConf:
     """The machine's resolv.conf; empty when there is none."""
     try:
-        return parse_resolv_conf(path.read_text("utf-8", "replace")[:_MOST_BYTES])
+        return parse_resolv_conf(read_regular(path).decode("utf-8", "replace")[:_MOST_BYTES])
     except OSError:
         return ResolvConf((), ())
 

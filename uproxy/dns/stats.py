@@ -3,6 +3,7 @@
 from collections import Counter
 
 from uproxy.kit.histogram import Histogram
+from uproxy.kit.mishaps import Mishaps
 
 # coredns_dns_request_duration_seconds: 0.25 ms doubled 15 times.
 DURATION_BUCKETS_S = tuple(0.00025 * 2**power for power in range(16))
@@ -38,3 +39,9 @@ class DnsStats:
         """ExternalNames that lead back to themselves, and queries that came back from upstream."""
         self.changes = Histogram(DURATION_BUCKETS_S)
         """How long it took to make the names of a batch of changes anew."""
+        self._mishaps = Mishaps()
+
+    def failed(self, error: BaseException) -> None:
+        """A packet or a question met a fault of ours, which harms no other."""
+        self.dropped["failed"] += 1
+        self._mishaps.tell("a DNS query", error)

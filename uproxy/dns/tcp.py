@@ -1,6 +1,7 @@
 """Queries by TCP: several on one connection, answered in any order (RFC 7766).
 
-Owns connections: how many, how long one may be idle, and how much of one client's is under way.
+Owns how long a connection may be idle, and how much of one client's is under way. How many there may be
+is `kit/guests`' business.
 """
 
 import asyncio
@@ -8,88 +9,70 @@ from typing import cast
 
 from uproxy.dns.front import Fate, Front
 from uproxy.dns.stats import DnsStats
+from uproxy.kit.guests import Guest, Guests, Limits
 
 IDLE_S = 10.0
 """Without a whole query in this time a connection ends; a few octets now and then do not count."""
-MOST_CONNECTIONS = 1000
-"""One more ends the one that has been idle longest."""
+LIMITS = Limits(1000, 250)
 MOST_UNDER_WAY = 100
 """Answers that one connection waits for; more queries are not read until there are fewer."""
 _LENGTH_BYTES = 2
 
 
 class TcpConnections:
-    """All connections of all listeners, the longest idle first."""
+    """What all connections of all listeners share."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        front: Front,
-        stats: DnsStats,
-        idle_s: float = IDLE_S,
-        most: int = MOST_CONNECTIONS,
-    ) -> None:
-        self.loop = loop
+    def __init__(self, front: Front, stats: DnsStats, guests: Guests, idle_s: float = IDLE_S) -> None:
         self.front = front
         self.stats = stats
+        self.guests = guests
         self.idle_s = idle_s
-        self._most = most
-        self._open: dict[TcpConnection, None] = {}
 
-    def __len__(self) -> int:
-        return len(self._open)
+    def greet(self, ip: str, client: str) -> Guest:
+        """One more connection, of somebody at `ip`."""
+        guest = _DnsGuest(self.guests, client)
+        guest.inner = guest.speaks = TcpConnection(self, guest, ip)
+        return guest
 
-    def connection(self) -> "TcpConnection":
-        """A protocol for one more."""
-        return TcpConnection(self)
 
-    def opened(self, connection: "TcpConnection") -> None:
-        """Take one more in; the idlest may have to go."""
-        if len(self._open) >= self._most:
-            next(iter(self._open)).abort()
-        self._open[connection] = None
+class _DnsGuest(Guest):
+    speaks: "TcpConnection"
 
-    def used(self, connection: "TcpConnection") -> None:
-        """A whole query came: it is the last to go now."""
-        if connection in self._open:
-            del self._open[connection]
-            self._open[connection] = None
-
-    def closed(self, connection: "TcpConnection") -> None:
-        """One fewer."""
-        self._open.pop(connection, None)
-
-    def close(self) -> None:
-        """End all."""
-        for connection in list(self._open):
-            connection.abort()
+    def on_time(self) -> None:
+        """What waits for upstream has its own time, which is shorter."""
+        if self.busy:
+            self.wait(self.speaks.idle_s)
+        else:
+            super().on_time()
 
 
 class TcpConnection(asyncio.Protocol):
     """One client's connection."""
 
-    def __init__(self, connections: TcpConnections) -> None:
+    def __init__(self, connections: TcpConnections, guest: Guest, ip: str) -> None:
         self._all = connections
+        self._guest = guest
         self._transport: asyncio.Transport | None = None
-        self._client, self._family = "", 4
+        self._client, self._family = ip, 6 if ":" in ip else 4
         self._received = bytearray()
         self._under_way = 0
         self._full = False
         """The client does not read its answers."""
-        self._timer: asyncio.TimerHandle | None = None
         self._ended = False
+
+    @property
+    def idle_s(self) -> float:
+        """How long the client may take over a query."""
+        return self._all.idle_s
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client: served, or closed at once."""
         self._transport = cast(asyncio.Transport, transport)
-        self._client = str(transport.get_extra_info("peername")[0])
-        self._family = 6 if ":" in self._client else 4
-        self._all.opened(self)
         if self._all.front.gate.serves(self._client):
             self._wait()
         else:
             self._all.stats.dropped["network not served"] += 1
-            self.abort()
+            self._guest.end("network not served")
 
     def data_received(self, data: bytes) -> None:
         """Some octets, of any number of queries."""
@@ -104,24 +87,18 @@ class TcpConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Answers pile up."""
         self._full = True
+        self._count_under_way(0)
         self._set_reading()
 
     def resume_writing(self) -> None:
         """They are read again."""
         self._full = False
+        self._count_under_way(0)
         self._answer_received()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Over."""
         self._transport = None
-        self._all.closed(self)
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def abort(self) -> None:
-        """End it now."""
-        if self._transport is not None:
-            self._transport.abort()
 
     def _answer_received(self) -> None:
         """Answer the whole queries that are here, as long as there may be more under way."""
@@ -138,18 +115,18 @@ class TcpConnection(asyncio.Protocol):
         return self._transport is not None and not self._full and self._under_way < MOST_UNDER_WAY
 
     def _take(self, packet: bytes) -> None:
-        self._all.used(self)
+        self._guest.used()
         self._wait()
         answer = self._all.front.take_message(packet, self._client, self._family, self._send_later)
         if isinstance(answer, bytes):
             self._send(answer)
         elif answer is Fate.LATER:
-            self._under_way += 1
+            self._count_under_way(1)
         else:
-            self.abort()  # this is no client
+            self._guest.end("malformed")  # this is no client
 
     def _send_later(self, answer: bytes) -> None:
-        self._under_way -= 1
+        self._count_under_way(-1)
         self._send(answer)
         self._wait()
         self._answer_received()
@@ -168,16 +145,11 @@ class TcpConnection(asyncio.Protocol):
         else:
             self._transport.pause_reading()
 
+    def _count_under_way(self, more: int) -> None:
+        self._under_way += more
+        self._guest.busy = self._under_way > 0 and not self._full
+
     def _wait(self) -> None:
         """Give the client its time for another query, or to read its answers."""
-        if self._timer is not None:
-            self._timer.cancel()
         if self._transport is not None:
-            self._timer = self._all.loop.call_later(self._all.idle_s, self._idle)
-
-    def _idle(self) -> None:
-        """Its time is over; what waits for upstream has its own, which is shorter."""
-        if self._under_way and not self._full:
-            self._wait()
-        else:
-            self.abort()
+            self._guest.wait(self.idle_s)

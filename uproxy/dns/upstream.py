@@ -1,34 +1,21 @@
-"""Names outside the cluster domain: asked of upstream servers, by c-ares through aiodns.
+"""Names outside the cluster domain: asked of upstream servers.
 
-The only module that imports aiodns. Owns how many questions are under way, and that the same one
-is asked once. Which server is asked, timeouts, TCP after truncation, and going on to the next
-server are c-ares'; for what c-ares cannot ask, `verbatim`'s.
+Owns how many questions are under way, that the same one is asked once, and what is kept of the answers.
+Which server is asked, and when to go on to the next, is `servers`' business.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from uproxy.dns.cache import Cache, Outcome
-from uproxy.dns.foreign import QUERY_TYPES, records_of
 from uproxy.dns.loops import LoopGuard
+from uproxy.dns.servers import Servers
 from uproxy.dns.stats import DnsStats
-from uproxy.dns.verbatim import ask_verbatim
-from uproxy.dns.wire import Rcode, Type, to_text
+from uproxy.dns.wire import Rcode, Type
 from uproxy.kit.tasks import Tasks
-from uproxy.model.names import address_text
 from uproxy.settings import Address
 
-if TYPE_CHECKING:
-    from aiodns import DNSResolver
-    from pycares import DNSResult
-
 MOST_UNDER_WAY = 1000
-_ATTEMPT_TIMEOUT_S = 2.0
-_ATTEMPTS = 2
-_ASKED_MOST = 100_000
-"""c-ares keeps answers for as long as their TTLs say, however many: after this many questions it
-is started afresh, and the answers are gone."""
 
 _Key = tuple[bytes, int, bool]
 
@@ -47,12 +34,11 @@ class Upstream:
     ) -> None:
         self.cache = Cache()
         self._guard = guard
-        self._servers = servers
+        self._servers = Servers(servers, now)
         self._stats = stats
         self._tasks = tasks
         self._now = now
-        self._dns: DNSResolver | None = None
-        self._asked = 0
+        self._probed = False
         self._under_way: dict[_Key, asyncio.Future[Outcome]] = {}
 
     async def ask(self, name: bytes, kind: int, *, dnssec: bool = False) -> Outcome:
@@ -71,46 +57,30 @@ class Upstream:
             reply = self._send((name, kind, dnssec))
         return await asyncio.shield(reply)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Stop asking: what is under way ends as SERVFAIL."""
         for reply in list(self._under_way.values()):
             if not reply.done():
                 reply.set_result(Outcome(Rcode.SERVFAIL))
         self._under_way.clear()
-        if self._dns is not None:
-            await self._dns.close()
-            self._dns = None
 
-    def _send(self, key: _Key) -> "asyncio.Future[Outcome]":
-        if self._dns is None:
-            self._dns = self._open()
+    def _send(self, key: _Key) -> asyncio.Future[Outcome]:
+        if not self._probed:
+            self._probed = True
             self._send((self._guard.name, Type.A, False))
         reply: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._under_way[key] = reply
         self._stats.upstream_requests += 1
-        name, kind, dnssec = key
-        if dnssec or kind not in QUERY_TYPES:
-            self._tasks.start("dns-verbatim", self._ask_verbatim(key, reply))
-            return reply
-        self._asked += 1
-        if self._asked % _ASKED_MOST == 0:
-            self._dns = self._open()
-        asked = self._dns.query_dns(to_text(name), QUERY_TYPES[kind])
-        asked.add_done_callback(lambda done: self._replied(key, reply, _understood(done)))
+        self._tasks.start("dns-upstream", self._ask(key, reply))
         return reply
 
-    async def _ask_verbatim(self, key: _Key, reply: "asyncio.Future[Outcome]") -> None:
+    async def _ask(self, key: _Key, reply: asyncio.Future[Outcome]) -> None:
         name, kind, dnssec = key
-        self._replied(key, reply, await ask_verbatim(self._servers, name, kind, dnssec=dnssec))
-
-    def _open(self) -> "DNSResolver":
-        import aiodns  # with the first question: it costs a thread and some MiB
-
-        servers = [address_text(*server) for server in self._servers]
-        return aiodns.DNSResolver(servers, timeout=_ATTEMPT_TIMEOUT_S, tries=_ATTEMPTS)
-
-    def _replied(self, key: _Key, reply: "asyncio.Future[Outcome]", outcome: Outcome) -> None:
-        name, kind, dnssec = key
+        try:
+            outcome = await self._servers.ask(name, kind, dnssec=dnssec)
+        except Exception as error:  # noqa: BLE001 - about this question, whatever it is
+            self._stats.failed(error)
+            outcome = Outcome(Rcode.SERVFAIL)
         if self._under_way.get(key) is reply:
             del self._under_way[key]
         if outcome.rcode is Rcode.SERVFAIL:
@@ -118,17 +88,3 @@ class Upstream:
         self.cache.put(name, kind, outcome, self._now(), dnssec=dnssec)
         if not reply.done():
             reply.set_result(outcome)
-
-
-def _understood(asked: "asyncio.Future[DNSResult]") -> Outcome:
-    from aiodns.error import ARES_ENODATA, ARES_ENOTFOUND, DNSError
-
-    if asked.cancelled():
-        return Outcome(Rcode.SERVFAIL)
-    error = asked.exception()
-    if error is None:
-        return Outcome(Rcode.NOERROR, records_of(asked.result()))
-    code = error.args[0] if isinstance(error, DNSError) else None
-    if code == ARES_ENODATA:
-        return Outcome(Rcode.NOERROR)
-    return Outcome(Rcode.NXDOMAIN if code == ARES_ENOTFOUND else Rcode.SERVFAIL)

@@ -1,7 +1,7 @@
 """Whether conntrack counts the packets and bytes of each connection: on, while Services are handed over.
 
 Owns the sysctl net.netfilter.nf_conntrack_acct of this network namespace. What it was stands in a comment of
-the rules that carry Services (`comment`), so it is known after `kill -9`, and goes with the network namespace
+the rules that carry Services (`note`), so it is known after `kill -9`, and goes with the network namespace
 that it is about. Refuses to write such rules.
 """
 
@@ -10,14 +10,14 @@ import re
 from pathlib import Path
 
 _SWITCH = Path("/proc/sys/net/netfilter/nf_conntrack_acct")
-_BEFORE = re.compile(r'comment "?accounting before: ([01])')
+_BEFORE = re.compile(r"accounting before: ([01])")
 
 _log = logging.getLogger(__name__)
 
 
-def comment(before: bool) -> str:
-    """For a rule."""
-    return f'comment "accounting before: {before:d}"'
+def note(before: bool) -> str:
+    """The comment of a rule."""
+    return f"accounting before: {before:d}"
 
 
 def before(rules: str) -> bool | None:

@@ -10,7 +10,6 @@ from uproxy.handoff.mechanism import Counts, Key
 from uproxy.handoff.payload import counts as as_counts
 from uproxy.handoff.payload import payload
 from uproxy.kernel.conntrack_looks import Alike, Traffic
-from uproxy.model.frontend import Backend
 from uproxy.model.names import ServicePortName
 
 
@@ -26,21 +25,16 @@ class Tally:
         self._sums.clear()
         self._open.clear()
 
-    def see(self, looked: Iterable[tuple[Key | None, Alike]]) -> None:
-        """Add what a look has seen, of whom; what is nobody's is passed over."""
+    def see(self, looked: Iterable[tuple[Key, Alike]]) -> None:
+        """Add what a look has seen, of whom."""
         self._open.clear()
         for key, alike in looked:
-            if key is not None:
-                self._add(key, alike.more)
-                self._open[key] = self._open.get(key, 0) + alike.open
+            self._add(key, alike.more)
+            self._open[key] = self._open.get(key, 0) + alike.open
 
     def _add(self, key: Key, more: Traffic) -> None:
         before = self._sums.get(key, Traffic())
         self._sums[key] = Traffic(*(one + other for one, other in zip(before, more, strict=True)))
-
-    def idle(self, name: ServicePortName, backends: Iterable[Backend]) -> set[Backend]:
-        """Those of them that have nothing open."""
-        return {backend for backend in backends if not self._open.get((name, backend))}
 
     def open(self, names: Iterable[ServicePortName]) -> dict[ServicePortName, int]:
         """What is open of each of these Service ports, of which all that is counted is."""

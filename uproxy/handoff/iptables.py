@@ -31,7 +31,7 @@ from uproxy.kernel.conntrack import Conntrack
 from uproxy.kernel.conntrack_looks import Alike
 from uproxy.kernel.conntrack_messages import Translated
 from uproxy.kit import netfilter
-from uproxy.kit.netfilter import PROGRAM, remove_chains, restore
+from uproxy.kit.netfilter import PROGRAM, census, lost_rules, remove_chains, restore
 from uproxy.kit.programs import execute, peek
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Family, IPNetwork, Protocol, ServicePortName, Vip
@@ -49,10 +49,9 @@ class _Programmed:
     answered: set[_Answered] = field(default_factory=set)
     """What is counted: kept while connections to a removed endpoint go on."""
 
-    def unused(self) -> set[Backend]:
-        """Endpoints that nobody is led to any more, and that are counted still."""
-        used = {backend for _, way in self.ways.values() for backend in way.backends}
-        return {backend for _, backend in self.answered} - used
+    def led(self) -> set[_Answered]:
+        """To whom new connections go."""
+        return {(vip, backend) for vip, (_, way) in self.ways.items() for backend in way.backends}
 
 
 class IptablesHandoff:
@@ -66,6 +65,8 @@ class IptablesHandoff:
         self._ports: dict[ServicePortName, _Programmed] = {}
         self._problems: dict[Family, str] = {}
         self._tally = Tally()
+        self._busy: set[_Answered] = set()
+        """Those that have connections, by the last look."""
         self._next = 0
 
     def refusal(self, port: KernelPort) -> str | None:
@@ -146,24 +147,21 @@ class IptablesHandoff:
                 await restore(family, text)
 
     async def drop_flows(self, served: Mapping[ServicePortName, Collection[tuple[Vip, Backend]]]) -> None:
-        """Have conntrack forget them."""
-        gone: set[_Answered] = set()
-        for name, pairs in served.items():
-            gone |= self._ports.get(name, _Programmed()).answered - set(pairs)
-        if gone:
+        """Have conntrack forget them, but where somebody else leads them there now."""
+        gone = {its for name in served for its in self._ports.get(name, _Programmed()).answered}
+        kept = {pair for pairs in served.values() for pair in pairs}
+        kept |= {its for name in self._ports.keys() - served.keys() for its in self._ports[name].led()}
+        if gone := gone - kept:
             await self._conntrack.forget(lambda flow: any(one in gone for one in _answered(flow)))
 
     async def tend(self) -> Collection[Key]:
         """Count no longer for endpoints that nobody is led to, once their last connection has ended."""
-        unused = {name: its.unused() for name, its in self._ports.items() if not its.ways or its.unused()}
-        if not unused:
-            return ()
         gone: list[Key] = []
-        for name, backends in unused.items():
-            its = self._ports[name]
-            idle = self._tally.idle(name, backends)
-            its.answered = {one for one in its.answered if one[1] not in idle}
-            gone += [(name, backend) for backend in idle]
+        for name, its in list(self._ports.items()):
+            kept = its.led() | (its.answered & self._busy)
+            ended = {one for _, one in its.answered} - {one for _, one in kept}
+            its.answered = kept
+            gone += [(name, backend) for backend in ended]
             if not its.ways and not its.answered:
                 del self._ports[name]
         self._tally.forget(gone)
@@ -178,12 +176,30 @@ class IptablesHandoff:
 
     def _seen(self, flows: Mapping[Translated, Alike]) -> Seen:
         """Blocks: there may be thousands of endpoints."""
+        # Of several the one counts to whom new connections go.
         owners = {its: (name, its[1]) for name, port in self._ports.items() for its in port.answered}
-        self._tally.see(
-            (next((owners[one] for one in _answered(flow) if one in owners), None), alike)
-            for flow, alike in flows.items()
-        )
+        owners |= {its: (name, its[1]) for name, port in self._ports.items() for its in port.led()}
+        whose = [
+            (next((one for one in _answered(flow) if one in owners), None), its)
+            for flow, its in flows.items()
+        ]
+        self._busy = {one for one, its in whose if one is not None and its.open}
+        self._tally.see((owners[one], its) for one, its in whose if one is not None)
         return Seen(self._tally.counts(), self._tally.open(self._ports))
+
+    async def lost(self) -> str | None:
+        """By how many rules there are in our chains, and that lead to them."""
+        for family in (family for family in _FAMILIES if family not in self._problems):
+            wanted = census(render_begin("", accounting_before=False), PREFIX)
+            for its in self._ports.values():
+                for chain, way in its.ways.values():
+                    if way.vip.family == family:
+                        one = Change()
+                        one.add(chain, way)
+                        wanted += census(one.text(), PREFIX)
+            if found := await lost_rules(family, wanted, PREFIX):
+                return found
+        return None
 
     async def close(self) -> None:
         """Remove everything, of earlier runs too."""

@@ -98,7 +98,7 @@ def render_begin(saved: str, accounting_before: bool) -> str:
     `saved` is what `iptables-save` prints now; what `net.netfilter.nf_conntrack_acct` was is the comment of a
     rule: so it is there after `kill -9`, and goes with the network namespace that it is about.
     """
-    before = f"-m comment --{accounting.comment(accounting_before)} -j MASQUERADE"
+    before = f'-m comment --comment "{accounting.note(accounting_before)}" -j MASQUERADE'
     text = ""
     for name, jumps in _JUMPS.items():
         lines = [*leftovers_gone(saved, name, PREFIX), *(f":{chain} - [0:0]" for chain in _CHAINS[name])]

@@ -17,33 +17,21 @@ Sources: ip_vs_ctl.c and ip_vs_core.c in Linux.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from uproxy.errors import CommandFailed
 from uproxy.handoff import ipvs_rules
+from uproxy.handoff.claims import Claims
 from uproxy.handoff.forwarding import not_forwarded
-from uproxy.handoff.here import Here, Wanted
+from uproxy.handoff.ipvs_plan import Change, Claim, Shape, changes, claims
 from uproxy.handoff.ipvs_rules import Kind
 from uproxy.handoff.ipvs_tally import Tally
 from uproxy.handoff.mechanism import NOBODY, Clients, Key, Seen
 from uproxy.handoff.plan import KernelPort
 from uproxy.kernel.conntrack import Conntrack
-from uproxy.kernel.ipvs import (
-    Command,
-    Destination,
-    Ipvs,
-    Server,
-    Traffic,
-    delete_dest,
-    delete_server,
-    new_dest,
-    new_server,
-    node_addresses,
-    set_dest,
-    set_server,
-)
+from uproxy.kernel.ipvs import Command, Destination, Ipvs, Server, Traffic, delete_server, node_addresses
 from uproxy.kit.commands import run
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, ServicePortName, Vip
@@ -51,32 +39,6 @@ from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, ServicePo
 T = TypeVar("T")
 
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sh", "mh")
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A virtual server as it is programmed, or shall be."""
-
-    server: Server
-    weights: Mapping[Backend, int]
-
-
-def changes(vip: Vip, before: Shape | None, now: Shape | None) -> list[Command]:
-    """What leads from one to the other. What is added comes first: nobody is refused in between."""
-    if now is None:
-        return [] if before is None else [delete_server(vip)]
-    commands = []
-    if before is None:
-        commands.append(new_server(vip, now.server))
-    elif before.server != now.server:
-        commands.append(set_server(vip, now.server))
-    old = before.weights if before is not None else {}
-    commands += [new_dest(vip, one, weight) for one, weight in now.weights.items() if one not in old]
-    commands += [
-        set_dest(vip, one, weight) for one, weight in now.weights.items() if old.get(one, weight) != weight
-    ]
-    commands += [delete_dest(vip, one) for one in old if one not in now.weights]
-    return commands
 
 
 @dataclass(slots=True)
@@ -90,20 +52,6 @@ class _Programmed:
     """Its address is in the set: new connections come to it."""
 
 
-@dataclass(slots=True)
-class _Change:
-    """What `put` is to do with the virtual servers, all of them."""
-
-    shapes: dict[Vip, Shape | None] = field(default_factory=dict)
-    owners: dict[Vip, ServicePortName] = field(default_factory=dict)
-    enter: list[Vip] = field(default_factory=list)
-    leave: list[Vip] = field(default_factory=list)
-    begins: list[tuple[Vip, Backend, Traffic]] = field(default_factory=list)
-    """What new destinations had counted already."""
-    ends: list[tuple[Vip, Backend, Traffic]] = field(default_factory=list)
-    """The last counters of those that go."""
-
-
 class IpvsHandoff:
     """A Mechanism."""
 
@@ -114,12 +62,14 @@ class IpvsHandoff:
         self._conntrack = conntrack
         self._ipvs = Ipvs()
         self._servers: dict[Vip, _Programmed] = {}
+        self._claims: Claims[Vip, Claim] = Claims(lambda its: not its.expanded)
         self._node_ports: dict[ServicePortName, KernelPort] = {}
         """Those that have some, which the node's addresses multiply."""
         self._addresses: set[IPAddress] = set()
         self._problems: Mapping[Family, str] = {}
+        self._inside: Sequence[IPNetwork] = ()
         self._tally = Tally()
-        self._here = Here()
+        self._here: Claims[IPAddress, bool] = Claims()
 
     def refusal(self, port: KernelPort) -> str | None:
         """Who the client is decides nothing here; nor is there a family that the kernel does not serve."""
@@ -134,8 +84,9 @@ class IpvsHandoff:
 
     async def begin(self, inside: Sequence[IPNetwork]) -> None:
         """Empty sets, so that everything new is the relay's; what an earlier run has in hand finishes."""
+        self._inside = inside
         self._problems = await ipvs_rules.program(inside)
-        for its in (self._servers, self._node_ports, self._tally, self._here):
+        for its in (self._servers, self._claims, self._node_ports, self._tally, self._here):
             its.clear()
         self._addresses = await asyncio.to_thread(node_addresses)
         self._servers = await self._call(self._adopted)
@@ -167,11 +118,12 @@ class IpvsHandoff:
 
     async def put(self, ports: Sequence[KernelPort], clients: Clients = NOBODY) -> None:
         """Virtual servers first, then who comes to them. If it raises, it is as before."""
-        change = self._planned(ports)
+        wanted = {port.name: dict(claims(port, self._addresses)) for port in ports}
+        change = self._planned(self._claims.difference(wanted))
         await self._call(lambda: self._refuse_foreign(change))
         before = {vip: self._shape(vip) for vip in change.shapes}
-        here: Wanted = {port.name: port.here for port in ports}
-        come, gone = self._here.difference(here)
+        here = {port.name: dict.fromkeys(port.here, True) for port in ports}
+        come, gone = self._moved_here(here)
         await ipvs_rules.here("add", come)
         try:
             await self._call(lambda: self._program(change))
@@ -186,6 +138,7 @@ class IpvsHandoff:
             raise
         await ipvs_rules.here("del", gone)
         self._here.settle(here)
+        self._claims.settle(wanted)
         self._settle(change)
         for port in ports:
             self._node_ports.pop(port.name, None)
@@ -197,28 +150,33 @@ class IpvsHandoff:
         """It keeps them to itself."""
         return NOBODY
 
-    def _refuse_foreign(self, change: _Change) -> None:
+    def _refuse_foreign(self, change: Change) -> None:
         """Blocks. Asked before, since our destinations would be added to the virtual server of others."""
         new = [vip for vip, shape in change.shapes.items() if shape is not None and vip not in self._servers]
         for vip in self._ipvs.existing(new):
             raise CommandFailed(f"ipvs: the virtual server {vip} is somebody else's")
 
-    def _planned(self, ports: Sequence[KernelPort]) -> _Change:
-        change, names = _Change(), {port.name for port in ports}
-        for port in ports:
-            for vip, backends in _expanded(port, self._addresses):
-                change.owners[vip] = port.name
-                change.shapes[vip] = self._wanted(
-                    vip, Server(port.scheduler, port.affinity_timeout_s), backends
-                )
-                if vip not in self._servers or not self._servers[vip].leads:
-                    change.enter.append(vip)
-        for vip, its in self._servers.items():
-            if its.owner in names and vip not in change.owners:
-                self._plan_to_leave(change, vip, its)
+    def _moved_here(
+        self, wanted: Mapping[ServicePortName, Mapping[IPAddress, bool]]
+    ) -> tuple[list[IPAddress], list[IPAddress]]:
+        """Endpoints that are on this node: who comes, and who goes."""
+        moved = self._here.difference(wanted)
+        come = [ip for ip, (_, now) in moved.items() if now]
+        return come, [ip for ip, (_, now) in moved.items() if not now]
+
+    def _planned(self, moved: Mapping[Vip, tuple[Claim | None, Claim | None]]) -> Change:
+        change = Change()
+        for vip, (_, claim) in moved.items():
+            if claim is None:
+                self._plan_to_leave(change, vip, self._servers[vip])
+                continue
+            change.owners[vip] = claim.name
+            change.shapes[vip] = self._wanted(vip, claim.server, claim.backends)
+            if vip not in self._servers or not self._servers[vip].leads:
+                change.enter.append(vip)
         return change
 
-    def _plan_to_leave(self, change: _Change, vip: Vip, its: _Programmed) -> None:
+    def _plan_to_leave(self, change: Change, vip: Vip, its: _Programmed) -> None:
         if its.leads:
             change.leave.append(vip)
         if vip.protocol is Protocol.UDP:
@@ -232,7 +190,7 @@ class IpvsHandoff:
             weights = dict.fromkeys(before.shape.weights, 0) | weights
         return Shape(server, weights)
 
-    def _commands(self, change: _Change) -> list[Command]:
+    def _commands(self, change: Change) -> list[Command]:
         found: list[Command] = []
         for vip, shape in change.shapes.items():
             found += changes(vip, self._shape(vip), shape)
@@ -242,13 +200,18 @@ class IpvsHandoff:
         its = self._servers.get(vip)
         return its.shape if its is not None else None
 
-    def _program(self, change: _Change) -> None:
+    def _program(self, change: Change) -> None:
         """Blocks. Change destinations and virtual servers, and read the counters of those that come or go."""
         before = {vip: set(shape.weights) if (shape := self._shape(vip)) else set() for vip in change.shapes}
         after = {vip: set(shape.weights) if shape else set() for vip, shape in change.shapes.items()}
-        change.ends = self._counters({vip: before[vip] - after[vip] for vip in after})
+        # What changes hands ends for the one, and begins for the other.
+        same = {vip: set() if self._changes_hands(change, vip) else before[vip] & after[vip] for vip in after}
+        change.ends = self._counters({vip: before[vip] - same[vip] for vip in after})
         self._ipvs.change(self._commands(change))
-        change.begins = self._counters({vip: after[vip] - before[vip] for vip in after})
+        change.begins = self._counters({vip: after[vip] - same[vip] for vip in after})
+
+    def _changes_hands(self, change: Change, vip: Vip) -> bool:
+        return vip in self._servers and change.owners.get(vip) not in (None, self._servers[vip].owner)
 
     def _counters(self, wanted: Mapping[Vip, Collection[Backend]]) -> list[tuple[Vip, Backend, Traffic]]:
         return [
@@ -259,7 +222,7 @@ class IpvsHandoff:
             if one in some
         ]
 
-    def _settle(self, change: _Change) -> None:
+    def _settle(self, change: Change) -> None:
         for vip, backend, traffic in change.ends:
             self._tally.ends(self._servers[vip].owner, vip, backend, traffic)
         for vip, backend, traffic in change.begins:
@@ -278,7 +241,7 @@ class IpvsHandoff:
             if vip in self._servers:
                 self._servers[vip].leads = False
 
-    async def _undo(self, change: _Change, before: Mapping[Vip, Shape | None]) -> None:
+    async def _undo(self, change: Change, before: Mapping[Vip, Shape | None]) -> None:
         """Back to what was, from wherever it has got; what cannot be undone is left."""
 
         def undo() -> None:
@@ -303,15 +266,14 @@ class IpvsHandoff:
 
     async def take(self, names: Collection[ServicePortName]) -> None:
         """Out of the set; what has connections stays until they have ended."""
-        change = _Change()
-        for vip, its in self._servers.items():
-            if its.owner in names:
-                self._plan_to_leave(change, vip, its)
+        nothing: Mapping[ServicePortName, Mapping[Vip, Claim]] = {name: {} for name in names}
+        nobody: Mapping[ServicePortName, Mapping[IPAddress, bool]] = {name: {} for name in names}
+        change = self._planned(self._claims.difference(nothing))
         await self._leave(change.leave)
         await self._call(lambda: self._program(change))
+        self._claims.settle(nothing)
         self._settle(change)
-        nobody: Wanted = dict.fromkeys(names, ())
-        await ipvs_rules.here("del", self._here.difference(nobody)[1])
+        await ipvs_rules.here("del", self._moved_here(nobody)[1])
         self._here.settle(nobody)
         for name in names:
             self._node_ports.pop(name, None)
@@ -350,9 +312,9 @@ class IpvsHandoff:
             self._addresses = addresses
             await self.put(list(self._node_ports.values()))
 
-    def _drained(self) -> _Change:
+    def _drained(self) -> Change:
         """Blocks. Destinations without weight and connections, virtual servers that nobody is led to."""
-        change = _Change()
+        change = Change()
         for vip, its in self._servers.items():
             if its.leads and all(its.shape.weights.values()):
                 continue
@@ -384,10 +346,18 @@ class IpvsHandoff:
             if its.owner is None:
                 continue
             now = self._ipvs.destinations(vip)
-            if not now and its.shape.weights:
-                raise CommandFailed(f"virtual server {vip} is not there any more")
+            if its.shape.weights.keys() - now.keys():
+                raise CommandFailed(f"virtual server {vip} is not as it was any more")
             found += [(its.owner, vip, one, destination) for one, destination in now.items()]
         return found
+
+    async def lost(self) -> str | None:
+        """By rules, elements and routes; `look` misses virtual servers."""
+        families = [family for family in ipvs_rules.FAMILIES if family not in self._problems]
+        leads = [vip for vip, its in self._servers.items() if its.leads]
+        here = [ip for ip, _, _ in self._here.owners()]
+        routed = {vip.ip for vip in self._servers} - self._addresses
+        return await ipvs_rules.lost(families, self._inside, leads, here, routed)
 
     async def _call(self, function: Callable[[], T]) -> T:
         """Have netlink at work in a thread. Raises CommandFailed."""
@@ -395,17 +365,6 @@ class IpvsHandoff:
             return await asyncio.to_thread(function)
         except OSError as error:
             raise CommandFailed(f"ipvs: {error.strerror}") from error
-
-
-def _expanded(port: KernelPort, addresses: Iterable[IPAddress]) -> Iterator[tuple[Vip, tuple[Backend, ...]]]:
-    """Its addresses; a NodePort is on every address of the node."""
-    for its in port.vips:
-        if not its.vip.is_node_port:
-            yield its.vip, its.backends
-            continue
-        for ip in addresses:
-            if ip.version == its.vip.family:
-                yield its.vip._replace(ip=ip), its.backends
 
 
 def _busy(destinations: Mapping[Backend, Destination]) -> bool:

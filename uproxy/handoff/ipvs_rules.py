@@ -26,7 +26,16 @@ from uproxy.errors import CommandFailed
 from uproxy.handoff.forwarding import not_forwarded
 from uproxy.kit import netfilter
 from uproxy.kit.commands import run
-from uproxy.kit.netfilter import PROGRAM, PROXY_MARK, jumps_gone, remove_chains, restore
+from uproxy.kit.netfilter import (
+    PROGRAM,
+    PROXY_MARK,
+    census,
+    jumps_gone,
+    lost_rules,
+    remove_chains,
+    restore,
+    set_sizes,
+)
 from uproxy.kit.privileges import Capability, has
 from uproxy.kit.programs import complaint, execute, peek
 from uproxy.model.names import Family, IPAddress, IPNetwork, Vip
@@ -158,6 +167,31 @@ async def program(inside: Sequence[IPNetwork]) -> Mapping[Family, str]:
     if 6 not in problems and (reason := not_forwarded(6)):
         problems[6] = reason
     return problems
+
+
+async def lost(
+    families: Iterable[Family],
+    inside: Sequence[IPNetwork],
+    leads: Collection[Vip],
+    on_node: Collection[IPAddress],
+    routed: Collection[IPAddress],
+) -> str | None:
+    """What is not there any more of rules, elements and routes, in words. Raises CommandFailed."""
+    sizes = await set_sizes()
+    for family in families:
+        wanted = {
+            f"{Kind.LEADS}{family}": sum(vip.family == family for vip in leads),
+            f"{_HERE}{family}": sum(ip.version == family for ip in on_node),
+            f"{_PODS}{family}": sum(one.version == family and one.prefixlen > 0 for one in inside),
+        }
+        for name, count in wanted.items():
+            if sizes.get(name, -1) < count:
+                return f"ipset {name} lacks elements"
+        rules = census(render_rules(family, "", {}, inside), _NAME)
+        if found := await lost_rules(family, rules, _NAME):
+            return found
+    gone = set(routed) - await routes() if routed else set()
+    return f"the local route of {min(gone, key=str)} is gone" if gone else None
 
 
 async def unprogram() -> list[str]:

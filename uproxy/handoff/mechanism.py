@@ -79,6 +79,11 @@ class Mechanism(Protocol):
         """See what it has had so far, and has now."""
         ...
 
+    async def lost(self) -> str | None:
+        """What is not in the kernel any more that was programmed, in words; None when all is there. Called
+        after `begin`, and then now and again."""
+        ...
+
     async def close(self) -> None:
         """Remove everything, of earlier runs too."""
         ...

@@ -7,174 +7,53 @@ capture's rules stay as they are.
 
 The number of base chains, sets and rules that every packet meets is constant. An address adds elements, and a
 chain of its own with one rule, which counts its turns; with session affinity also a chain and a set for each
-endpoint. The constant part is text for libnftables; what changes later goes by netlink (`nft_batch.py`,
-`nft.py`). Sources: nft(8); nf_nat_core.c, which asks the next chain while a connection has no
+endpoint. The constant part is `nft_chains.py`, what changes later `nft_batch.py`. Sources: nft(8);
+nf_nat_core.c, which asks the next chain while a connection has no
 translation yet; KEP-3866 for kube-proxy's use of maps.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from itertools import product
+from itertools import chain as chained
 
-from uproxy.errors import CommandFailed
 from uproxy.handoff import accounting
+from uproxy.handoff.claims import Claims
 from uproxy.handoff.conntrack_tally import Tally
 from uproxy.handoff.forwarding import not_forwarded
-from uproxy.handoff.here import Here, Wanted
-from uproxy.handoff.mechanism import NOBODY, Clients, Counts, Key, Seen
-from uproxy.handoff.nft_batch import Batch, Counter, Dispatch, Leg, LegKey, dispatch, legs
+from uproxy.handoff.mechanism import NOBODY, Clients, Key, Seen
+from uproxy.handoff.mechanism import Counts as Had
+from uproxy.handoff.nft_batch import Batch, Counter, Counts, Leg, LegKey, Lookup, dispatch, legs
 from uproxy.handoff.nft_batch import clients as clients_of
 from uproxy.handoff.nft_batch import counter as counter_of
 from uproxy.handoff.nft_batch import counters as counters_of
+from uproxy.handoff.nft_chains import NOTED, TABLE, table
+from uproxy.handoff.nft_look import TableLook
+from uproxy.handoff.nft_tally import FirstPackets
 from uproxy.handoff.plan import KernelPort
 from uproxy.kernel.conntrack import Conntrack
 from uproxy.kernel.conntrack_looks import Alike
 from uproxy.kernel.conntrack_messages import Translated
-from uproxy.kernel.nft import NftNetlink
-from uproxy.kernel.nft_messages import TABLE
-from uproxy.kit.nft import Nft
+from uproxy.kernel.nft import NftNetlink, remove_table
+from uproxy.kernel.nft_trial import refusal
 from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend
-from uproxy.model.names import IPNetwork, ServicePortName, Vip
+from uproxy.model.names import IPAddress, IPNetwork, ServicePortName, Vip
 
-_TABLE = f"inet {TABLE}"
-_IP = {4: "ip", 6: "ip6"}
-_ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
-_KINDS = tuple(product(("tcp", "udp"), (4, 6), ("", "_node")))
+_Legs = dict[LegKey, tuple[str, Leg]]
+"""With their chains."""
 
 
-def _key(family: int, node: str) -> str:
-    """Of a set that counts: where the client went, but for NodePorts, and who answers."""
-    vip = "" if node else f"{_ADDRESS[family]} . "
-    return f"{vip}inet_service . {_ADDRESS[family]} . inet_service"
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """What Service ports have in the kernel from now on, all that these have."""
 
-
-def _tuple(family: int, node: str) -> str:
-    """The same, as it is read from a first packet, which is translated by then. Its port is not: nft would
-    print that without the protocol, which it needs to read the others again."""
-    ip = _IP[family]
-    vip = "" if node else f"ct original {ip} daddr . "
-    return f"{vip}ct original proto-dst . {ip} daddr . ct reply proto-src"
-
-
-def _counting(after: str) -> str:
-    return "".join(
-        f"\t\tmeta nfproto ipv{family} meta l4proto {protocol} {_tuple(family, node)} "
-        f"@new_{protocol}{family}{node} {after}\n"
-        for protocol, family, node in _KINDS
-    )
-
-
-_NOTED = "leave_input"
-"""The chain whose rule says what accounting was before."""
-
-
-_PORT = "meta l4proto . th dport"
-_FIRST_ONLY = "\t\tmeta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn accept\n"
-
-
-def _addresses(kind: str) -> str:
-    return f"\t\tip daddr . {_PORT} vmap @{kind}4\n\t\tip6 daddr . {_PORT} vmap @{kind}6\n"
-
-
-def _lookups(kind: str) -> str:
-    """Node ports come after addresses, and are looked up for the node's own addresses only."""
-    own = "fib daddr type local"
-    return f"""\
-{_addresses(kind)}\
-		meta nfproto ipv4 ip daddr != 127.0.0.0/8 {own} {_PORT} vmap @{kind}_node4
-		meta nfproto ipv6 ip6 daddr != ::1 {own} {_PORT} vmap @{kind}_node6
-"""
-
-
-# - Most addresses are in `ahead*`: for them neither who may come is asked first, nor who is inside. It is the
-#   guard's lookups, of cold memory, that a first packet feels.
-# - Only a first segment is taken: what the relay has in hand, and conntrack did not see begin, stays there.
-# - `inside*` has only those addresses whose clients inside have other endpoints: at each new rule the kernel
-#   walks from every base chain to all that it leads to.
-# - `new_*` counts in chains of type nat, which see the first packet of each connection and no other. Bytes
-#   are conntrack's: to count them by a set, in a chain that all packets pass, cost 7 % of a request.
-# - Masquerade where answers would not come back here otherwise: from endpoints elsewhere; to clients behind a
-#   bridge, since that may be the endpoint's; to an endpoint that calls itself; and to the node, whose address
-#   may be the VIP. The answers of other endpoints on this node pass here, so they see who calls.
-# - `here` has an address twice, so that one set tells both who is on this node and who calls himself. Before
-#   Linux 5.7 `iif` is nothing in postrouting, and everything is masqueraded.
-_CHAINS = f"""\
-	chain take {{
-{_lookups("services")}	}}
-	chain take_inside {{
-{_lookups("inside")}	}}
-	chain take_ahead {{
-		type nat hook prerouting priority -111; policy accept;
-{_FIRST_ONLY}{_addresses("ahead")}	}}
-	chain take_prerouting {{
-		type nat hook prerouting priority -106; policy accept;
-{_FIRST_ONLY}		ip saddr @pods4 jump take_inside
-		ip6 saddr @pods6 jump take_inside
-		goto take
-	}}
-	chain take_output {{
-		type nat hook output priority -106; policy accept;
-{_FIRST_ONLY}{_addresses("ahead")}		jump take_inside
-		goto take
-	}}
-	chain leave_postrouting {{
-		type nat hook postrouting priority 99; policy accept;
-		ct status & dnat == 0 accept
-{_counting("goto leave")}	}}
-	chain leave {{
-		meta iifkind "bridge" masquerade
-		ip saddr . ip daddr @here4 masquerade
-		ip6 saddr . ip6 daddr @here6 masquerade
-		meta iif != 0 ip daddr . ip daddr @here4 accept
-		meta iif != 0 ip6 daddr . ip6 daddr @here6 accept
-		masquerade
-	}}
-	chain {_NOTED} {{
-		type nat hook input priority 99; policy accept;
-		ct status & dnat == 0 accept @COMMENT@
-{_counting("accept")}	}}
-"""
-
-
-def render_table(inside: Sequence[IPNetwork], accounting_before: bool) -> str:
-    """One transaction that puts the table, empty, in the place of any older one."""
-    sets = []
-    for kind, family in product(("ahead", "services", "inside"), (4, 6)):
-        sets.append(
-            f"\tmap {kind}{family} {{ type {_ADDRESS[family]} . inet_proto . inet_service : verdict; }}\n"
-        )
-    for kind, family in product(("services", "inside"), (4, 6)):
-        sets.append(f"\tmap {kind}_node{family} {{ type inet_proto . inet_service : verdict; }}\n")
-    for protocol, family, node in _KINDS:
-        sets.append(f"\tset new_{protocol}{family}{node} {{ type {_key(family, node)}; counter; }}\n")
-    for family in (4, 6):
-        sets.append(f"\tset here{family} {{ type {_ADDRESS[family]} . {_ADDRESS[family]}; }}\n")
-        networks = ", ".join(str(network) for network in inside if network.version == family)
-        filled = f" elements = {{ {networks} }};" if networks else ""
-        sets.append(
-            f"\tset pods{family} {{ type {_ADDRESS[family]}; flags interval; auto-merge;{filled} }}\n"
-        )
-    chains = _CHAINS.replace("@COMMENT@", accounting.comment(accounting_before))
-    return f"add table {_TABLE}\ndelete table {_TABLE}\ntable {_TABLE} {{\n{''.join(sets)}{chains}}}\n"
-
-
-@dataclass(slots=True)
-class _Programmed:
-    """A Service port in the kernel."""
-
-    dispatch: Dispatch = field(default_factory=dict)
-    legs: dict[LegKey, tuple[str, Leg]] = field(default_factory=dict)
-    """With their chains."""
-    counters: dict[Counter, Backend] = field(default_factory=dict)
-    """Kept while connections to a removed endpoint go on."""
-    taken_back: bool = False
-
-    def unused(self) -> set[Backend]:
-        """Endpoints that nobody is led to any more, and that are counted still."""
-        return {*self.counters.values()} - {one for _, leg in self.legs.values() for one in leg.backends}
+    legs: dict[ServicePortName, _Legs] = field(default_factory=dict)
+    leads: dict[ServicePortName, dict[Lookup, str]] = field(default_factory=dict)
+    counted: dict[ServicePortName, dict[Counter, Counts]] = field(default_factory=dict)
+    here: dict[ServicePortName, dict[IPAddress, bool]] = field(default_factory=dict)
 
 
 class NftablesHandoff:
@@ -184,12 +63,16 @@ class NftablesHandoff:
     knows_clients = True
 
     def __init__(self, conntrack: Conntrack) -> None:
-        self._nft = Nft()
-        self._link = NftNetlink()
+        self._link, self._table = NftNetlink(), TableLook()
         self._conntrack = conntrack
-        self._ports: dict[ServicePortName, _Programmed] = {}
-        self._here = Here()
-        self._tally = Tally()
+        self._legs: dict[ServicePortName, _Legs] = {}
+        """None of what was taken back; it is here until its last connection has ended."""
+        self._leads: Claims[Lookup, str] = Claims()
+        self._counted: Claims[Counter, Counts] = Claims(lambda its: its.leads)
+        self._here: Claims[IPAddress, bool] = Claims()
+        self._tally, self._first_packets = Tally(), FirstPackets()
+        self._busy: set[Counter] = set()
+        """Those that have connections, by the last look."""
         self._next = 0
 
     def refusal(self, port: KernelPort) -> str | None:
@@ -198,49 +81,57 @@ class NftablesHandoff:
 
     async def begin(self, inside: Sequence[IPNetwork]) -> None:
         """Put an empty table in the place of any older one."""
-        before = accounting.own(await _rules(self._nft))
-        await self._nft.execute(render_table(inside, before))
+        await asyncio.to_thread(self._begin, inside)
         self._forget_all()
         accounting.switch_on()
         await self._conntrack.look()  # what there is by now is not counted
 
+    def _begin(self, inside: Sequence[IPNetwork]) -> None:
+        before = accounting.own(_comments(self._link))
+        self._link.commit(table(inside, accounting.note(before)).commands())
+
     async def put(self, ports: Sequence[KernelPort], clients: Clients = NOBODY) -> None:
         """One transaction for all of them."""
-        batch, after = Batch(), {}
+        batch, move = Batch(), _Move()
         for port in ports:
-            before = self._ports.get(port.name, _Programmed())
-            after[port.name] = self._renew(batch, before, port)
-            for key, (chain, leg) in after[port.name].legs.items():
-                if key not in before.legs:
+            before = self._legs.get(port.name, {})
+            self._renew(batch, move, before, port)
+            for key, (chain, leg) in move.legs[port.name].items():
+                if key not in before:
                     batch.pin(chain, leg, clients.get(port.name, ()))
-        await self._commit_moves(batch, {port.name: port.here for port in ports})
-        self._ports.update(after)
+        await self._commit(batch, move)
 
-    async def _commit_moves(self, batch: Batch, here: Wanted) -> None:
-        batch.here(*self._here.difference(here))
-        await self._commit(batch)
-        self._here.settle(here)
-
-    async def _commit(self, batch: Batch) -> None:
+    async def _commit(self, batch: Batch, move: _Move) -> None:
+        """Whoever gives up what somebody else has, too, does not take it from him."""
+        counted = self._counted.difference(move.counted)
+        batch.lead(self._leads.difference(move.leads))
+        batch.count(counted)
+        batch.here(self._here.difference(move.here))
         # In a thread: somebody else's transaction may be long.
-        await asyncio.to_thread(lambda: self._link.commit(batch.messages()))
+        await asyncio.to_thread(lambda: self._link.commit(batch.commands()))
+        self._leads.settle(move.leads)
+        self._counted.settle(move.counted)
+        self._here.settle(move.here)
+        self._legs.update(move.legs)
+        self._first_packets.gone(counter for counter, (_, now) in counted.items() if now is None)
 
-    def _renew(self, batch: Batch, before: _Programmed, port: KernelPort) -> _Programmed:
-        now = _Programmed(counters=dict(before.counters))
+    def _renew(self, batch: Batch, move: _Move, before: _Legs, port: KernelPort) -> None:
+        now, leads, led = _Legs(), dict[Lookup, str](), dict[Counter, Counts]()
         for leg, kind in legs(port):
-            chain, old = before.legs.get(leg.key) or (self._new_name(), None)
+            chain, old = before.get(leg.key) or (self._new_name(), None)
             batch.chain(chain, leg, old)
-            now.legs[leg.key] = chain, leg
-            now.dispatch[dispatch(kind, leg.vip)] = chain
-            for backend in leg.backends:
-                counter = counter_of(leg.vip, backend)
-                if counter not in now.counters:
-                    now.counters[counter] = backend
-                    batch.count(counter)
-        batch.lead(before.dispatch, now.dispatch)
-        for key in before.legs.keys() - now.legs.keys():
-            batch.remove(*before.legs[key])
-        return now
+            now[leg.key] = chain, leg
+            leads[dispatch(kind, leg.vip)] = chain
+            led.update((counter_of(leg.vip, backend), Counts(backend, True)) for backend in leg.backends)
+        for key in before.keys() - now.keys():
+            batch.remove(*before[key])
+        move.legs[port.name], move.leads[port.name] = now, leads
+        move.counted[port.name] = {**self._ending(port.name), **led}
+        move.here[port.name] = dict.fromkeys(port.here, True)
+
+    def _ending(self, name: ServicePortName) -> dict[Counter, Counts]:
+        """What is counted until connections to a removed endpoint have ended."""
+        return {counter: its._replace(leads=False) for counter, its in self._counted.of(name).items()}
 
     async def clients(self, names: Collection[ServicePortName]) -> Clients:
         """By the sets of its chains."""
@@ -249,9 +140,9 @@ class NftablesHandoff:
     def _clients(self, name: ServicePortName) -> Collection[Pinned]:
         """Blocks. Of who has called several addresses, and was with several endpoints, the last one."""
         last: dict[bytes, tuple[float, Backend]] = {}
-        for (_, _, timeout_s), (chain, leg) in self._ports.get(name, _Programmed()).legs.items():
+        for (_, _, timeout_s), (chain, leg) in self._legs.get(name, {}).items():
             for set_name, backend in clients_of(chain, leg):
-                for ip, left_ms in self._link.clients(set_name):
+                for ip, left_ms in self._link.clients(TABLE, set_name):
                     idle_s = (timeout_s or 0) - left_ms / 1000
                     if ip not in last or idle_s < last[ip][0]:
                         last[ip] = idle_s, backend
@@ -263,82 +154,83 @@ class NftablesHandoff:
 
     async def take(self, names: Collection[ServicePortName]) -> None:
         """One transaction: their addresses go; connections keep their translation without any rule."""
-        batch, after = Batch(), {}
+        batch, move = Batch(), _Move()
         for name in names:
-            before = self._ports.get(name)
-            if before is None or before.taken_back:
+            if not self._legs.get(name):
                 continue
-            batch.lead(before.dispatch, {})
-            for chain, leg in before.legs.values():
+            for chain, leg in self._legs[name].values():
                 batch.remove(chain, leg)
-            after[name] = _Programmed(counters=before.counters, taken_back=True)
-        if after:
-            await self._commit_moves(batch, dict.fromkeys(after, ()))
-            self._ports.update(after)
+            move.legs[name], move.leads[name], move.here[name] = {}, {}, {}
+            move.counted[name] = self._ending(name)
+        if move.legs:
+            await self._commit(batch, move)
 
     async def drop_flows(self, served: Mapping[ServicePortName, Collection[tuple[Vip, Backend]]]) -> None:
-        """Have conntrack forget them."""
-        gone: set[Counter] = set()
-        for name, pairs in served.items():
-            gone |= self._ports.get(name, _Programmed()).counters.keys() - {
-                counter_of(*pair) for pair in pairs
-            }
+        """Have conntrack forget them, but where somebody else leads them there now."""
+        kept = {counter_of(*pair) for pairs in served.values() for pair in pairs}
+        known = {counter for name in served for counter in self._counted.of(name)}
+        gone = {
+            counter
+            for counter in known - kept
+            if not any(its.leads and name not in served for name, its in self._counted.on(counter).items())
+        }
         if gone:
             await self._conntrack.forget(lambda flow: any(counter in gone for counter in counters_of(flow)))
 
     async def tend(self) -> Collection[Key]:
         """Count no longer for endpoints that nobody is led to, once their last connection has ended."""
-        unused = {name: its.unused() for name, its in self._ports.items() if its.taken_back or its.unused()}
-        if not unused:
-            return ()
-        idle = {name: self._tally.idle(name, backends) for name, backends in unused.items()}
-        batch = Batch()
-        for name, backends in idle.items():
-            for counter, backend in self._ports[name].counters.items():
-                if backend in backends:
-                    batch.count_no_more(counter)
-        await self._commit(batch)
-        for name, backends in idle.items():
-            its = self._ports[name]
-            its.counters = {counter: one for counter, one in its.counters.items() if one not in backends}
-            if its.taken_back and not its.counters:
-                del self._ports[name]
-        gone = [(name, backend) for name, backends in idle.items() for backend in backends]
+        move, gone = _Move(), list[Key]()
+        for name in self._legs:
+            counted = self._counted.of(name)
+            kept = {counter: its for counter, its in counted.items() if its.leads or counter in self._busy}
+            if len(kept) < len(counted):
+                move.counted[name] = kept
+                ended = {its.backend for its in counted.values()} - {its.backend for its in kept.values()}
+                gone += [(name, backend) for backend in ended]
+        if move.counted:
+            await self._commit(Batch(), move)
+        for name in [name for name, its in self._legs.items() if not its and not self._counted.of(name)]:
+            del self._legs[name]
         self._tally.forget(gone)
+        self._first_packets.forget(gone)
         return gone
 
     async def look(self) -> Seen:
         """Connections are read of all sets that have an element, bytes of conntrack."""
-        if not self._ports:
+        if not self._legs:
             return Seen()
         flows = await self._conntrack.look()
         return await asyncio.to_thread(self._seen, flows)
 
     def _seen(self, flows: Mapping[Translated, Alike]) -> Seen:
         """Blocks: tens of thousands of counters take a while."""
-        owners = {
-            counter: (name, backend)
-            for name, its in self._ports.items()
-            for counter, backend in its.counters.items()
-        }
-        self._tally.see(
-            (next((owners[one] for one in counters_of(flow) if one in owners), None), alike)
-            for flow, alike in flows.items()
-        )
+        owners = {counter: (name, its.backend) for counter, name, its in self._counted.owners()}
+        whose = [
+            (next((one for one in counters_of(flow) if one in owners), None), its)
+            for flow, its in flows.items()
+        ]
+        self._busy = {counter for counter, its in whose if counter is not None and its.open}
+        self._tally.see((owners[counter], its) for counter, its in whose if counter is not None)
+        self._first_packets.see(self._connections(owners))
         counts = {key: its._replace(connections=0) for key, its in self._tally.counts().items()}
-        for key, connections in self._connections(owners).items():
-            counts[key] = counts.get(key, Counts(0, 0, 0))._replace(connections=connections)
-        return Seen(counts, self._tally.open(self._ports))
+        for key, connections in self._first_packets.sums().items():
+            counts[key] = counts.get(key, Had(0, 0, 0))._replace(connections=connections)
+        return Seen(counts, self._tally.open(self._legs))
 
-    def _connections(self, owners: Mapping[Counter, Key]) -> Mapping[Key, int]:
-        """Of those that have had any."""
-        found: dict[Key, int] = {}
+    def _connections(self, owners: Mapping[Counter, Key]) -> Iterator[tuple[Counter, Key, int]]:
+        """Of elements that have counted any."""
         for suffix, size in {(counter.suffix, len(counter.key)) for counter in owners}:
-            for its in self._link.counters(f"new_{suffix}", size):
-                owner = owners.get(Counter(suffix, its.key)) if its.packets else None
-                if owner is not None:
-                    found[owner] = found.get(owner, 0) + its.packets
-        return found
+            for its in self._link.counters(TABLE, f"new_{suffix}", size):
+                counter = Counter(suffix, its.key)
+                if its.packets and counter in owners:
+                    yield counter, owners[counter], its.packets
+
+    async def lost(self) -> str | None:
+        """By the table's chains, rules and elements."""
+        counted = ((f"new_{one.suffix}", one.key) for one, _, _ in self._counted.owners())
+        here = ((f"here{ip.version}", ip.packed * 2) for ip, _, _ in self._here.owners())
+        elements = chained((lookup for lookup, _, _ in self._leads.owners()), counted, here)
+        return await asyncio.to_thread(self._table.lost, self._legs.values(), elements)
 
     async def close(self) -> None:
         """Remove the table, of earlier runs too."""
@@ -347,40 +239,30 @@ class NftablesHandoff:
         self._forget_all()
 
     def _forget_all(self) -> None:
-        for its in (self._ports, self._here, self._tally):
+        for its in (self._legs, self._leads, self._counted, self._here, self._tally, self._first_packets):
             its.clear()
+        self._table.begin()
 
 
 async def refusal_here() -> str | None:
     """Why this machine cannot do it; None when it can. Leaves nothing behind."""
     if reason := not_forwarded(4):
         return reason
-    trial = "inet uproxy-trial"
-    text = render_table((), accounting_before=False).replace(_TABLE, trial)
-    try:
-        await Nft().execute(f"{text}delete table {trial}\n")
-    except CommandFailed as error:
-        return str(error)
-    return None
+    return await asyncio.to_thread(refusal, table((), accounting.note(before=False)))
 
 
 async def remove() -> list[str]:
     """Remove the table of any run; returns what was there, in words. Raises CommandFailed."""
-    nft = Nft()
-    try:
-        tables = await nft.execute("list tables\n")
-    except CommandFailed:
-        return []  # A kernel without nftables, or a machine without its programs.
-    if f"table {_TABLE}" not in tables.splitlines():
-        return []
-    rules = await _rules(nft)
-    await nft.execute(f"delete table {_TABLE}\n")
-    return [f"nftables table {_TABLE}", *accounting.put_back(rules)]
+    return await asyncio.to_thread(_remove)
 
 
-async def _rules(nft: Nft) -> str:
-    """Those that say what accounting was; empty when there is no such table."""
-    try:
-        return await nft.execute(f"list chain {_TABLE} {_NOTED}\n")
-    except CommandFailed:
-        return ""
+def _remove() -> list[str]:
+    with closing(NftNetlink()) as link:
+        comments = _comments(link)
+    removed = remove_table(TABLE)
+    return [*removed, *accounting.put_back(comments)] if removed else []
+
+
+def _comments(link: NftNetlink) -> str:
+    """One of them says what accounting was; empty when there is no such table."""
+    return "\n".join(link.comments(TABLE, NOTED))

@@ -8,56 +8,31 @@ hot (`decision.py`), what can move (`plan.py`) and how it is programmed (a `Mech
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
-from typing import Protocol
 
 from uproxy.errors import CommandFailed
 from uproxy.handoff.decision import Decision, Move, Rates
+from uproxy.handoff.ledger import Ledger
 from uproxy.handoff.mechanism import NOBODY, Clients, Counts, Mechanism
 from uproxy.handoff.plan import KernelPort, holding, kernel_port
 from uproxy.kit.turns import Turns
 from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort
-from uproxy.model.names import IPNetwork, ServicePortName, Vip
-from uproxy.model.names import Protocol as L4
+from uproxy.model.names import IPNetwork, Protocol, ServicePortName, Vip
 from uproxy.model.options import Handoff
 
 TICK_S = 1.0
 _LOOKING_SHARE = 0.05
 """Of the time at most is spent on looking: where that takes long, many connections wait for their CPU."""
+CHECK_S = 30.0
+"""How often the kernel is asked whether it has what it should; kube-proxy programs all anew as often."""
 AT_ONCE = 250
 """Service ports in one transaction."""
 _DRAIN_POLL_S = 0.1
 
 _log = logging.getLogger(__name__)
-
-
-class Ledger(Protocol):
-    """Where traffic is counted, and clients are remembered, whoever carries it."""
-
-    def totals(self) -> Iterator[tuple[ServicePortName, int, int]]:
-        """Connections and bytes so far, of each Service port that had any."""
-        ...
-
-    def add(
-        self, name: ServicePortName, backend: Backend, connections: int, to_backend: int, to_client: int
-    ) -> None:
-        """What the kernel carried more than was told before."""
-        ...
-
-    def in_kernel(self, name: ServicePortName, count: int) -> None:
-        """How many connections the kernel has now."""
-        ...
-
-    def pinned(self, name: ServicePortName) -> Collection[Pinned]:
-        """The clients that the relay keeps at their endpoints."""
-        ...
-
-    def pin(self, name: ServicePortName, clients: Collection[Pinned]) -> None:
-        """Have the relay keep these."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +76,12 @@ class KernelPaths:
         self._last: dict[ServicePortName, Carriage] = {}
         self._inside: tuple[IPNetwork, ...] = ()
         self._begun = False
+        self._why_not = ""
         self._leaving = False
         self._in_kernel: Mapping[ServicePortName, int] = {}
         self._totals: dict[ServicePortName, tuple[int, int]] = {}
         self._counted: dict[tuple[ServicePortName, Backend], Counts] = {}
-        self._looked_s = now()
+        self._looked_s = self._checked_s = now()
         self._lock = asyncio.Lock()
 
     # ---- what is shown ----
@@ -194,13 +170,18 @@ class KernelPaths:
         self._carried.clear()
         try:
             await self.mechanism.begin(self._inside)
+            await self.mechanism.lost()
         except CommandFailed as error:
             self._begun = False
-            _log.warning("no Service goes to the kernel: %s", error)
+            if str(error) != self._why_not:
+                _log.warning("no Service goes to the kernel: %s", error)
+            self._why_not = str(error)
             return
-        self._begun = True
+        self._begun, self._why_not = True, ""
         self._counted.clear()
-        await self._put(again)
+        names = {port.name for port in again}
+        asked = (self._wanted(its) for name, its in self._desired.items() if name not in names)
+        await self._put([*again, *(port for port in asked if port is not None)])
 
     async def _drop_flows(self, changes: Changes) -> None:
         served: dict[ServicePortName, Collection[tuple[Vip, Backend]]] = dict.fromkeys(changes.removed, ())
@@ -208,7 +189,7 @@ class KernelPaths:
             usable = chain.from_iterable((*desired.usable.values(), *desired.local.values()))
             vips = [frontend.vip for frontend in desired.frontends]
             served[desired.name] = set(product(vips, set(usable)))
-        flows = {name: its for name, its in served.items() if name.protocol is L4.UDP}
+        flows = {name: its for name, its in served.items() if name.protocol is Protocol.UDP}
         if not flows or not self._begun:
             return
         try:
@@ -308,15 +289,31 @@ class KernelPaths:
     async def look(self) -> None:
         """Count, decide, move, once."""
         async with self._lock:
-            if self._begun and not self._leaving:
+            if self._leaving:
+                return
+            if self._begun:
                 try:
                     await self._account()
                     for key in await self.mechanism.tend():
                         self._counted.pop(key, None)
+                    await self._check()
                 except CommandFailed as error:
                     _log.warning("the kernel is programmed anew: %s", error)
                     await self._begin()
                 await self._move(await self._rates())
+            elif self._why_not and self._is_time_to_check():
+                await self._begin()
+
+    async def _check(self) -> None:
+        """Raises CommandFailed when somebody has removed what is ours."""
+        if self._is_time_to_check() and (lost := await self.mechanism.lost()):
+            raise CommandFailed(lost)
+
+    def _is_time_to_check(self) -> bool:
+        if self._now() - self._checked_s < CHECK_S:
+            return False
+        self._checked_s = self._now()
+        return True
 
     async def _account(self) -> None:
         """Add what the kernel has counted to what the relay has."""

@@ -142,14 +142,14 @@ class Ipvs:
                 self._generic.close()
                 self._generic = None
 
-    def servers(self) -> Mapping[Vip, Server]:
-        """Those that are ours. Raises Refused where there is no IPVS."""
+    def servers(self, *, others: bool = False) -> Mapping[Vip, Server]:
+        """Those that are ours, or all `others`. Raises Refused where there is no IPVS."""
         found = {}
         for body in self._dump(_GET_SERVICE, b""):
             its = dict(attributes(dict(attributes(body))[_SERVICE]))
             (flags,) = struct.unpack_from("=I", its[7])
             # Those that go by a firewall mark have no address.
-            if flags & _OURS_MASK == OURS and 3 in its:
+            if (flags & _OURS_MASK != OURS) == others and 3 in its:
                 vip = Vip(
                     _address(its[1], its[3]), _port(its[4]), _PROTOCOL[int.from_bytes(its[2], sys.byteorder)]
                 )
@@ -218,7 +218,7 @@ def node_addresses() -> set[IPAddress]:
     link = Link(ROUTE)
     try:
         found = set()
-        for body in link.dump(_GET_ADDRESS, struct.pack("=BBBBI", 0, 0, 0, 0, 0)):
+        for body in link.dump_whole(_GET_ADDRESS, struct.pack("=BBBBI", 0, 0, 0, 0, 0)):
             family, _, _, _, index = struct.unpack_from("=BBBBI", body)
             its = dict(attributes(body[8:]))
             raw = its.get(2) or its.get(1)  # IFA_LOCAL: IFA_ADDRESS is the other end of a tunnel

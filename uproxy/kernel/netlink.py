@@ -4,6 +4,7 @@ Owns what all families of netlink(7) share. Refuses to know any of them: kinds, 
 are the caller's. Everything here blocks, for some tens of microseconds a question.
 """
 
+import errno
 import os
 import socket
 import struct
@@ -20,6 +21,9 @@ _ATTRIBUTE = struct.Struct("=HH")
 _KIND = 0x3FFF
 """Without NLA_F_NESTED and NLA_F_NET_BYTEORDER."""
 _RECEIVE = 1 << 18
+_INTERRUPTED = 0x10
+"""NLM_F_DUMP_INTR: what is told had changed since the telling began."""
+_DUMPS_MAX = 20
 _AT_ONCE = 64
 """Acknowledgements have to fit into the socket's buffer."""
 
@@ -35,12 +39,16 @@ def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
 
 def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Kind, sequence and body of each message that came at once."""
+    return ((kind, sequence, body) for kind, _, sequence, body in _with_flags(data))
+
+
+def _with_flags(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     at = 0
     while at + HEADER.size <= len(data):
-        size, kind, _, sequence, _ = HEADER.unpack_from(data, at)
+        size, kind, flags, sequence, _ = HEADER.unpack_from(data, at)
         if size < HEADER.size:
             return
-        yield kind, sequence, data[at + HEADER.size : at + size]
+        yield kind, flags, sequence, data[at + HEADER.size : at + size]
         at += (size + 3) & ~3
 
 
@@ -112,19 +120,35 @@ class Link:
         return failed
 
     def dump(self, kind: int, body: bytes) -> Iterator[bytes]:
-        """The bodies of all that there are. Raises Refused, if need be at the end."""
+        """The bodies of all that there are, or nearly, should that change meanwhile. Raises Refused, if need
+        be at the end."""
         return self.answers(kind, body, DUMP)
+
+    def dump_whole(self, kind: int, body: bytes) -> list[bytes]:
+        """The same, asked anew when something changed meanwhile. Raises Refused, EINTR when that goes on."""
+        for _ in range(_DUMPS_MAX):
+            found, is_whole = [], True
+            for flags, its in self._answers(kind, body, DUMP):
+                found.append(its)
+                is_whole = is_whole and not flags & _INTERRUPTED
+            if is_whole:
+                return found
+        raise Refused(errno.EINTR, os.strerror(errno.EINTR))
 
     def answers(self, kind: int, body: bytes, flags: int = ACK) -> Iterator[bytes]:
         """The bodies of what comes up to the end of the answer. Raises Refused, if need be at the end."""
+        return (its for _, its in self._answers(kind, body, flags))
+
+    def _answers(self, kind: int, body: bytes, flags: int) -> Iterator[tuple[int, bytes]]:
+        """With the flags of each."""
         asked = self.take_sequences(1)
         self.socket.send(message(kind, REQUEST | flags, asked, body))
         while True:
-            for answer, sequence, its in messages(self.socket.recv(_RECEIVE)):
+            for answer, its_flags, sequence, its in _with_flags(self.socket.recv(_RECEIVE)):
                 if sequence != asked:
                     continue  # of a question that nobody listened to up to the end
                 if answer in (ERROR, DONE):
                     if number := errno_of(its):
                         raise Refused(number, os.strerror(number))
                     return
-                yield its
+                yield its_flags, its

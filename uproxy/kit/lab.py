@@ -11,7 +11,6 @@ import ctypes
 import itertools
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from uproxy.errors import CommandFailed
+from uproxy.kit.commands import environment, find_program
 
 T = TypeVar("T")
 
@@ -48,6 +48,7 @@ class Host:
 
     def exec(self, *argv: str, **popen: Any) -> subprocess.Popen[Any]:  # noqa: ANN401  Popen's own
         """Start a program inside; the keywords are Popen's. It is killed when the lab ends."""
+        popen.setdefault("env", environment())
         process = subprocess.Popen(["ip", "netns", "exec", self.name, *argv], **popen)
         self._started.append(process)
         return process
@@ -208,7 +209,7 @@ def reason_unavailable() -> str | None:
     """Why no lab can be made here, in words fit for a test's skip; None when one can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    if shutil.which("ip") is None:
+    if find_program("ip") is None:
         return "ip is not installed (apt-get install iproute2)"
     try:
         with Lab(pods=0):
@@ -263,7 +264,7 @@ def _batch(host: Host | None, commands: list[str]) -> None:
 
 def _run(*argv: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(  # noqa: TID251  tests and benchmarks are synchronous here
-        argv, input=stdin, capture_output=True, text=True, check=False
+        argv, input=stdin, capture_output=True, text=True, check=False, env=environment()
     )
     if check and done.returncode:
         words = (done.stderr or done.stdout).strip()

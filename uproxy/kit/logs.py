@@ -1,9 +1,12 @@
-"""Log lines: text for people, JSON for machines."""
+"""Log lines: text for people, JSON for machines. Nobody waits for them to be written (`outlet`)."""
 
 import json
 import logging
 import sys
 from datetime import UTC, datetime
+
+from uproxy.kit.outlet import Outlet, OutletStream, take_over_stderr
+from uproxy.kit.printable import printable
 
 
 class TextFormatter(logging.Formatter):
@@ -13,8 +16,12 @@ class TextFormatter(logging.Formatter):
         """One line; a traceback, if there is one, on the lines after it."""
         at = datetime.fromtimestamp(record.created, UTC).astimezone()
         fields = "".join(f" {key}={value}" for key, value in _fields(record).items())
-        line = f"{at:%H:%M:%S} {record.levelname.lower():7} {record.getMessage()}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = f"{at:%H:%M:%S} {record.levelname.lower():7} {printable(record.getMessage() + fields)}"
+        if record.exc_info:
+            line += "".join(
+                f"\n{printable(each)}" for each in self.formatException(record.exc_info).split("\n")
+            )
+        return line
 
 
 class JsonFormatter(logging.Formatter):
@@ -26,7 +33,8 @@ class JsonFormatter(logging.Formatter):
         entry = {"time": at, "level": record.levelname.lower(), "message": record.getMessage()}
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry | _fields(record), ensure_ascii=False)
+        line = json.dumps(entry | _fields(record), ensure_ascii=False)
+        return line if line.isprintable() else json.dumps(entry | _fields(record))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -39,9 +47,36 @@ DEBUG_VERBOSITY = 4
 """From here on klog's `-v` is said to be for debugging."""
 
 
+class _Handler(logging.Handler):
+    """Passes lines on."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        super().__init__()
+        self._outlet = outlet
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Format now, write later. What cannot be formatted is a mistake of ours, and no reason to end."""
+        try:
+            self._outlet.put(f"{self.format(record)}\n")
+        except Exception:  # noqa: BLE001 - as logging's own handlers
+            self.handleError(record)
+
+
 def set_up_logging(log_format: str, verbosity: int = 0) -> None:
     """Send every log line to standard error; our own debug lines too when `verbosity` is 4 or more."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    formatter = JsonFormatter() if log_format == "json" else TextFormatter()
+    outlet = take_over_stderr(lambda count: _lost(formatter, count))
+    handler = _Handler(outlet)
+    handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("uproxy").setLevel(logging.DEBUG if verbosity >= DEBUG_VERBOSITY else logging.INFO)
+
+
+def lines_dropped() -> int:
+    """How many lines nobody took, since the start."""
+    return sys.stderr.outlet.dropped if isinstance(sys.stderr, OutletStream) else 0
+
+
+def _lost(formatter: logging.Formatter, count: int) -> str:
+    text = f"{count} log lines were dropped: nobody took them"
+    return formatter.format(logging.LogRecord("uproxy", logging.WARNING, "", 0, text, None, None)) + "\n"

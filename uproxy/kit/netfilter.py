@@ -5,6 +5,7 @@ harm. Refuses to know anybody's chains. Families are 4 and 6. Sources: iptables-
 unshare(1).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from uproxy.errors import CommandFailed
@@ -53,6 +54,41 @@ def _section(saved: str, name: str) -> list[str]:
     """The lines of one table."""
     _, _, rest = f"\n{saved}".partition(f"\n*{name}\n")
     return rest.partition("\nCOMMIT")[0].splitlines()
+
+
+def census(text: str, prefix: str) -> Counter[tuple[str, str]]:
+    """By table and chain, how many rules there are in chains that begin with `prefix`, and in others that
+    lead to those. `text` is what `iptables-save` prints, or what is to be restored."""
+    found: Counter[tuple[str, str]] = Counter()
+    name = ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            name = line[1:]
+        elif line.startswith(("-A ", "-I ")):
+            chain = line.split(" ", 2)[1]
+            if chain.startswith(prefix) or f"-j {prefix}" in line:
+                found[name, chain] += 1
+    return found
+
+
+async def lost_rules(family: int, wanted: Counter[tuple[str, str]], prefix: str) -> str | None:
+    """Where there are fewer of ours than there should be, in words. Raises CommandFailed."""
+    there = census(await execute(f"{PROGRAM[family]}-save"), prefix)
+    for (name, chain), count in (wanted - there).items():
+        return f"{PROGRAM[family]} {name} {chain} lacks {count} rules"
+    return None
+
+
+async def set_sizes() -> dict[str, int]:
+    """All ipsets, and how many elements they have. Raises CommandFailed."""
+    found, name = {}, ""
+    for line in (await execute("ipset", "list", "-terse")).splitlines():
+        word, _, value = line.partition(": ")
+        if word == "Name":
+            name = value
+        elif word == "Number of entries":
+            found[name] = int(value)
+    return found
 
 
 async def restore(family: int, text: str) -> None:

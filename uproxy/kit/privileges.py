@@ -13,6 +13,7 @@ from time import sleep
 
 _PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
 _VERSION_3 = 0x20080522
 _WORD = 0xFFFFFFFF
 _MOST_LOOKS = 100
@@ -58,6 +59,8 @@ def keep_capabilities(*kept: Capability) -> str:
     that are run from here, is narrowed where CAP_SETPCAP allows; where a container engine has set it,
     that is not needed.
     """
+    if why := no_new_privileges():
+        return why
     if not _alone():
         return "other threads run already"
     libc = ctypes.CDLL(None, use_errno=True)
@@ -74,6 +77,13 @@ def keep_capabilities(*kept: Capability) -> str:
     if libc.capset(ctypes.byref(header), sets) < 0:
         return _errno_words("capset")
     return unlimited
+
+
+def no_new_privileges() -> str:
+    """Neither this thread nor what it starts gets any by running a program, whatever that program's file
+    says (no_new_privs in prctl(2)); returns why not, or nothing. It takes no right, and is for good."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return _errno_words("no_new_privs") if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 else ""
 
 
 def _alone() -> bool:

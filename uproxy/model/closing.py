@@ -28,6 +28,10 @@ class CloseReason(StrEnum):
     """Its endpoint was removed, and the Service asks for a reset then, at once or after a while."""
     MAX_AGE = "max-age"
     """As old as the Service lets connections get."""
+    HOP_LIMIT = "hop-limit"
+    """It has gone through so many proxies and routers that it goes in circles."""
+    NO_RESOURCES = "no-resources"
+    """This machine had not what it takes to carry it on: memory, or watches (epoll(7))."""
     SHUTDOWN = "shutdown"
     """Still open when the drain timeout of a stopping proxy ended."""
 
@@ -39,5 +43,5 @@ class DialFailure(StrEnum):
     TIMEOUT = "timeout"
     UNREACHABLE = "unreachable"
     NO_RESOURCES = "no-resources"
-    """This machine is out of descriptors, memory or local ports: not the endpoint's fault."""
+    """This machine is out of descriptors, memory, watches or local ports: not the endpoint's fault."""
     OTHER = "other"

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from uproxy.errors import UproxyError
+from uproxy.kit.printable import printable
 from uproxy.model.names import NamespacedName
 
 
@@ -26,7 +27,7 @@ class Fault:
     def __str__(self) -> str:
         where = f"{self.file}, document {self.document}" if self.document else self.file
         subject = " ".join(str(part) for part in (self.kind, self.key) if part)
-        return ": ".join(part for part in (where, subject, self.field, self.message) if part)
+        return printable(": ".join(part for part in (where, subject, self.field, self.message) if part))
 
 
 class BadInput(UproxyError):

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_address
 
 from uproxy.model.names import IPAddress, IPNetwork, NamespacedName
+
+OWN_SOURCE = ip_address("192.0.0.192")
+"""Where the node's own datagrams to external addresses come from: nobody's (RFC 6890), and always local."""
 
 
 class NodePortKeyword(StrEnum):

@@ -1,8 +1,8 @@
 """The endpoints that one connection tries, until one answers.
 
 Owns the policy of dialling, which every relay follows: the balancer's order, each endpoint at
-most once, within a budget of time; a failure is counted and makes the endpoint sit out. When
-there is none to dial now, whether to wait for one. Pure: the time is passed in.
+most once, within a budget of time, all of which the only one may have; a failure is counted and makes the
+endpoint sit out. When there is none to dial now, whether to wait for one. Pure: the time is passed in.
 """
 
 from math import inf
@@ -42,6 +42,14 @@ class Attempts:
         if now_s >= self.deadline_s:
             return None
         return self.route.pick(self.client_address, now_s, self.tried)
+
+    def bound_s(self, state: BackendState, connect_s: float, now_s: float) -> float:
+        """How long a dial of `state` may take: `connect_s`, then it is the next one's turn; all the time
+        that is left when there is no other and it did not fail lately. A lost SYN is sent again after 1 s,
+        3 s and 7 s, and the client itself would wait for longer than that."""
+        if self.route.is_alone(state, now_s, self.tried):
+            return max(connect_s, self.deadline_s - now_s)
+        return connect_s
 
     def failed(self, state: BackendState, failure: DialFailure, now_s: float) -> None:
         """A dial failed, and it was the endpoint's fault."""

@@ -87,6 +87,13 @@ class Route:
         self.plain = self.limit is None and not options.proxy_protocol
         """Whether connections ask for nothing but a backend."""
 
+    def is_alone(self, state: BackendState, now_s: float, tried: Collection[BackendState] = ()) -> bool:
+        """Whether a dial of `state` has nobody to go on to, and is not likely to fail: it may take longer."""
+        backends = self.balancer.backends
+        if len(backends) > len(tried) + 1 or state.sits_out_until_s > now_s:
+            return False
+        return all(one is state or one in tried for one in backends)
+
     def pick(self, client: str, now_s: float, tried: Collection[BackendState] = ()) -> BackendState | None:
         """The backend for a new connection of `client`, none of those it `tried` already; None when there is
         none, or none has a place."""

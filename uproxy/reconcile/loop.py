@@ -6,13 +6,14 @@ targets program.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from uproxy.kit.histogram import Histogram
 from uproxy.kit.turns import Turns
 from uproxy.model.events import Event, Synced
 from uproxy.model.frontend import Changes, DesiredServicePort
-from uproxy.model.names import IPNetwork, ServicePortName, Vip
+from uproxy.model.names import Family, IPNetwork, ServicePortName, Vip
 from uproxy.reconcile.news import News
 from uproxy.reconcile.record import Record
 from uproxy.reconcile.target import Target
@@ -39,7 +40,8 @@ class ReconcileLoop:
         self.store = store
         self.record = Record(wall)
         self.programmed = asyncio.Event()
-        """Set after the first complete programming: from then on this proxy is ready."""
+        """Set after the first complete programming of which anything came about: from then on this proxy
+        is ready."""
         self.prepared = asyncio.Event()
         """Set once everything is known, and only programming is left to do, while that is held."""
         self.problems: dict[ServicePortName, dict[Vip, str]] = {}
@@ -53,6 +55,8 @@ class ReconcileLoop:
         self._inbox: list[Event] = []
         self._wake = asyncio.Event()
         self._retry_s = RETRY_FIRST_S
+        self._retry_at_s: float | None = None
+        """When what failed is tried again; None while nothing has."""
         self._news = News()
         self._held = False
         self._behind = False
@@ -124,7 +128,7 @@ class ReconcileLoop:
         if events:
             self.duration.record(self._now() - started_s)
         self._programming_since_s = None
-        if not self.programmed.is_set():
+        if not self.programmed.is_set() and self.works():
             for target in self._targets:
                 await target.prune()
             self.programmed.set()
@@ -139,13 +143,11 @@ class ReconcileLoop:
 
     async def _wait(self) -> None:
         """Until events have come, or it is time to try again what failed."""
-        if not self.problems:
+        if self._retry_at_s is None:
             await self._wake.wait()
             return
-        try:
-            await asyncio.wait_for(self._wake.wait(), self._retry_s)
-        except TimeoutError:
-            self._retry_s = min(self._retry_s * 2, RETRY_MAX_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), max(0.0, self._retry_at_s - self._now()))
 
     async def _apply(self, events: Iterable[Event]) -> Changes:
         """What the events change. There may be thousands, at first and when the node changes."""
@@ -159,7 +161,10 @@ class ReconcileLoop:
             await turns.pause()
 
     def _with_retries(self, changes: Changes) -> Changes:
-        """`changes`, and once more whatever failed before and is still wanted."""
+        """`changes`, and, when it is time, once more whatever failed before and is still wanted."""
+        if self._retry_at_s is None or self._now() < self._retry_at_s:
+            return changes
+        self._retry_at_s = None
         fresh = {desired.name for desired in changes.updated}
         again: list[DesiredServicePort] = [
             self.store.desired[name]
@@ -169,19 +174,45 @@ class ReconcileLoop:
         return Changes((*changes.updated, *again), changes.removed, changes.inside)
 
     async def _program(self, changes: Changes) -> None:
-        found: dict[Vip, str] = {}
+        found: dict[Vip, list[str]] = {}
         for target in self._targets:
-            found.update(await target.make(changes))
+            for vip, reason in (await target.make(changes)).items():
+                found.setdefault(vip, []).append(reason)
         for target in reversed(self._targets):
             await target.retire(changes)
         self._note(changes, found)
 
-    def _note(self, changes: Changes, found: dict[Vip, str]) -> None:
+    def _note(self, changes: Changes, found: Mapping[Vip, list[str]]) -> None:
+        """Of one address every target may have something to say; the first is the cause, mostly."""
+        fresh = {desired.name for desired in changes.updated}
         self.problems = {
-            desired.name: mine
-            for desired in changes.updated
-            if (mine := {f.vip: found[f.vip] for f in desired.frontends if f.vip in found})
+            name: vips
+            for name, vips in self.problems.items()
+            if name in self.store.desired and name not in fresh
         }
+        for desired in changes.updated:
+            mine = {f.vip: "; ".join(found[f.vip]) for f in desired.frontends if f.vip in found}
+            if mine:
+                self.problems[desired.name] = mine
         self._news.of_problems(self.problems)
+        self._news.of_standstill(stands=not self.works())
         if not self.problems:
-            self._retry_s = RETRY_FIRST_S
+            self._retry_s, self._retry_at_s = RETRY_FIRST_S, None
+        elif self._retry_at_s is None:
+            self._retry_at_s = self._now() + self._retry_s
+            self._retry_s = min(self._retry_s * 2, RETRY_MAX_S)
+
+    def works(self, family: Family | None = None) -> bool:
+        """Whether anything that is wanted is in force, of one family or of both; also when nothing is
+        wanted."""
+        if not self.problems:
+            return True
+        wanted = 0
+        for desired in self.store.desired.values():
+            troubled = self.problems.get(desired.name, {})
+            for frontend in desired.frontends:
+                if family in (None, frontend.vip.family):
+                    if frontend.vip not in troubled:
+                        return True
+                    wanted += 1
+        return not wanted

@@ -13,6 +13,8 @@ from uproxy.model.names import ServicePortName, Vip
 
 log = logging.getLogger("uproxy")
 
+_STANDSTILL = "no address at all could be programmed: /healthz is 503; trying again"
+
 
 class News:
     """Compares with what it told before, and tells the difference."""
@@ -39,6 +41,10 @@ class News:
             f"{name} at {vip}: {reason}" for name, vips in problems.items() for vip, reason in vips.items()
         )
         self._tell("problems", lines, "solved: %s")
+
+    def of_standstill(self, *, stands: bool) -> None:
+        """Whether not one of the addresses that are wanted could be programmed."""
+        self._tell("standstill", [_STANDSTILL] if stands else [], "no longer: %s")
 
     def _tell(self, about: Hashable, lines: Iterable[str], solved: str) -> None:
         now, before = dict.fromkeys(lines), self._told.get(about, frozenset())

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from uproxy.kit.durations import parse_duration_s
+from uproxy.settings.node_ports import parse_mode
 from uproxy.settings.readers import (
     parse_address,
     parse_cidrs,
@@ -22,6 +23,16 @@ from uproxy.settings.readers import (
     parse_verbosity,
 )
 from uproxy.settings.values import HEALTHZ_PORT, METRICS_PORT, LocalMode
+
+_TRUE = ("1", "t", "T", "true", "TRUE", "True")
+_FALSE = ("0", "f", "F", "false", "FALSE", "False")
+
+
+def parse_switch(text: str) -> bool:
+    """A flag's truth value, as Go's strconv.ParseBool has it. Raises ValueError."""
+    if text in _TRUE + _FALSE:
+        return text in _TRUE
+    raise ValueError(f"must be true or false, not {text!r}")
 
 
 class NotHere(Exception):
@@ -71,6 +82,10 @@ APPLIED = (
     Applied("detect_local_mode", "detect-local-mode", "detectLocalMode", _local_mode),
     Applied("cluster_cidrs", "cluster-cidr", "clusterCIDR", parse_cidrs),
     Applied("node_port_addresses", "nodeport-addresses", "nodePortAddresses", parse_node_port_addresses),
+    Applied("proxy_mode", "proxy-mode", "mode", parse_mode),
+    Applied(
+        "localhost_node_ports", "iptables-localhost-nodeports", "iptables.localhostNodePorts", parse_switch
+    ),
     Applied("oom_score_adj", "oom-score-adj", "oomScoreAdj", parse_oom_score_adj),
     Applied(
         "idle_timeout_s",
@@ -102,7 +117,6 @@ _IGNORED = (
     "kube-api-burst",
     "kube-api-qps",
     "show-hidden-metrics-for-version",
-    "proxy-mode",
     "iptables-masquerade-bit",
     "iptables-sync-period",
     "iptables-min-sync-period",
@@ -130,23 +144,12 @@ _IGNORED_SWITCHES = (
     "bind-address-hard-fail",
     "profiling",
     "masquerade-all",
-    "iptables-localhost-nodeports",
     "ipvs-strict-arp",
     "conntrack-tcp-be-liberal",
     "log-json-split-stream",
     "log-text-split-stream",
 )
 IGNORED_FLAGS = (*_IGNORED, *_IGNORED_SWITCHES)
-
-_TRUE = ("1", "t", "T", "true", "TRUE", "True")
-_FALSE = ("0", "f", "F", "false", "FALSE", "False")
-
-
-def parse_switch(text: str) -> bool:
-    """A flag's truth value, as Go's strconv.ParseBool has it. Raises ValueError."""
-    if text in _TRUE + _FALSE:
-        return text in _TRUE
-    raise ValueError(f"must be true or false, not {text!r}")
 
 
 def add_kube_proxy_flags(parser: argparse.ArgumentParser) -> None:
@@ -160,6 +163,16 @@ def add_kube_proxy_flags(parser: argparse.ArgumentParser) -> None:
     for applied in APPLIED:
         if applied.flag.startswith(("conntrack-", "detect-", "bind-")):
             ours.add_argument(f"--{applied.flag}", metavar="VALUE", help=f"sets {_words(applied.setting)}")
+    ours.add_argument(
+        "--proxy-mode", metavar="MODE", help="with nftables NodePorts are on primary addresses only"
+    )
+    ours.add_argument(
+        "--iptables-localhost-nodeports",
+        nargs="?",
+        const="true",
+        metavar="BOOL",
+        help="NodePorts are on 127.0.0.1 too; so they are with --proxy-mode iptables",
+    )
     parser.add_argument("--write-config-to", help=argparse.SUPPRESS)
     for flag in _IGNORED:
         parser.add_argument(f"--{flag}", help=argparse.SUPPRESS)

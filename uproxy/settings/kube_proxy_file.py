@@ -1,8 +1,10 @@
 """A KubeProxyConfiguration, as kube-proxy reads it: which fields there are, and of which type.
 
-Owns the fields of kubeproxy.config.k8s.io/v1alpha1 and that every mistake is found in one
-go. Says of each field that is set what it says, as text; what of it applies here is
-`kube_proxy`'s table. Takes plain values: whoever reads files makes them from YAML or JSON.
+Owns the fields of kubeproxy.config.k8s.io/v1alpha1 and that every mistake is found in one go. As in
+kube-proxy, whose lenient decoder comes after its strict one, a field that there is not, or not any more,
+ends nothing; nor does a wrong value of a field that means nothing here. Says of each field that is set what
+it says, as text; what of it applies here is `kube_proxy`'s table. Takes plain values: whoever reads files
+makes them from YAML or JSON.
 Source: kube-proxy 1.36, staging/src/k8s.io/kube-proxy/config/v1alpha1/types.go.
 
 A field that is absent, null or its type's zero value is not set: kubeadm writes out every
@@ -10,16 +12,17 @@ field there is, and means nothing by most of them.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple
 
 from uproxy.model.faults import Fault
+from uproxy.settings.node_ports import MODES
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 KIND = "KubeProxyConfiguration"
 
 _INT32 = 2**31
 _DURATION = re.compile(r"0|[-+]?((\d+(\.\d*)?|\.\d+)(ns|us|\u00b5s|ms|s|m|h))+")
-_MODES = ("iptables", "ipvs", "nftables", "userspace")
 
 Check = Callable[[object], str]
 """What a value ought to be, or nothing when it is just that."""
@@ -63,7 +66,7 @@ def _gates(value: object) -> str:
 
 
 def _mode(value: object) -> str:
-    return "" if value in (*_MODES, "") else f"one of {', '.join(_MODES)}"
+    return "" if value in (*MODES, "") else f"one of {', '.join(MODES)}"
 
 
 def _patterns(value: object) -> str:
@@ -142,26 +145,55 @@ _FIELDS: Fields = {
 }
 
 
-def read_fields(file: str, document: object) -> tuple[dict[str, str], list[Fault]]:
-    """The fields that are set, by path and as text, and every mistake.
+class Read(NamedTuple):
+    """What a file says."""
+
+    fields: dict[str, str]
+    """Those that are set, by path and as text; none where there are faults."""
+    faults: list[Fault]
+    warnings: list[str]
+    """What is passed over, in lines for the log."""
+
+
+_FALSE_TOO = ("iptables.localhostNodePorts",)
+"""Where false is not what goes without saying."""
+
+
+def read_fields(file: str, document: object, meant: Collection[str]) -> Read:
+    """The fields that are set, and every mistake. `meant` are those that mean something here.
 
     Lists have commas between their items.
     """
     if not isinstance(document, dict):
-        return {}, [Fault(file, 0, KIND, None, "", "must be a mapping")]
-    faults = [Fault(file, 0, KIND, None, path, message) for path, message in _mistakes(document, _FIELDS, "")]
+        return Read({}, [Fault(file, 0, KIND, None, "", "must be a mapping")], [])
+    faults, unknown, wrong = [], [], {}
+    for path, message in _mistakes(document, _FIELDS, ""):
+        if message is None:
+            unknown.append(path)
+        elif any(field == path or field.startswith(f"{path}.") for field in (*meant, "apiVersion", "kind")):
+            faults.append(Fault(file, 0, KIND, None, path, message))
+        else:
+            wrong[path] = message
     for field, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
         if document.get(field) != wanted:
             faults.append(Fault(file, 0, KIND, None, field, f"must be {wanted}, not {document.get(field)!r}"))
-    return ({} if faults else dict(_set(document, _FIELDS, ""))), faults
+    warnings = [f"not known, and ignored: {', '.join(unknown)}"] if unknown else []
+    if wrong:
+        words = ", ".join(f"{path} {message}" for path, message in wrong.items())
+        warnings.append(f"wrong, though of no meaning here: {words}")
+    fields = {} if faults else dict(_set(document, _FIELDS, ""))
+    return Read({path: its for path, its in fields.items() if path not in wrong}, faults, warnings)
 
 
-def _mistakes(section: Mapping[object, object], fields: Fields, path: str) -> Iterator[tuple[str, str]]:
+def _mistakes(
+    section: Mapping[object, object], fields: Fields, path: str
+) -> Iterator[tuple[str, str | None]]:
+    """Paths, with what is wrong there; None where there is no such field."""
     for name, value in section.items():
         here = f"{path}{name}"
         wanted = fields.get(str(name))
         if wanted is None:
-            yield here, "is not known"
+            yield here, None
         elif value is None:
             continue
         elif callable(wanted):
@@ -183,10 +215,12 @@ def _shown(value: object) -> str:
 
 def _set(section: Mapping[str, object], fields: Fields, path: str) -> Iterator[tuple[str, str]]:
     for name, value in section.items():
-        here, wanted = f"{path}{name}", fields[name]
+        here, wanted = f"{path}{name}", fields.get(str(name))
+        if wanted is None:
+            continue
         if isinstance(value, dict) and not callable(wanted):
             yield from _set(value, wanted, f"{here}.")
-        elif not _is_nothing(value):
+        elif not _is_nothing(value) or (value is False and here in _FALSE_TOO):
             yield here, ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -16,6 +16,7 @@ from uproxy.model.names import IPAddress
 from uproxy.settings.flags import TIMEOUTS
 from uproxy.settings.kube_proxy import APPLIED, IGNORED_FLAGS, Applied, NotHere, parse_switch
 from uproxy.settings.kube_proxy_file import read_fields
+from uproxy.settings.node_ports import node_port_addresses
 from uproxy.settings.readers import (
     parse_address,
     parse_cidr,
@@ -54,9 +55,14 @@ NOWHERE = Surroundings()
 
 
 def parse_settings(
-    flags: argparse.Namespace, surroundings: Surroundings = NOWHERE, config: object = None
+    flags: argparse.Namespace,
+    surroundings: Surroundings = NOWHERE,
+    config: object = None,
+    *,
+    needs_sources: bool = True,
 ) -> Settings:
-    """Check the flags of `uproxy run`, and what `--config` names: `config`, as plain values.
+    """Check the flags of `uproxy run`, and what `--config` names: `config`, as plain values. Without
+    `needs_sources` it need not be said where Services come from.
 
     Raises BadInput with every mistake.
     """
@@ -65,7 +71,7 @@ def parse_settings(
     settings = parsing.settings(given, surroundings)
     one_shot = _one_shot(flags, parsing.faults)
     unread = bool(flags.config and parsing.faults)  # what might have named a cluster
-    if not (settings.from_cluster or settings.files or one_shot or unread):
+    if needs_sources and not (settings.from_cluster or settings.files or one_shot or unread):
         parsing.faults.append(
             _fault(
                 "-f",
@@ -96,6 +102,7 @@ class _Parsing:
         self._flags = flags
         self._ignored = [f"--{flag}" for flag in IGNORED_FLAGS if self._given(flag) is not None]
         self._overridden: list[str] = []
+        self._warnings: list[str] = []
         if flags.write_config_to:
             self.faults.append(_fault("--write-config-to", "is not supported: nothing is defaulted here"))
 
@@ -106,9 +113,9 @@ class _Parsing:
 
     def of_file(self, config: object) -> dict[str, Any]:
         """What the file says, and the flags that count beside it."""
-        fields, faults = read_fields(self._flags.config, config)
-        self.faults += faults
         by_field = {applied.field: applied for applied in APPLIED}
+        fields, faults, self._warnings = read_fields(self._flags.config, config, by_field)
+        self.faults += faults
         given: dict[str, Any] = {}
         for path, text in fields.items():
             applied = by_field.get(path)
@@ -203,10 +210,14 @@ class _Parsing:
             bind_address=_specified(said("bind_address")),
             config_file=flags.config or "",
             notes=tuple(self._notes(files, kubeconfig, master)),
+            node_port_addresses=node_port_addresses(
+                said("node_port_addresses", ()), said("proxy_mode", ""), said("localhost_node_ports")
+            ),
             **{name: given[name] for name in _AS_GIVEN if name in given},
         )
 
     def _notes(self, files: tuple[str, ...], kubeconfig: str, master: str) -> Iterator[str]:
+        yield from self._warnings
         if self._ignored:
             yield f"of no meaning here, and ignored: {', '.join(self._ignored)}"
         if self._overridden:
@@ -215,7 +226,7 @@ class _Parsing:
             yield "Services come from the manifests given, and not from the cluster"
 
 
-_AS_GIVEN = ("cluster_cidrs", "detect_local_mode", "node_port_addresses", "oom_score_adj", "verbosity")
+_AS_GIVEN = ("cluster_cidrs", "detect_local_mode", "oom_score_adj", "verbosity")
 """Settings whose defaults are the same whatever else is said."""
 
 

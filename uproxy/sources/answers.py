@@ -7,6 +7,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from uproxy.model.names import Family, IPAddress
+from uproxy.model.special import special
 
 _SHORTEST_S, _LONGEST_S = 1.0, 3600.0
 """Bounds on a TTL: names with TTL 0, and those of /etc/hosts, are asked for once a second."""
@@ -54,7 +55,8 @@ class HostAnswers:
     def note(self, family: Family, reply: Answer | Miss) -> Verdict:
         """Take the reply to a question for `family`."""
         if isinstance(reply, Answer):
-            return self._answered(family, reply)
+            hosts = tuple(ip for ip in reply.addresses if not special(ip, loopback=True))
+            return self._answered(family, reply._replace(addresses=hosts))
         if reply is Miss.NO_NAME and self.addresses and not self._good[family]:
             return self._answered(family, Answer((), _ABSENT_S))
         self._failures[family] += 1

@@ -4,9 +4,10 @@ Owns reading, and telling a change from a mere touch: kube-proxy ends at any wri
 only when the text differs. What the text means is settled elsewhere.
 """
 
-import asyncio
 from pathlib import Path
 
+from uproxy.kit.reading import read_regular
+from uproxy.kit.threads import in_thread
 from uproxy.model.faults import BadInput, Fault
 from uproxy.sources import documents
 from uproxy.sources.places import directories
@@ -49,7 +50,7 @@ class ConfigFile:
         the kernel refuses to watch at all.
         """
         with Watcher() as watcher:
-            while not await asyncio.to_thread(self._watch_and_look, watcher):
+            while not await in_thread(self._watch_and_look, watcher):
                 await watcher.changed(_RETRY_S)
 
     def _watch_and_look(self, watcher: Watcher) -> bool:
@@ -58,7 +59,7 @@ class ConfigFile:
         try:
             if path.resolve() in watcher.unfinished:
                 return False
-            return path.read_bytes() not in (self._content, b"")
+            return read_regular(path) not in (self._content, b"")
         except OSError:
             return False
 

@@ -5,8 +5,8 @@ Owns which kinds are used and what identifies an object. The rules for each kind
 files that know the API's field names.
 
 What an API server would refuse is refused here in plain words. Two rules are laxer on
-purpose: loopback and link-local addresses are allowed, because endpoints on a laptop have
-them; and a Service's name may begin with a digit (KEP-5311).
+purpose: loopback addresses are allowed, because endpoints on a laptop have them; and a
+Service's name may begin with a digit (KEP-5311).
 """
 
 from collections.abc import Callable

@@ -57,7 +57,7 @@ def _ipv6(address: Cursor) -> _Host:
 
 
 def _of_family(address: Cursor, family: Family) -> _Host:
-    ip = address.address()
+    ip = address.endpoint()
     if ip and ip.version != family:
         address.fault(f"must be an IPv{family} address as addressType says, not {shown(address.value)}")
     return ip or ""
@@ -117,11 +117,17 @@ def _subsets(root: Cursor) -> Iterator[tuple[tuple[SlicePort, ...], tuple[Endpoi
         members = _addresses(subset.at("addresses"), ready=True)
         members += _addresses(subset.at("notReadyAddresses"), ready=False)
         for family in _FAMILIES:
-            alike = tuple(Endpoint(ip, ready, ready) for ip, ready in members if ip.version == family)
+            alike = tuple(member for ip, member in members if ip.version == family)
             if alike:
                 yield read_ports, alike
 
 
-def _addresses(field: Cursor, ready: bool) -> list[tuple[IPAddress, bool]]:
-    read = (item.at("ip").required().address() for item in field.items())
-    return [(address, ready) for address in read if address]
+def _addresses(field: Cursor, ready: bool) -> list[tuple[IPAddress, Endpoint]]:
+    """With the hostname and the node, which a mirrored slice has as well."""
+    found = []
+    for item in field.items():
+        address = item.at("ip").required().endpoint()
+        hostname, node = item.at("hostname").label(), item.at("nodeName").subdomain() or None
+        if address:
+            found.append((address, Endpoint(address, ready, ready, node=node, hostname=hostname)))
+    return found

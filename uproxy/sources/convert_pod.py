@@ -28,7 +28,7 @@ def pod(root: Cursor, key: NamespacedName) -> tuple[Pod] | None:
 
 def _ips(status: Cursor) -> tuple[IPAddress, ...]:
     fields = [item.at("ip") for item in status.at("podIPs").items()] or [status.at("podIP")]
-    read = [field.address() for field in fields]
+    read = [field.endpoint() for field in fields]
     return tuple(dict.fromkeys(address for address in read if address))
 
 

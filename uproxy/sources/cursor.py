@@ -14,6 +14,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple, TypeVar
 
 from uproxy.model.names import IPAddress
+from uproxy.model.special import special
 
 T = TypeVar("T")
 
@@ -178,6 +179,14 @@ class Cursor:
             self.fault(f"must be the address of one host, not {shown(text)}")
         return address
 
+    def endpoint(self) -> IPAddress | None:
+        """An address that may be dialled; None when faulty or absent."""
+        address = self.address()
+        kind = special(address, loopback=True) if address else ""
+        if kind == "link-local":  # the others are faults already
+            self.fault(f"may not be a link-local address, which leads elsewhere on each node: {address}")
+        return address
+
 
 def fault_repeats(entries: Iterable[tuple[Cursor, object]]) -> None:
     """Fault every value that an earlier entry has; empty values (0, "", None) do not count."""
@@ -199,6 +208,8 @@ def shown(value: object) -> str:
             return "a mapping"
         case list():
             return "a list"
+        case int() if abs(value) >= 1 << 64:
+            return "a number of more than 64 bits"
         case _:
             text = repr(value)
             return text if len(text) <= 80 else f"{text[:76]}...{text[-1]}"

@@ -28,6 +28,8 @@ _LIST_END = re.compile(r"^kind: List$", re.MULTILINE)
 _ITEM = re.compile(r"^- ", re.MULTILINE)
 _ANCHOR = re.compile(r"(?:^|[\s:-])[&*]\w", re.MULTILINE)
 _NOT_SPACE = re.compile(r"\S")
+_NO_TEXT = re.compile("[\udc80-\udcff]")
+"""An octet that was no UTF-8."""
 _BYTE = re.compile(r" \(byte (\d+)\)")
 
 
@@ -129,7 +131,7 @@ def _json_values(text: str) -> Iterator[str]:
 def _is_json(text: str) -> bool:
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
         return False
     return True
 
@@ -143,7 +145,7 @@ def _json_items(document: Document) -> Iterator[Document]:
     """The items of a `List`, each with its own text, so that each can be remembered by it."""
     try:
         whole = msgspec.json.decode(document.text, type=_JsonList)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
         whole = _JsonList("", [])
     if whole.kind != "List":
         yield document
@@ -154,6 +156,8 @@ def _json_items(document: Document) -> Iterator[Document]:
 
 def parse(text: str) -> list[object] | Misprint:
     """The objects of one document: itself, or the items of a `List` kind."""
+    if not text.isascii() and (octet := _NO_TEXT.search(text)):
+        return Misprint("is not UTF-8 text", text.count("\n", 0, octet.start()) + 1)
     try:
         is_json = text.startswith(("{", "["))
         return _flattened(msgspec.json.decode(text) if is_json else load_yaml(text))
@@ -165,6 +169,8 @@ def parse(text: str) -> list[object] | Misprint:
         return Misprint(problem, mark.line + 1, mark.column + 1) if mark else Misprint(problem)
     except yaml.YAMLError as error:
         return Misprint(str(error).splitlines()[0])
+    except UnicodeError as error:
+        return Misprint(f"is no text: {error}")
     except RecursionError:
         return Misprint("is nested too deeply")
 

@@ -4,7 +4,6 @@ Owns reading and the sending of differences. What a file says is `manifest`'s bu
 all of them amount to is `catalog`'s, and when to look again is `watcher`'s.
 """
 
-import asyncio
 import os
 import stat
 import sys
@@ -12,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from uproxy.kit.reading import read_regular
+from uproxy.kit.threads import in_thread
 from uproxy.model.events import Delete, Event, Faulted, KubernetesObject, Synced, Upsert
 from uproxy.model.faults import Fault
 from uproxy.sources.catalog import Catalog, ObjectId, merged
@@ -40,6 +41,8 @@ class FileSource:
         self._listings: dict[str, list[str]] = {}
         self._files: dict[str, _File] = {}
         self._retry = False
+        self._starts = False
+        """A pipe that is named (`-f <(...)`) is waited for now, and at no other time."""
         self._catalog = Catalog()
         self._sent: dict[ObjectId, KubernetesObject] = {}
 
@@ -55,7 +58,9 @@ class FileSource:
 
     def load(self) -> tuple[Fault, ...]:
         """Read everything now. Emits nothing; `run` sends what is known."""
+        self._starts = True
         self._catalog = self._look(frozenset())
+        self._starts = False
         return self._catalog.faults
 
     async def run(self) -> None:
@@ -65,11 +70,11 @@ class FileSource:
         Raises UproxyError when the kernel refuses to watch at all.
         """
         with Watcher() as watcher:
-            self._send(await asyncio.to_thread(self._watch_and_look, watcher), first=True)
+            self._send(await in_thread(self._watch_and_look, watcher), first=True)
             self._emit(Synced(NAME))
             while True:
                 await watcher.changed(_RETRY_S if self._retry else None)
-                self._send(await asyncio.to_thread(self._watch_and_look, watcher), first=False)
+                self._send(await in_thread(self._watch_and_look, watcher), first=False)
 
     def _send(self, catalog: Catalog, first: bool) -> None:
         before, faults_before = self._sent, self._catalog.faults
@@ -103,7 +108,8 @@ class FileSource:
         for name in self._names(faults):
             files[name] = self._files.get(name) or _File(name)
             try:
-                manifests.append(files[name].read(unfinished))
+                pipe = self._starts and name in self._paths
+                manifests.append(files[name].read(unfinished, pipe=pipe))
                 self._retry |= files[name].out_of_reach
             except FileNotFoundError as error:
                 faults.append(unreadable(name, error))
@@ -136,8 +142,9 @@ class _File:
         self.out_of_reach = False
         """Whether the last `read` failed in a way that may pass by itself."""
 
-    def read(self, unfinished: frozenset[Path]) -> Manifest:
-        """What the file says now, or said before if it is being written.
+    def read(self, unfinished: frozenset[Path], *, pipe: bool) -> Manifest:
+        """What the file says now, or said before if it is being written. With `pipe` it may be one, whose
+        end is waited for.
 
         Raises FileNotFoundError; every other trouble is the manifest's fault.
         """
@@ -145,13 +152,11 @@ class _File:
         try:
             version = _version(self._name)
             if version != self._version and not (self._version and _is_in(self._name, unfinished)):
-                self._manifest = self._reader.read(_text(self._name))
+                self._manifest = self._reader.read(_text(self._name, pipe=pipe))
                 self._version = version
             return self._manifest
         except FileNotFoundError:
             raise
-        except UnicodeDecodeError as error:
-            fault = Fault(self._name, 0, "", None, "", f"is not UTF-8 text (byte {error.start})")
         except OSError as error:
             fault = unreadable(self._name, error)
             self.out_of_reach = True
@@ -159,9 +164,15 @@ class _File:
         return Manifest(self._name, (), fault)
 
 
-def _text(name: str) -> str:
-    content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
-    return content.decode("utf-8-sig")
+def _text(name: str, *, pipe: bool) -> str:
+    """Octets that are no UTF-8 become lone surrogates, which are `documents`' to find fault with."""
+    if name == STDIN:
+        content = sys.stdin.buffer.read()
+    elif pipe and stat.S_ISFIFO(Path(name).stat().st_mode):
+        content = Path(name).read_bytes()
+    else:
+        content = read_regular(name)
+    return content.decode("utf-8-sig", "surrogateescape")
 
 
 def _version(name: str) -> _Version:

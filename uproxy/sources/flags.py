@@ -84,12 +84,12 @@ def _host(part: Cursor) -> IPAddress | str:
     text = part.text()
     bare = part.replaced(text.removeprefix("[").removesuffix("]"))
     if bare.value != text:
-        return bare.address() or ""
+        return bare.endpoint() or ""
     if ":" in text:
         part.fault(f"must stand in brackets when it is an IPv6 address: [{text}]")
         return ""
     if re.fullmatch("[0-9.]+", text):
-        return part.address() or ""
+        return part.endpoint() or ""
     name = part.replaced(text.lower().removesuffix(".")).subdomain()
     return f"{name}." if text.endswith(".") else name
 

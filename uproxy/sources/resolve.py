@@ -119,6 +119,8 @@ def _understood(future: "asyncio.Future[AddrInfoResult]") -> Answer | Miss:
         if code == ARES_ENODATA:
             return Answer((), 0)
         return Miss.NO_NAME if code == ARES_ENOTFOUND else Miss.NO_REPLY
+    if error is not None:
+        return Miss.NO_REPLY  # what c-ares says in ways of its own is no answer, either
     result = future.result()
     ttls = [node.ttl for node in result.nodes] + [alias.ttl for alias in result.cnames]
     return Answer(tuple(ip_address(node.addr[0].decode()) for node in result.nodes), min(ttls, default=0))

@@ -7,15 +7,16 @@ belongs to when two claim it.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, KeysView
+from collections.abc import Callable, Collection, Iterable, KeysView
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 
 from uproxy.errors import AddressesExhausted
 from uproxy.model.frontend import Backend, Frontend, FrontendKind
 from uproxy.model.names import Family, IPAddress, IPNetwork, NamespacedName, Protocol, ServicePortName, Vip
-from uproxy.model.node import Node
+from uproxy.model.node import OWN_SOURCE, Node
 from uproxy.model.service import Service, ServicePort, ServiceType
+from uproxy.model.special import special
 
 _STAND_IN_PORTS = 8000
 _ANY: dict[Family, IPAddress] = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
@@ -124,8 +125,12 @@ def frontends(
     *,
     node: Node | None = None,
     node_port_ips: Iterable[IPAddress] = ANYWHERE,
+    own: Collection[IPAddress] = (),
+    shared: bool = False,
 ) -> tuple[list[Frontend], list[str]]:
-    """Every frontend of one Service port, and notes on addresses that are not served."""
+    """Every frontend of one Service port, and notes on addresses that are not served. `own` are the
+    node's addresses, as far as they are known, which are no cluster IPs; `shared` says that Services are
+    written by others than who runs the node, who may have what they like on loopback addresses."""
     number = plan.port(port.port)
 
     def frontend(ip: IPAddress, number: int, kind: FrontendKind, family: Family) -> Frontend:
@@ -138,13 +143,18 @@ def frontends(
             _allowed(service, ip, node) if kind is FrontendKind.LOAD_BALANCER else (),
         )
 
-    found = [frontend(ip, number, FrontendKind.CLUSTER_IP, family) for ip, family in cluster]
-    notes = []
+    bad = {ip: _refusal(ip, own, shared=shared) for ip in service.cluster_ips}
+    notes = [f"cluster IP {ip} is not served: it is {why}" for ip, why in bad.items() if why]
+    found = [
+        frontend(ip, number, FrontendKind.CLUSTER_IP, family) for ip, family in cluster if not bad.get(ip)
+    ]
     external = [(ip, FrontendKind.EXTERNAL_IP) for ip in service.external_ips]
     external += [(ip, FrontendKind.LOAD_BALANCER) for ip in service.load_balancer_ips]
     for ip, kind in external:
         if plan.loopback_only and not ip.is_loopback:
             notes.append(f"{kind} {ip} is not served: without root only loopback addresses can be")
+        elif why := _refusal(ip, shared=shared):
+            notes.append(f"{kind} {ip} is not served: it is {why}")
         else:
             found.append(frontend(ip, number, kind, ip.version))
     if port.node_port is not None and service.type is not ServiceType.CLUSTER_IP:
@@ -157,6 +167,13 @@ def frontends(
     return found, notes
 
 
+def _refusal(ip: IPAddress, own: Collection[IPAddress] = (), *, shared: bool) -> str:
+    if ip in own:
+        return "the node's own address"
+    kind = special(ip, loopback=not shared)
+    return f"{'an' if kind.startswith('u') else 'a'} {kind} address" if kind else ""
+
+
 def _node_port_families(service: Service, found: Iterable[Frontend]) -> list[Family]:
     named = service.ip_families or [ip.version for ip in service.cluster_ips]
     return sorted(set(named or [frontend.family for frontend in found]))
@@ -165,7 +182,7 @@ def _node_port_families(service: Service, found: Iterable[Frontend]) -> list[Fam
 def _allowed(service: Service, ip: IPAddress, node: Node | None) -> tuple[IPNetwork, ...]:
     """Who may use a load balancer's address, by kube-proxy's rules: ranges of the other family say
     nothing about this one; a range of everybody is none; and where the node itself is let in, so is
-    the address, which is what the node's own connections to it come from.
+    the address, which is what the node's own connections to it come from, and what its datagrams do.
     """
     # Collapsed, because nftables refuses intervals that overlap.
     ranges: tuple[IPNetwork, ...] = (
@@ -177,7 +194,9 @@ def _allowed(service: Service, ip: IPAddress, node: Node | None) -> tuple[IPNetw
         return ()
     own = node.addresses if node is not None else ()
     if any(address in network for address in own for network in ranges):
-        return ranges if any(ip in network for network in ranges) else (*ranges, ip_network(ip))
+        sources = (ip, OWN_SOURCE) if ip.version == 4 else (ip,)
+        others = (its for its in sources if not any(its in network for network in ranges))
+        return (*ranges, *map(ip_network, others))
     return ranges
 
 

@@ -31,8 +31,8 @@ EVERYWHERE = NodePortPlan()
 def node_port_ips(
     plan: NodePortPlan, local_ips: Iterable[IPAddress], node: Node | None
 ) -> tuple[IPAddress, ...]:
-    """The addresses to serve; 0.0.0.0 and :: stand for all of their family. `local_ips` are the
-    machine's own."""
+    """The addresses to serve; 0.0.0.0 and :: stand for all of their family, but for loopback's where
+    those are not named too. `local_ips` are the machine's own."""
     wanted, bind_address = plan
     own = sorted(set(local_ips), key=lambda ip: (ip.version, ip))
     primary = list(_primary(node, bind_address))
@@ -43,7 +43,9 @@ def node_port_ips(
 def _of_family(family: Family, networks: list[IPNetwork], own: list[IPAddress]) -> Iterable[IPAddress]:
     mine = [network for network in networks if network.version == family]
     if not mine or any(network.prefixlen == 0 for network in mine):
-        return (_ANY[family],)
+        # What stands for every address has none on loopback, where a capture redirects.
+        loopback = [network for network in mine if network.is_loopback]
+        return [_ANY[family], *(ip for ip in own if any(ip in network for network in loopback))]
     return [ip for ip in own if any(ip in network for network in mine)] or (_ANY[family],)
 
 

@@ -61,7 +61,9 @@ def endpoints_of(
 ) -> dict[Backend, Endpoint]:
     """All endpoints of one Service port, in the order of the slices.
 
-    An address that appears twice counts once, as the one in the better state.
+    An address that appears twice counts once. Where a Pod's address is another's before the first is quite
+    gone, it is the one that does not end that counts, ready or not, as for kube-proxy
+    (endpointslicecache.go). Of two that are alike it is the one in the better state.
     """
     found: dict[Backend, Endpoint] = {}
     for piece in slices:
@@ -102,7 +104,7 @@ _ORDER = (EndpointState.READY, EndpointState.TERMINATING, EndpointState.NOT_READ
 
 
 def _better(one: Endpoint, other: Endpoint) -> Endpoint:
-    return min(one, other, key=lambda endpoint: _ORDER.index(state_of(endpoint)))
+    return min(one, other, key=lambda its: (its.terminating, _ORDER.index(state_of(its))))
 
 
 def local_ready_endpoints(slices: Iterable[EndpointSlice], node_name: str | None) -> int:

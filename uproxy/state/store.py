@@ -72,6 +72,7 @@ class Store:
         self._cluster_cidrs = cluster_cidrs
         self._node_ports = node_ports
         self._local_ips: tuple[IPAddress, ...] = ()
+        self._own_ips: frozenset[IPAddress] = frozenset()
         self._inside_told: tuple[IPNetwork, ...] = ()
         self._plan = plan
         self._allocator = ClusterIPAllocator(plan.service_cidr)
@@ -207,6 +208,8 @@ class Store:
 
     def _place_node_ports(self) -> None:
         self.node_port_ips = node_port_ips(self._node_ports, self._local_ips, self.node)
+        addresses = self.node.addresses if self.node is not None else ()
+        self._own_ips = frozenset(ip for ip in (*addresses, *self._local_ips) if not ip.is_loopback)
 
     # ---- rebuilding ----
 
@@ -279,7 +282,14 @@ class Store:
         if port.protocol is Protocol.SCTP:
             return self._unserved(service, port, "SCTP is not relayed")
         wanted, notes = frontends(
-            service, port, cluster, self._plan, node=self.node, node_port_ips=self.node_port_ips
+            service,
+            port,
+            cluster,
+            self._plan,
+            node=self.node,
+            node_port_ips=self.node_port_ips,
+            own=self._own_ips,
+            shared=self._node_name is not None,
         )
         held, conflicts = self._claim(name, wanted)
         members, loops = self._without_loops(endpoints_of(port, slices, self._resolutions), port.protocol)

@@ -7,34 +7,33 @@ br_netfilter, or without the expressions for it, nothing is lifted, and `lifts` 
 ADDRESS FAMILIES; the kernel's Documentation/networking/ip-sysctl.rst, bridge-nf-call-iptables.
 """
 
+import asyncio
 import json
 import logging
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
 from uproxy.errors import CommandFailed
-from uproxy.kit.nft import Nft
+from uproxy.kernel import nft_expressions as packet
+from uproxy.kernel.nft import NftNetlink, remove_table
+from uproxy.kernel.nft_commands import Definition, networks
+from uproxy.kernel.nft_messages import Element, Table
+from uproxy.kernel.nft_statements import Masked, SetMac, SetPacketType
+from uproxy.kernel.nft_table import Chain, Hook, Rule, Set, rule
+from uproxy.kernel.nft_types import ADDRESS, ETHER_ADDR
 from uproxy.kit.programs import peek
 from uproxy.model.frontend import Changes
 from uproxy.model.names import Family, IPNetwork, Vip
 from uproxy.steering.tproxy import DELIVERED, MASK
 
-_TABLE = "bridge uproxy"
+_TABLE = Table("bridge", "uproxy")
 _SWITCHES: Mapping[Family, str] = {4: "bridge-nf-call-iptables", 6: "bridge-nf-call-ip6tables"}
-_KINDS: Mapping[Family, str] = {4: "ipv4_addr", 6: "ipv6_addr"}
-_HEADERS: Mapping[Family, str] = {4: "ip", 6: "ip6"}
-
-_MAP = "\tmap macs{family} {{ type {kind} : ether_addr; flags interval; elements = {{ {elements} }}; }}\n"
-_HOOK = "\t\ttype filter hook prerouting priority 10; policy accept;\n"
+_HOOK = Hook("filter", "prerouting", 10)
 """After br_netfilter, whose priority is 0."""
-_RULE = (
-    f"\t\tmeta mark & {MASK:#x} == {DELIVERED:#x} "
-    "ether daddr set {header} saddr map @macs{family} meta pkttype set host\n"
-)
 
 _log = logging.getLogger(__name__)
 
@@ -52,9 +51,9 @@ class BridgeAnswers:
     """A target: all bridges of this node, as they come and go with the Pods."""
 
     def __init__(self) -> None:
-        self._nft = Nft()
+        self._link = NftNetlink()
         self._devices: frozenset[tuple[int, str]] = frozenset()
-        self._programmed: str | None = None
+        self._programmed: Definition | None = None
         self._lifted: frozenset[tuple[int, Family]] = frozenset()
 
     def lifts(self, device: int, family: Family) -> bool:
@@ -71,12 +70,12 @@ class BridgeAnswers:
 
     async def _program(self, found: Iterable[Bridge]) -> None:
         families = switched_on()
-        text = render_table(found, families)
-        if text == self._programmed:
+        wanted = table(found, families)
+        if wanted == self._programmed:
             return
-        self._programmed, self._lifted = text, frozenset()
+        self._programmed, self._lifted = wanted, frozenset()
         try:
-            await self._nft.execute(text)
+            await asyncio.to_thread(lambda: self._link.commit(wanted.commands()))
         except CommandFailed as error:
             _log.info("Pods of one bridge see the node's address, not each other's: %s", error)
             return
@@ -96,20 +95,13 @@ class BridgeAnswers:
     async def close(self) -> None:
         """Remove the table. Raises CommandFailed when the kernel refuses."""
         self._lifted = frozenset()
+        self._link.close()
         await remove_bridge_table()
 
 
 async def remove_bridge_table() -> list[str]:
     """Remove the table of any run; returns what was there, in words. Raises CommandFailed."""
-    nft = Nft()
-    try:
-        tables = await nft.execute("list tables\n")
-    except CommandFailed:
-        return []  # see nft.remove
-    if f"table {_TABLE}" not in tables.splitlines():
-        return []
-    await nft.execute(f"delete table {_TABLE}\n")
-    return [f"nftables table {_TABLE}"]
+    return await asyncio.to_thread(remove_table, _TABLE)
 
 
 async def bridges() -> list[Bridge]:
@@ -138,13 +130,24 @@ def _is_on(switch: Path) -> bool:
         return False  # no br_netfilter
 
 
-def render_table(found: Iterable[Bridge], families: Iterable[Family]) -> str:
-    """One transaction that puts the complete table, or none, in the place of any older one."""
+def table(found: Iterable[Bridge], families: Iterable[Family]) -> Definition:
+    """The complete table, or none."""
     pairs = [(network, bridge.mac) for bridge in found for network in bridge.networks]
-    maps = rules = ""
+    sets: list[Set] = []
+    rules: list[Rule] = []
+    elements: dict[str, Sequence[Element]] = {}
     for family in sorted(families):
-        if elements := ", ".join(f"{network} : {mac}" for network, mac in pairs if network.version == family):
-            maps += _MAP.format(family=family, kind=_KINDS[family], elements=elements)
-            rules += _RULE.format(family=family, header=_HEADERS[family])
-    table = f"table {_TABLE} {{\n{maps}\tchain lift {{\n{_HOOK}{rules}\t}}\n}}\n" if rules else ""
-    return f"add table {_TABLE}\ndelete table {_TABLE}\n{table}"
+        its = [
+            one._replace(leads_to=ETHER_ADDR.pack(mac))
+            for network, mac in pairs
+            if network.version == family
+            for one in networks([network])
+        ]
+        if its:
+            macs = Set(f"macs{family}", (ADDRESS[family],), (ETHER_ADDR,), interval=True)
+            sets.append(macs)
+            elements[macs.name] = its
+            to_bridge = SetMac(packet.SADDR[family], macs.name)
+            rules.append(rule(Masked(packet.MARK, MASK, DELIVERED), to_bridge, SetPacketType("host")))
+    chains = (Chain("lift", tuple(rules), _HOOK),) if rules else ()
+    return Definition(_TABLE, sets, chains, elements)

@@ -10,8 +10,9 @@ from uproxy.steering import iptables, nft
 from uproxy.steering.bridges import remove_bridge_table
 from uproxy.steering.lo_addresses import marked_addresses, remove_addresses
 from uproxy.steering.policy_routes import remove_policy_routes
+from uproxy.steering.port_routes import remove_port_routes
 from uproxy.steering.probe import has_net_admin
-from uproxy.steering.routes import marked_routes, remove_routes
+from uproxy.steering.routes import marked_routes, remove_routes, written
 
 
 async def cleanup() -> list[str]:
@@ -23,6 +24,7 @@ async def cleanup() -> list[str]:
     return [
         *await remove_rules(),
         *await remove_tproxy(),
+        *await remove_port_routes(),
         *await _remove_routes(),
         *await _remove_addresses(),
     ]
@@ -51,14 +53,14 @@ async def remove_tproxy() -> list[str]:
 
 
 async def _remove_routes() -> list[str]:
-    ips = await marked_routes()
-    for ip, reason in (await remove_routes(ips)).items():
-        raise CommandFailed(f"local route of {ip} stays: {reason}")
-    return [f"local route {ip}" for ip in ips]
+    networks = await marked_routes()
+    for network, reason in (await remove_routes(networks)).items():
+        raise CommandFailed(f"local route of {written(network)} stays: {reason}")
+    return [f"local route {written(network)}" for network in networks]
 
 
 async def _remove_addresses() -> list[str]:
-    ips = await marked_addresses()
-    for ip, reason in (await remove_addresses(ips)).items():
-        raise CommandFailed(f"address {ip} on lo stays: {reason}")
-    return [f"address {ip} on lo" for ip in ips]
+    networks = await marked_addresses()
+    for network, reason in (await remove_addresses(networks)).items():
+        raise CommandFailed(f"address {written(network)} on lo stays: {reason}")
+    return [f"address {written(network)} on lo" for network in networks]

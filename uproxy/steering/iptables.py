@@ -10,12 +10,23 @@ and never in none. Sources: ipset(8), iptables-extensions(8), iptables-restore(8
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from uproxy.errors import CommandFailed
-from uproxy.kit.netfilter import PROGRAM, PROXY_MARK, jumps_gone, remove_chains, restore
+from uproxy.kit.netfilter import (
+    PROGRAM,
+    PROXY_MARK,
+    census,
+    jumps_gone,
+    lost_rules,
+    remove_chains,
+    restore,
+    set_sizes,
+)
 from uproxy.kit.programs import execute, peek
 from uproxy.model.names import Family, IPAddress, IPNetwork, Protocol, Vip
+from uproxy.steering.landing import LANDING
 from uproxy.steering.rules import RedirectPorts, Rule, RuleDelta, Verdict, alone
 
 _PREFIX = "UPROXY-"
@@ -70,13 +81,15 @@ _RULES = {
 """,
     "nat": """\
 -A UPROXY-CAPTURE -m mark --mark {mark:#x} -j RETURN
--A UPROXY-CAPTURE -p tcp -m set --match-set UPROXY-VIP{family} dst,dst -j REDIRECT --to-ports {port}
+-A UPROXY-CAPTURE -p tcp -m set --match-set UPROXY-VIP{family} dst,dst -j DNAT --to-destination {to}
 -A UPROXY-CAPTURE -m set --match-set UPROXY-ALONE{family} dst -j RETURN
+-A UPROXY-CAPTURE -d {landing} -j RETURN
 -A UPROXY-CAPTURE -p tcp ! -d {loopback} -m set --match-set UPROXY-NODE{family} dst \
--m addrtype --dst-type LOCAL -j REDIRECT --to-ports {port}
+-m addrtype --dst-type LOCAL -j DNAT --to-destination {to}
 """,
     "filter": """\
 -A UPROXY-INPUT -p tcp --dport {port} -m conntrack ! --ctstate DNAT -j UPROXY-REFUSE
+-A UPROXY-INPUT -d {landing} -m conntrack --ctstate NEW -m conntrack ! --ctstate DNAT -j UPROXY-REFUSE
 -A UPROXY-INPUT -j UPROXY-UNSERVED
 -A UPROXY-UNSERVED -m mark --mark {mark:#x} -j RETURN
 -A UPROXY-UNSERVED -m set --match-set UPROXY-REJECT{family} dst,dst -j UPROXY-REFUSE
@@ -136,10 +149,14 @@ def render_rules(family: Family, ports: RedirectPorts, saved: str) -> str:
 
     `saved` is what `iptables-save` prints now; jumps of ours that it has are not doubled.
     """
+    landing, port = LANDING[family], ports.of(family)
+    addresses = f"{landing.first}-{landing.last}"
     words = {
         "mark": PROXY_MARK,
         "family": family,
-        "port": ports.of(family),
+        "port": port,
+        "landing": landing.network,
+        "to": f"{addresses}:{port}" if family == 4 else f"[{addresses}]:{port}",
         "loopback": "127.0.0.0/8" if family == 4 else "::1/128",
         "unreachable": "icmp-port-unreachable" if family == 4 else "icmp6-port-unreachable",
     }
@@ -202,6 +219,12 @@ def _text(lines: list[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def _sizes(rules: Mapping[Vip, Rule], inside: Iterable[IPNetwork]) -> Counter[str]:
+    """How many elements each set has."""
+    pods = {(f"{_PREFIX}PODS{network.version}", str(network)) for network in inside}
+    return Counter(name for name, _ in {*_elements(rules), *_alone(alone(rules)), *pods})
+
+
 class IptablesRules:
     """The UPROXY- chains and sets of this network namespace."""
 
@@ -237,6 +260,19 @@ class IptablesRules:
         )
         if served:
             await execute("ipset", "restore", stdin=render_set_delta(served))
+
+    async def lost(self, rules: Mapping[Vip, Rule], inside: Sequence[IPNetwork]) -> str | None:
+        """By how many rules our chains and elements our sets have."""
+        families, there = self._families(), await set_sizes()
+        wanted = await asyncio.to_thread(_sizes, self._served(rules), inside)
+        for name in (name for family in families for name in _set_kinds(family)):
+            if there.get(name, -1) < wanted[name]:
+                return f"ipset {name} lacks elements"
+        for family in families:
+            rules_of = census(render_rules(family, self._ports, ""), _PREFIX)
+            if found := await lost_rules(family, rules_of, _PREFIX):
+                return found
+        return None
 
     async def remove(self) -> list[str]:
         """Remove chains, jumps and sets; see `remove`."""

@@ -11,12 +11,12 @@ RTM_NEWADDR, and RTM_NEWROUTE in newer releases, but keeps neither a route's typ
 import json
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 
 from uproxy.errors import CommandFailed
 from uproxy.kit.commands import run
 from uproxy.kit.programs import peek
-from uproxy.model.names import IPAddress
+from uproxy.model.names import IPAddress, IPNetwork
 from uproxy.steering.routes import LocalRoutes, parse_failures
 
 MARKS = IPv6Network("fd75:7072:6f78:7900::/64")
@@ -26,21 +26,20 @@ _GONE = "RTNETLINK answers: Cannot assign requested address"
 
 
 class LoAddresses(LocalRoutes):
-    """A target: an address on `lo` for every address that `wants` asks for."""
+    """A target: an address on `lo` for every address that traffic for a frontend `needs`."""
 
     what = "address on lo"
 
-    async def _add(self, ips: Sequence[IPAddress]) -> Mapping[IPAddress, str]:
+    async def _add(self, networks: Sequence[IPNetwork]) -> Mapping[IPNetwork, str]:
         there = await _there()
         # One that is there already is this machine's own, and stays so, or an earlier run's.
-        return await _change(
-            [(ip, _line("add", mark_of(ip)), _line("add", ip)) for ip in ips if ip not in there]
-        )
+        missing = [its for its in networks if its.network_address not in there]
+        return await _change([(its, [_mark("add", its), _line("add", its)]) for its in missing])
 
-    async def _delete(self, ips: Collection[IPAddress]) -> Mapping[IPAddress, str]:
-        return await remove_addresses(ips)
+    async def _delete(self, networks: Collection[IPNetwork]) -> Mapping[IPNetwork, str]:
+        return await remove_addresses(networks)
 
-    async def _marked(self) -> list[IPAddress]:
+    async def _marked(self) -> list[IPNetwork]:
         return await marked_addresses()
 
 
@@ -50,21 +49,24 @@ def mark_of(ip: IPAddress) -> IPv6Address:
     return IPv6Address(MARKS.network_address.packed[:8] + name)
 
 
-async def marked_addresses() -> list[IPAddress]:
+async def marked_addresses() -> list[IPNetwork]:
     """The addresses that are ours, by their marks."""
-    there = await _there()
-    return [ip for ip in there if mark_of(ip) in there]
+    return _ours(await _there())
 
 
-async def remove_addresses(ips: Collection[IPAddress]) -> Mapping[IPAddress, str]:
-    """Remove those of `ips` that are ours, and marks of nothing; returns those that stayed, and why."""
+async def remove_addresses(networks: Collection[IPNetwork]) -> Mapping[IPNetwork, str]:
+    """Remove those of `networks` that are ours, and marks of nothing; returns those that stayed, and why."""
     there = await _there()
-    ours = [ip for ip in ips if ip in there and mark_of(ip) in there]
-    needed = {mark_of(ip) for ip in there.difference(ours)}
-    stray = [ip for ip in there if ip in MARKS and ip not in needed.union(map(mark_of, ours))]
+    ours = [its for its in networks if its in _ours(there)]
+    needed = set(map(mark_of, there))
+    stray = [ip_network(ip) for ip in there if ip in MARKS and ip not in needed]
     # An address goes before its mark, and comes after it: what is not marked is nobody's to remove.
-    lines = [(ip, _line("del", ip), _line("del", mark_of(ip))) for ip in ours]
-    return await _change([*lines, *((ip, _line("del", ip), "") for ip in stray)])
+    steps = [(its, [_line("del", its), _mark("del", its)]) for its in ours]
+    return await _change([*steps, *((its, [_line("del", its)]) for its in stray)])
+
+
+def _ours(there: Collection[IPAddress]) -> list[IPNetwork]:
+    return [ip_network(ip) for ip in there if mark_of(ip) in there]
 
 
 async def _there() -> set[IPAddress]:
@@ -77,14 +79,14 @@ async def _there() -> set[IPAddress]:
     }
 
 
-async def _change(steps: Collection[tuple[IPAddress, str, str]]) -> Mapping[IPAddress, str]:
-    """Run one batch of `ip address`: for each address, two lines; returns those that a line failed for."""
+async def _change(steps: Collection[tuple[IPNetwork, list[str]]]) -> Mapping[IPNetwork, str]:
+    """Run one batch of `ip address`: for each address, its lines; returns those that one failed for."""
     if not steps:
         return {}
-    owners = [ip for ip, *lines in steps for line in lines if line]
-    batch = "".join(line for _, *lines in steps for line in lines)
+    owners = [its for its, lines in steps for _ in lines]
     try:
         # See `routes`.
+        batch = "".join(line for _, lines in steps for line in lines)
         done = await run("ip", "-force", "-batch", "-", stdin=batch)
     except CommandFailed as error:
         return dict.fromkeys(owners, str(error))
@@ -92,5 +94,9 @@ async def _change(steps: Collection[tuple[IPAddress, str, str]]) -> Mapping[IPAd
     return {owners[line - 1]: reason for line, reason in failures if reason != _GONE}
 
 
-def _line(verb: str, ip: IPAddress) -> str:
-    return f"address {verb} {ip}/{ip.max_prefixlen} dev lo\n"
+def _line(verb: str, network: IPNetwork) -> str:
+    return f"address {verb} {network} dev lo\n"
+
+
+def _mark(verb: str, network: IPNetwork) -> str:
+    return _line(verb, ip_network(mark_of(network.network_address)))

@@ -7,7 +7,6 @@ truth: kernels lack single expressions (fib, redirect, ct status), not nftables 
 
 import asyncio
 import json
-import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,18 +15,19 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from uproxy.errors import CommandFailed, UproxyError
-from uproxy.kit.commands import run
+from uproxy.kernel.nft_trial import refusal
+from uproxy.kit.commands import find_program, run
 from uproxy.kit.netfilter import trial
 from uproxy.kit.privileges import Capability, has
 from uproxy.kit.programs import complaint, peek
 from uproxy.model.names import Family, Protocol, Vip
-from uproxy.steering import iptables, nft, policy_routes, tproxy
+from uproxy.steering import iptables, lock, nft, pod_links, policy_routes, routes, tproxy
 from uproxy.steering.rules import RedirectPorts, Rule, Verdict
 
 OK = "ok"
 
 _FIRST_UNPRIVILEGED_PORT = 1024
-_PACKAGES = {"nft": "nftables", "iptables-restore": "iptables", "ipset": "ipset", "ip": "iproute2"}
+_PACKAGES = {"iptables-restore": "iptables", "ipset": "ipset", "ip": "iproute2"}
 _PORTS = RedirectPorts(10256, 10257)
 _SAMPLE: Mapping[Vip, Rule] = {
     Vip(ip_address(ip), 80 + offset, protocol): Rule(what)
@@ -45,9 +45,7 @@ _TPROXY_SAMPLE = {
 }
 _IP_TRANSPARENT = 19
 
-# One shell, because both programs have to meet in the same namespace.
-_TPROXY_SCRIPT = 'printf %s "$1" | nft -f - && ip link set lo up && printf %s "$2" | '
-_TPROXY_SCRIPT += "while read -r line; do ip $line || exit; done"
+_POLICY_SCRIPT = 'ip link set lo up && printf %s "$1" | while read -r line; do ip $line || exit; done'
 """IPv4 alone: on a kernel without IPv6, its VIPs are said not to be served."""
 
 # One shell, because all three programs have to meet in the same namespace.
@@ -84,10 +82,13 @@ class Probe:
     tproxy: str
     """Capture `tproxy`, which nftables does."""
     ip: str
+    """Local routes, or what stands in for them."""
     lo_addresses: str = ""
     """Why addresses on `lo` have to stand in for local routes; empty where they need not."""
     first_port: int = 0
     """The lowest port that may be listened on; 0 when none is barred."""
+    pod_links: str = OK
+    """The ways in which Pods are attached, as far as they are known; a warning stands in no capture's way."""
 
     def lines(self) -> list[str]:
         """One line for each finding, for `uproxy check`."""
@@ -99,6 +100,7 @@ class Probe:
             f"tproxy: {self.tproxy}",
             f"local routes: {self.lo_addresses or self.ip}",
             f"ports below 1024: {OK if not self.first_port else f'from {self.first_port} on only'}",
+            f"links of Pods: {self.pod_links}",
         ]
 
 
@@ -113,25 +115,20 @@ class Choice:
 
 async def probe() -> Probe:
     """Find out what works here. Touches nothing; takes some tens of milliseconds."""
-    (
-        nft_finding,
-        iptables_finding,
-        ip6tables_finding,
-        tproxy_finding,
-        ip_finding,
-        knows,
-    ) = await asyncio.gather(
-        _try_nft(), _try_iptables(), _try_ip6tables(), _try_tproxy(), _try_ip(), _knows_local_routes()
+    stand_in = "" if await _knows_local_routes() else "not in this kernel (gVisor?): addresses on lo instead"
+    nft_finding, iptables_finding, ip6tables_finding, tproxy_finding, ip_finding = await asyncio.gather(
+        _try_nft(), _try_iptables(), _try_ip6tables(), _try_tproxy(), _try_ip(tried=not stand_in)
     )
     return Probe(
-        net_admin=OK if has_net_admin() else "not granted: run as root, or grant CAP_NET_ADMIN",
+        net_admin=_try_net_admin(),
         nft=nft_finding,
         iptables=iptables_finding,
         ip6tables=ip6tables_finding,
         tproxy=tproxy_finding,
         ip=ip_finding,
-        lo_addresses="" if knows else "not in this kernel (gVisor?): addresses on lo instead",
+        lo_addresses=stand_in,
         first_port=_first_port(),
+        pod_links=pod_links.warning() or OK,
     )
 
 
@@ -175,8 +172,9 @@ def _choose_tproxy(probe: Probe, mechanism: str) -> Choice:
 
 
 def has_net_admin() -> bool:
-    """Whether this process may change the network: CAP_NET_ADMIN in its effective set."""
-    return has(Capability.NET_ADMIN)
+    """Whether this process may change the network: CAP_NET_ADMIN in its effective set, and in the user
+    namespace that the network belongs to."""
+    return has(Capability.NET_ADMIN) and lock.may_hold()
 
 
 def _first_port() -> int:
@@ -189,10 +187,14 @@ def _first_port() -> int:
 
 
 def _obstacles(probe: Probe, mechanism: str) -> dict[Mechanism, str]:
-    """The mechanisms that may redirect, best first, each with what stands against it."""
+    """The mechanisms that may redirect, best first, each with what stands against it. ClusterIPs have
+    local routes beside the rules."""
     findings = {Mechanism.NFT: probe.nft, Mechanism.IPTABLES: probe.iptables}
+    routes_fail = "" if probe.ip == OK else f"no local routes: {probe.ip}"
+    if probe.lo_addresses:
+        routes_fail = "no local routes in this kernel"
     return {
-        candidate: "" if finding == OK else finding
+        candidate: routes_fail if finding == OK else finding
         for candidate, finding in findings.items()
         if mechanism in ("auto", candidate)
     }
@@ -213,33 +215,30 @@ def _choose_bind(probe: Probe, prefix: str) -> Choice:
     return Choice(Capture.BIND, Mechanism.LOCAL_ROUTES, f"{prefix}; local routes lead VIPs here")
 
 
+def _try_net_admin() -> str:
+    if not has(Capability.NET_ADMIN):
+        return "not granted: run as root, or grant CAP_NET_ADMIN"
+    return OK if lock.may_hold() else lock.NOT_ALLOWED
+
+
 async def _try_nft() -> str:
-    if missing := _missing("nft"):
-        return missing
-    table = nft.render_table(_PORTS, _SAMPLE, ())
-    finding = await _finding("unshare", "--net", "nft", "-f", "-", stdin=table)
-    if not finding.startswith("unshare:"):
-        return finding
-    # A pod with CAP_NET_ADMIN alone may not make namespaces. `nft --check` has the kernel
-    # take the whole transaction and abort it, which changes nothing either.
-    return await _finding("nft", "--check", "-f", "-", stdin=table)
+    return await asyncio.to_thread(refusal, nft.table(_PORTS, _SAMPLE, ())) or OK
 
 
 async def _try_tproxy() -> str:
-    if missing := _missing("nft", "ip"):
+    if missing := _missing("ip"):
         return missing
     try:
         with socket.socket() as trial:
             trial.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
     except OSError as error:
         return f"no transparent sockets: {error.strerror}"
-    table = tproxy.render_table(_PORTS, _TPROXY_SAMPLE, ())
-    script = ("sh", "-c", _TPROXY_SCRIPT, "sh", table, policy_routes.render_batch("add"))
+    if reason := await asyncio.to_thread(refusal, tproxy.table(_PORTS, _TPROXY_SAMPLE, ())):
+        return reason
+    script = ("sh", "-c", _POLICY_SCRIPT, "sh", policy_routes.render_batch("add"))
     finding = await _finding("unshare", "--net", *script)
-    # See _try_nft.
-    if not finding.startswith("unshare:"):
-        return finding
-    return await _finding("nft", "--check", "-f", "-", stdin=table)
+    # A pod with CAP_NET_ADMIN alone may not make namespaces.
+    return OK if finding.startswith("unshare:") else finding
 
 
 async def _try_iptables() -> str:
@@ -265,20 +264,29 @@ async def _try_netfilter(family: Family, program: str) -> str:
     return await trial(_IPTABLES_SCRIPT, sets, rules, program, readable=readable) or OK
 
 
-async def _try_ip() -> str:
-    return _missing("ip") or await _finding("ip", "route", "show", "table", "local")
+async def _try_ip(*, tried: bool) -> str:
+    if missing := _missing("ip"):
+        return missing
+    if not has_net_admin():
+        return "CAP_NET_ADMIN is not granted"
+    if not tried:
+        return OK
+    try:
+        return await routes.try_local_routes() or OK
+    except CommandFailed as error:
+        return str(error)
 
 
 async def _knows_local_routes() -> bool:
     """Whether routes have types. gVisor's have none; newer releases of it (seen in 20240729) take a local
     route without a complaint, as one that leads nowhere and cannot be removed, so trying does not tell."""
-    routes = json.loads(await peek("ip", "-json", "route", "get", "127.0.0.1") or "[]")
-    return all(route.get("type") == "local" for route in routes)
+    found = json.loads(await peek("ip", "-json", "route", "get", "127.0.0.1") or "[]")
+    return all(route.get("type") == "local" for route in found)
 
 
 def _missing(*programs: str) -> str:
     for program in programs:
-        if shutil.which(program) is None:
+        if find_program(program) is None:
             return f"{program} is not installed: apt-get install {_PACKAGES[program]}"
     return ""
 

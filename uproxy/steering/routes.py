@@ -1,24 +1,27 @@
 """Local routes (AnyIP): with one, the node takes packets for a VIP as its own, without NAT.
 
 Owns the routes in table `local` that carry protocol number 117, which marks them as ours.
-Refuses to touch any other, and to decide which VIPs need one: its caller does. Source:
+Refuses to touch any other, and to decide which VIPs need which: its caller does. Source:
 ip-route(8), `TYPE local`; /etc/iproute2/rt_protos for the numbers that others use.
 """
 
+import asyncio
 import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from ipaddress import ip_address
+from ipaddress import ip_network
 
 from uproxy.errors import CommandFailed
 from uproxy.kit.commands import run
-from uproxy.kit.programs import peek
+from uproxy.kit.programs import complaint, peek
 from uproxy.model.frontend import Changes, DesiredServicePort, Frontend
-from uproxy.model.names import IPAddress, ServicePortName, Vip
+from uproxy.model.names import IPNetwork, ServicePortName, Vip
 
 ROUTE_PROTOCOL = 117
+CHECK_S = 30.0
+"""How often the kernel is asked whether it has them still."""
 
 # EEXIST, ESRCH and (of rules) ENOENT as `ip` prints them, in English everywhere. An address that is
 # there already is the node's own or an earlier run's, and serves just as well.
@@ -33,124 +36,182 @@ _log = logging.getLogger(__name__)
 
 
 class LocalRoutes:
-    """A target: a local route for every address that `wants` asks for.
+    """A target: local routes of all networks that traffic for a frontend `needs`, most often its address.
 
-    Several Service ports may share an address; its route goes with the last of them.
+    Several Service ports may need one; it goes with the last of them.
     """
 
-    what = "local route"
+    what = "local route of"
 
-    def __init__(self, wants: Callable[[DesiredServicePort, Frontend], bool]) -> None:
-        self._wants = wants
-        self._held: dict[ServicePortName, frozenset[IPAddress]] = {}
-        self._holders: Counter[IPAddress] = Counter()
-        self._routed: set[IPAddress] = set()
-        self._released: set[IPAddress] = set()
+    def __init__(self, needs: Callable[[DesiredServicePort, Frontend], Iterable[IPNetwork]]) -> None:
+        self._needs = needs
+        self._held: dict[ServicePortName, frozenset[IPNetwork]] = {}
+        self._holders: Counter[IPNetwork] = Counter()
+        self._routed: set[IPNetwork] = set()
+        self._released: set[IPNetwork] = set()
         """Those that no Service port holds any more, and whose route may still be there."""
+        self._lock = asyncio.Lock()
 
     async def make(self, changes: Changes) -> Mapping[Vip, str]:
         """Add the routes that are missing; one run of `ip`, or none."""
-        wanted: set[IPAddress] = set()
+        async with self._lock:
+            return await self._make(changes)
+
+    async def _make(self, changes: Changes) -> Mapping[Vip, str]:
+        wanted: set[IPNetwork] = set()
         for port in changes.updated:
-            addresses = self._addresses(port)
-            wanted |= addresses
+            needed = self._needed(port)
+            wanted |= needed
             # What it held before stays held until `retire`: traffic may still come for it.
-            self._hold(port.name, addresses | self._held.get(port.name, frozenset()))
+            self._hold(port.name, needed | self._held.get(port.name, frozenset()))
         missing = sorted(wanted - self._routed, key=_order)
         failed = await self._add(missing)
-        self._routed.update(ip for ip in missing if ip not in failed)
-        vips = (frontend.vip for port in changes.updated for frontend in port.frontends)
-        return {vip: f"no {self.what}: {failed[vip.ip]}" for vip in vips if vip.ip in failed}
+        self._routed.update(network for network in missing if network not in failed)
+        if not failed:
+            return {}
+        return {
+            frontend.vip: f"no {self.what} {written(network)}: {failed[network]}"
+            for port in changes.updated
+            for frontend in port.frontends
+            for network in self._needs(port, frontend)
+            if network in failed
+        }
 
     async def retire(self, changes: Changes) -> None:
         """Remove the routes whose last Service port is gone; one run of `ip`, or none."""
-        for name in changes.removed:
-            self._hold(name, frozenset())
-        for port in changes.updated:
-            self._hold(port.name, self._addresses(port))
-        # What failed before is tried again.
-        self._released &= self._routed
-        await self._remove(list(self._released))
+        async with self._lock:
+            for name in changes.removed:
+                self._hold(name, frozenset())
+            for port in changes.updated:
+                self._hold(port.name, self._needed(port))
+            # What failed before is tried again.
+            self._released &= self._routed
+            await self._remove(list(self._released))
 
     async def prune(self) -> None:
         """Remove routes that an earlier run left and no Service port has a use for."""
-        await self._remove([ip for ip in await self._marked() if ip not in self._holders])
+        async with self._lock:
+            await self._remove([its for its in await self._marked() if its not in self._holders])
 
     async def close(self) -> None:
         """Remove every route of ours."""
-        await self._remove(self._routed.union(await self._marked()))
+        async with self._lock:
+            await self._remove(self._routed.union(await self._marked()))
 
-    async def _remove(self, ips: Collection[IPAddress]) -> None:
-        failed = await self._delete(ips)
-        gone = [ip for ip in ips if ip not in failed]
+    async def run(self) -> None:
+        """Look every half a minute whether the routes are still there. For ever."""
+        while True:
+            await asyncio.sleep(CHECK_S)
+            await self.check()
+
+    async def check(self) -> None:
+        """Make those anew that somebody has removed. Where an address is the node's own, too, there is none
+        of ours, and nothing to say."""
+        async with self._lock:
+            missing = self._routed.difference(await self._marked())
+            failed = await self._add(sorted(missing, key=_order))
+            again = missing.intersection(await self._marked()) if missing else missing
+        for network in sorted(again, key=_order):
+            _log.warning("%s %s is made anew, since somebody has removed it", self.what, written(network))
+        for network, reason in failed.items():
+            _log.warning("%s %s is gone: %s", self.what, written(network), reason)
+
+    async def _remove(self, networks: Collection[IPNetwork]) -> None:
+        failed = await self._delete(networks)
+        gone = [network for network in networks if network not in failed]
         self._routed.difference_update(gone)
         self._released.difference_update(gone)
-        for ip, reason in failed.items():
-            _log.warning("%s %s stays: %s", self.what, ip, reason)
+        for network, reason in failed.items():
+            _log.warning("%s %s stays: %s", self.what, written(network), reason)
 
     # ---- what a kernel without local routes does otherwise (lo_addresses.py) ----
 
-    async def _add(self, ips: Sequence[IPAddress]) -> Mapping[IPAddress, str]:
-        return await _change("add", ips)
+    async def _add(self, networks: Sequence[IPNetwork]) -> Mapping[IPNetwork, str]:
+        return await _change("add", networks)
 
-    async def _delete(self, ips: Collection[IPAddress]) -> Mapping[IPAddress, str]:
-        return await remove_routes(ips)
+    async def _delete(self, networks: Collection[IPNetwork]) -> Mapping[IPNetwork, str]:
+        return await remove_routes(networks)
 
-    async def _marked(self) -> list[IPAddress]:
+    async def _marked(self) -> list[IPNetwork]:
         return await marked_routes()
 
-    # ---- who holds what ----
+    # ---- who needs what ----
 
-    def _hold(self, name: ServicePortName, ips: frozenset[IPAddress]) -> None:
-        if ips == self._held.get(name):
+    def _hold(self, name: ServicePortName, networks: frozenset[IPNetwork]) -> None:
+        if networks == self._held.get(name):
             return  # its endpoints have changed, as nearly always
-        self._holders.update(ips)
-        self._released -= ips
-        for ip in self._held.pop(name, ()):
-            self._holders[ip] -= 1
-            if not self._holders[ip]:
-                del self._holders[ip]
-                self._released.add(ip)
-        if ips:
-            self._held[name] = ips
+        self._holders.update(networks)
+        self._released -= networks
+        for network in self._held.pop(name, ()):
+            self._holders[network] -= 1
+            if not self._holders[network]:
+                del self._holders[network]
+                self._released.add(network)
+        if networks:
+            self._held[name] = networks
 
-    def _addresses(self, port: DesiredServicePort) -> frozenset[IPAddress]:
-        ips = (frontend.vip.ip for frontend in port.frontends if self._wants(port, frontend))
+    def _needed(self, port: DesiredServicePort) -> frozenset[IPNetwork]:
+        networks = (network for frontend in port.frontends for network in self._needs(port, frontend))
         # Loopback addresses are local already; a NodePort is no address.
-        return frozenset(ip for ip in ips if not ip.is_loopback and not ip.is_unspecified)
+        return frozenset(its for its in networks if not its.is_loopback and not its.is_unspecified)
 
 
-async def marked_routes() -> list[IPAddress]:
-    """The addresses whose local routes are ours, by their mark."""
+async def marked_routes() -> list[IPNetwork]:
+    """The networks whose local routes are ours, by their mark."""
     ours = ("table", "local", "protocol", str(ROUTE_PROTOCOL))
-    found: list[IPAddress] = []
+    found: list[IPNetwork] = []
     for family in ("-4", "-6"):
         text = await peek("ip", "-json", family, "route", "show", *ours)
-        found += [ip_address(route["dst"]) for route in json.loads(text or "[]")]
+        found += await asyncio.to_thread(_networks, text)
     return found
 
 
-async def remove_routes(ips: Iterable[IPAddress]) -> Mapping[IPAddress, str]:
-    """Remove our local routes of `ips`; returns those that stayed, with the reason."""
-    return await _change("del", sorted(ips, key=_order))
+def _networks(text: str) -> list[IPNetwork]:
+    """Of what `ip -json route` prints; tens of milliseconds, where they are thousands."""
+    return [ip_network(route["dst"]) for route in json.loads(text or "[]")]
 
 
-async def _change(verb: str, ips: Sequence[IPAddress]) -> Mapping[IPAddress, str]:
-    """Run one batch of `ip route`; returns the addresses that it failed for."""
-    if not ips:
+async def remove_routes(networks: Iterable[IPNetwork]) -> Mapping[IPNetwork, str]:
+    """Remove our local routes of `networks`; returns those that stayed, with the reason."""
+    return await _change("del", sorted(networks, key=_order))
+
+
+def written(network: IPNetwork) -> str:
+    """As people write it: a single address without the length of its prefix."""
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
+
+
+async def _change(verb: str, networks: Sequence[IPNetwork]) -> Mapping[IPNetwork, str]:
+    """Run one batch of `ip route`; returns the networks that it failed for."""
+    if not networks:
         return {}
     try:
         # -force: go on after a line that fails, so that the others are unharmed.
-        done = await run("ip", "-force", "-batch", "-", stdin=render_batch(verb, ips))
+        done = await run("ip", "-force", "-batch", "-", stdin=render_batch(verb, networks))
     except CommandFailed as error:
-        return dict.fromkeys(ips, str(error))
-    return {ips[line - 1]: reason for line, reason in parse_failures(done.stderr).items()}
+        return dict.fromkeys(networks, str(error))
+    return {networks[line - 1]: reason for line, reason in parse_failures(done.stderr).items()}
 
 
-def render_batch(verb: str, ips: Sequence[IPAddress]) -> str:
-    """Input for `ip -batch -`: one line an address."""
+async def try_local_routes() -> str:
+    """Why this machine makes no local routes; empty when it does. Changes nothing.
+
+    One is made in a network namespace that is thrown away. A process that may not make namespaces asks
+    for one that is there already, which a kernel that knows local routes says.
+    """
+    words = "route add local {ip} dev lo protocol 117 table local"
+    there = words.format(ip="192.0.2.1")
+    done = await run("unshare", "--net", "sh", "-c", f"ip link set lo up && ip {there}")
+    if done.status and complaint(done.stderr).startswith("unshare:"):
+        done = await run("ip", *words.format(ip="127.0.0.1").split())
+    finding = complaint(done.stderr) if done.status else ""
+    return "" if finding in _ALREADY_SO else finding
+
+
+def render_batch(verb: str, networks: Sequence[IPNetwork]) -> str:
+    """Input for `ip -batch -`: one line a network."""
     tail = f"dev lo protocol {ROUTE_PROTOCOL} table local"
-    return "".join(f"route {verb} local {ip}/{ip.max_prefixlen} {tail}\n" for ip in ips)
+    return "".join(f"route {verb} local {network} {tail}\n" for network in networks)
 
 
 def parse_failures(stderr: str) -> Mapping[int, str]:
@@ -166,5 +227,5 @@ def parse_failures(stderr: str) -> Mapping[int, str]:
     return failures
 
 
-def _order(ip: IPAddress) -> tuple[int, IPAddress]:
-    return ip.version, ip
+def _order(network: IPNetwork) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen

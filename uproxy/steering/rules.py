@@ -64,7 +64,8 @@ def rule(port: DesiredServicePort, frontend: Frontend) -> Rule | None:
         return None
     match port.treatment(frontend):
         case Treatment.REJECT:
-            return Rule(Verdict.REJECT, alone=alone)
+            # Who may not come is not told that there is nobody.
+            return Rule(Verdict.REJECT, allowed=frontend.allowed, alone=alone)
         case Treatment.DROP:
             return Rule(Verdict.DROP, alone=alone)
         case Treatment.INSIDE | Treatment.FORWARD as treatment:

@@ -4,6 +4,7 @@ Owns when to program everything and when only a change, and what to report when 
 Refuses to know nftables from iptables: both are a `RuleBackend`.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
@@ -14,6 +15,9 @@ from uproxy.model.names import Family, IPNetwork, Vip
 from uproxy.steering import iptables, nft, tproxy
 from uproxy.steering.probe import Mechanism
 from uproxy.steering.rules import Decide, RedirectPorts, Rule, RuleDelta, RuleTable, rule, tproxy_rule
+
+CHECK_S = 30.0
+"""How often the kernel is asked whether it has what it should; kube-proxy programs all anew as often."""
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +35,11 @@ class RuleBackend(Protocol):
 
     async def apply(self, delta: RuleDelta) -> None:
         """Program a change to what `replace` and `apply` have programmed."""
+        ...
+
+    async def lost(self, rules: Mapping[Vip, Rule], inside: Sequence[IPNetwork]) -> str | None:
+        """What is not in the kernel any more of what was programmed, which is this, in words; None when all
+        is there. Called after `replace`, and then now and again."""
         ...
 
     async def remove(self) -> list[str]:
@@ -57,29 +66,32 @@ class SteeringRules:
         self._in_step = False
         """Whether the kernel has what the table says; false before the first programming and
         after a failure, when others may have flushed the ruleset."""
+        self._lock = asyncio.Lock()
 
     async def make(self, changes: Changes) -> Mapping[Vip, str]:
         """Bring the rules in line, deletions included, in one transaction.
 
         Deletions do not wait for `retire`, because a verdict that flips is one of each.
         """
-        self._table.want(changes)
-        if changes.inside is not None:
-            self._inside = changes.inside
-            self._in_step = False
-        delta = self._table.delta()
-        try:
-            await self._program(delta)
-        except CommandFailed as error:
-            self._in_step = False
-            return dict.fromkeys(delta.vips, str(error))
-        self._table.settle()
-        return self._unserved(changes)
+        async with self._lock:
+            self._table.want(changes)
+            if changes.inside is not None:
+                self._inside = changes.inside
+                self._in_step = False
+            delta = self._table.delta()
+            try:
+                await self._program(delta)
+            except CommandFailed as error:
+                self._in_step = False
+                return dict.fromkeys(delta.vips, str(error))
+            self._table.settle()
+            return self._unserved(changes)
 
     async def _program(self, delta: RuleDelta) -> None:
         if not self._in_step:
             await self._backend.replace(self._table.wanted, self._inside)
             self._in_step = True
+            await self._lost()
         elif delta:
             await self._backend.apply(delta)
 
@@ -105,10 +117,38 @@ class SteeringRules:
         if removed:
             _log.info("removed what an earlier run left: %s", ", ".join(removed))
 
+    async def run(self) -> None:
+        """Look every half a minute whether the kernel has still what it should. For ever."""
+        while True:
+            await asyncio.sleep(CHECK_S)
+            await self.check()
+
+    async def check(self) -> None:
+        """Program everything anew where somebody has removed what is ours."""
+        async with self._lock:
+            lost = await self._lost() if self._in_step else None
+            if lost is None:
+                return
+            _log.warning("rules are programmed anew, since somebody has been at them: %s", lost)
+            try:
+                await self._backend.replace(self._table.wanted, self._inside)
+                await self._lost()
+            except CommandFailed as error:
+                self._in_step = False
+                _log.warning("rules are not as they should be: %s", error)
+
+    async def _lost(self) -> str | None:
+        try:
+            return await self._backend.lost(self._table.wanted, self._inside)
+        except CommandFailed as error:
+            _log.debug("what the kernel has cannot be seen: %s", error)
+            return None
+
     async def close(self) -> None:
         """Remove every rule and set. Raises CommandFailed when the kernel refuses."""
-        await self._backend.remove()
-        self._in_step = False
+        async with self._lock:
+            await self._backend.remove()
+            self._in_step = False
 
 
 def steering_rules(mechanism: Mechanism, ports: RedirectPorts) -> SteeringRules:
@@ -124,4 +164,4 @@ def steering_rules(mechanism: Mechanism, ports: RedirectPorts) -> SteeringRules:
 
 def tproxy_rules(ports: RedirectPorts) -> SteeringRules:
     """The target for capture `tproxy`."""
-    return SteeringRules(nft.NftRules(ports, tproxy.render_table), iptables.remove, tproxy_rule)
+    return SteeringRules(nft.NftRules(ports, tproxy.table), iptables.remove, tproxy_rule)

@@ -9,19 +9,20 @@ Sources: nft(8), `SOCKET EXPRESSION`; the kernel's Documentation/networking/tpro
 
 from collections.abc import Mapping, Sequence
 
+from uproxy.kernel import nft_expressions as packet
+from uproxy.kernel.nft_commands import Definition
+from uproxy.kernel.nft_statements import RETURN, InSet, Match, SetMark, goto, jump
+from uproxy.kernel.nft_table import Chain, Hook, Rule, rule
 from uproxy.kit.netfilter import PROXY_MARK
-from uproxy.model.names import IPNetwork, Vip
+from uproxy.model.names import Family, IPNetwork, Vip
 from uproxy.steering import nft
-from uproxy.steering.rules import RedirectPorts, Rule
+from uproxy.steering.nft_chains import DELIVER_SETS, vip_fields
+from uproxy.steering.rules import RedirectPorts
+from uproxy.steering.rules import Rule as VipRule
 
 DELIVERED, TURNED_ROUND, MASK = 0x3075, 0x3077, 0xFFFF
 """Marks of packets that the policy route is to deliver here: those that came in, and the node's own.
 The upper half is left to others (Calico's default), and no bit is one of kube-proxy's (0x4000, 0x8000)."""
-
-_SETS = {
-    "deliver4": "ipv4_addr . inet_proto . inet_service",
-    "deliver6": "ipv6_addr . inet_proto . inet_service",
-}
 
 # Why it is so:
 # - After dstnat (-100): a dial that the CNI masquerades has its answers translated back there, and not
@@ -31,33 +32,36 @@ _SETS = {
 # - A datagram of the node itself for an address that is not local would leave: a mark turns it round.
 #   One that is to be refused is so on its way out, and the sender sees EPERM: turned round, IPv4 would
 #   not send it "port unreachable", from an address that is not local.
-_CHAINS = """\
-	chain deliver {{
-		socket mark != {proxy_mark:#x} return
-		meta mark set meta mark & {others:#x} | {delivered:#x}
-	}}
-	chain deliver_prerouting {{
-		type filter hook prerouting priority -95; policy accept;
-		socket transparent 1 jump deliver
-	}}
-	chain turn_round {{
-		meta mark set meta mark & {others:#x} | {turned_round:#x}
-	}}
-	chain deliver_output {{
-		type route hook output priority -150; policy accept;
-		meta mark {proxy_mark:#x} return
-		ip daddr . meta l4proto . th dport @deliver4 goto turn_round
-		ip6 daddr . meta l4proto . th dport @deliver6 goto turn_round
-	}}
-"""
+
+_OTHERS = ~MASK & 0xFFFFFFFF
 
 
-def render_table(ports: RedirectPorts, rules: Mapping[Vip, Rule], inside: Sequence[IPNetwork]) -> str:
-    """One transaction that puts the complete table in the place of any older one."""
-    chains = _CHAINS.format(
-        proxy_mark=PROXY_MARK,
-        delivered=DELIVERED,
-        turned_round=TURNED_ROUND,
-        others=~MASK & 0xFFFFFFFF,
-    )
-    return nft.render_table(ports, rules, inside, _SETS, chains)
+def _deliver(family: Family) -> Rule:
+    return rule(InSet(vip_fields(family), f"deliver{family}"), goto("turn_round"))
+
+
+_CHAINS = (
+    Chain(
+        "deliver",
+        (
+            rule(Match(packet.SOCKET_MARK, PROXY_MARK, negated=True), RETURN),
+            rule(SetMark(_OTHERS, DELIVERED)),
+        ),
+    ),
+    Chain(
+        "deliver_prerouting",
+        (rule(Match(packet.SOCKET_TRANSPARENT, 1), jump("deliver")),),
+        Hook("filter", "prerouting", -95),
+    ),
+    Chain("turn_round", (rule(SetMark(_OTHERS, TURNED_ROUND)),)),
+    Chain(
+        "deliver_output",
+        (rule(Match(packet.MARK, PROXY_MARK), RETURN), _deliver(4), _deliver(6)),
+        Hook("route", "output", -150),
+    ),
+)
+
+
+def table(ports: RedirectPorts, rules: Mapping[Vip, VipRule], inside: Sequence[IPNetwork]) -> Definition:
+    """The complete table."""
+    return nft.table(ports, rules, inside, DELIVER_SETS, _CHAINS)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import proxy_process
 from tests.netns.e2e.callers import answer, ask_often, datagrams, echoes, is_refused, name_from
 from tests.netns.e2e.servers import Greeter
 from tests.netns.e2e.stage import DNS, WEB, Stage, way, web
@@ -17,14 +16,6 @@ HANDOFF = ("--handoff", "ipvs")
 AT_ONCE = 20
 """Connections with data under way: some thousand echoes a second are all that this kernel does."""
 LEFT = ("ipvsadm -S -n", "iptables-save", "ipset list -name", "ip route show table all protocol 118")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def patience() -> Iterator[None]:
-    """To start a program takes a good second in this kernel, and a proxy starts a dozen."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proxy_process, "PATIENCE_S", 60.0)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,15 @@
 """`uproxy bench` without privileges, and with targets that exist already; all on loopback."""
 
 import os
+import select
 import shutil
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -68,6 +73,44 @@ def test_targets_are_compared_with_the_first(echo: str, tmp_path: Path) -> None:
     assert one(results, "vip", "udp-rr-2x64B").ops_ratio_to_direct is not None
     assert one(results, "pod", "udp-rr-2x64B").ops_ratio_to_direct is None
     assert "! ratios and differences are to pod, the first target" in done.stdout
+
+
+@pytest.fixture
+def tcp_only(echo: str) -> Iterator[str]:
+    """An address that leads to `echo`, but not for datagrams."""
+    host, _, port = echo.rpartition(":")
+
+    class Join(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError), socket.create_connection((host, int(port))) as server:
+                ways = {self.request: server, server: self.request}
+                while True:
+                    for source in select.select(list(ways), [], [])[0]:
+                        data = source.recv(65536)
+                        if not data:
+                            return
+                        ways[source].sendall(data)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Join) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield "{}:{}".format(*server.server_address)
+        server.shutdown()
+        thread.join()
+
+
+def test_a_target_without_datagrams_is_left_out_of_those_alone(echo: str, tcp_only: str, tmp_path) -> None:
+    targets = ("--target", f"pod={echo}", "--target", f"vip={tcp_only}")
+    workloads = ("--workload", "rr-2x64B,udp-rr-2x64B,stream-down-1,paced-udp-rr-2x64B", *BRIEFLY)
+    done = bench(*targets, *workloads, "--report", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = report(tmp_path)
+    measured = {(m.path, m.workload) for m in results.measurements}
+    assert ("vip", "stream-down-1") in measured
+    assert ("pod", "udp-rr-2x64B") in measured
+    assert ("vip", "udp-rr-2x64B") not in measured
+    assert set(results.left_out) == {"vip: udp-rr-2x64B", "vip: paced-udp-rr-2x64B"}
+    assert "left out: vip: udp-rr-2x64B: the load generator: " in done.stdout
 
 
 def test_a_run_is_compared_with_an_older_one(echo: str, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ OPTIONS = {
     "local_ports": (32768, 60999),
     "tells_ends": True,
     "tells_failures": True,
+    "client_ports": (4096, 29999),
 }
 PATIENCE_S = 20.0
 
@@ -81,11 +82,16 @@ class Stage:
         return client, descriptor
 
     def begin(
-        self, client: int, backend: int | None = None, address: str = "198.51.100.1", header: bytes = b""
+        self,
+        client: int,
+        backend: int | None = None,
+        address: str = "198.51.100.1",
+        header: bytes = b"",
+        bound_ms: int = 0,
     ) -> int:
         """Have the engine dial."""
         chosen = self.backend if backend is None else backend
-        return self.engine.begin(client, self.port, chosen, address, 0, header, False)
+        return self.engine.begin(client, self.port, chosen, address, 0, header, False, bound_ms)
 
     def pair(self) -> tuple[socket.socket, socket.socket]:
         """A connection: the client's socket, and the backend's."""

@@ -2,12 +2,13 @@
 
 import asyncio
 import socket
+import time
 from collections import Counter
 
 import pytest
 
 from tests.loop.conftest import free_port
-from tests.loop.rig import Rig, backend, until
+from tests.loop.rig import PATIENCE_S, Rig, backend, until
 from uproxy.dataplane.context import Timeouts
 from uproxy.model.closing import CloseReason, DialFailure
 
@@ -89,6 +90,29 @@ async def test_a_dial_that_times_out_goes_on_too(relay):
     programmed = await rig.serve(vip, [black_hole(rig), server.backend])
     assert await ask_many(vip, 4) == {"a": 4}
     assert programmed.stats.dial_failures == {DialFailure.TIMEOUT: 1}
+    await rig.close()
+
+
+async def test_the_only_endpoint_is_dialled_for_as_long_as_the_budget_lasts(relay):
+    connect_s = 0.05
+    rig = Rig(relay, Timeouts(connect_s, dial_budget_s=10.0, idle_s=3600.0, half_closed_s=3600.0))
+    vip = (VIP, free_port(VIP))
+    listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+    fillers = [socket.create_connection(listener.getsockname())]
+    programmed = await rig.serve(vip, [backend(listener.getsockname())])
+    asked = asyncio.ensure_future(ask(vip))
+    begun_s = time.monotonic()
+    await until(lambda: time.monotonic() > begun_s + 4 * connect_s)
+    assert not asked.done()
+    fillers.append(listener.accept()[0])  # room for the next SYN, which the kernel sends after a second
+    listener.setblocking(False)
+    server, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(listener), PATIENCE_S)
+    server.send(b"in the end")
+    server.close()
+    assert await asked == "in the end"
+    assert programmed.stats.dial_failures == {}
+    for sock in (listener, *fillers):
+        sock.close()
     await rig.close()
 
 

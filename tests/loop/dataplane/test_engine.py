@@ -68,22 +68,24 @@ class TestWrongArguments:
             (),
             (0, 0, 0, ""),
             (0, 0, 0, "", 0, b""),
-            (0, 0, 0, "", 0, b"", False, 0),
-            ("3", 0, 0, "", 0, b"", False),
-            (None, 0, 0, "", 0, b"", False),
-            (2**80, 0, 0, "", 0, b"", False),
-            (2**32 + 2**20, 0, 0, "", 0, b"", False),
-            (0, 1, 0, "", 0, b"", False),
-            (0, 0, 1, "", 0, b"", False),
-            (0, -1, 0, "", 0, b"", False),
-            (0, 0, -1, "", 0, b"", False),
-            (0, 2**32, 0, "", 0, b"", False),
-            (0, 0, 0, b"", 0, b"", False),
-            (0, 0, 0, "\udc80", 0, b"", False),
-            (0, 0, 0, "", -1, b"", False),
-            (0, 0, 0, "", 0, "", False),
-            (0, 0, 0, "", 0, None, False),
-            (0, 0, 0, "", 0, bytes(257), False),
+            (0, 0, 0, "", 0, b"", False, 0, 0),
+            ("3", 0, 0, "", 0, b"", False, 0),
+            (None, 0, 0, "", 0, b"", False, 0),
+            (2**80, 0, 0, "", 0, b"", False, 0),
+            (2**32 + 2**20, 0, 0, "", 0, b"", False, 0),
+            (0, 1, 0, "", 0, b"", False, 0),
+            (0, 0, 1, "", 0, b"", False, 0),
+            (0, -1, 0, "", 0, b"", False, 0),
+            (0, 0, -1, "", 0, b"", False, 0),
+            (0, 2**32, 0, "", 0, b"", False, 0),
+            (0, 0, 0, b"", 0, b"", False, 0),
+            (0, 0, 0, "\udc80", 0, b"", False, 0),
+            (0, 0, 0, "", -1, b"", False, 0),
+            (0, 0, 0, "", 0, "", False, 0),
+            (0, 0, 0, "", 0, None, False, 0),
+            (0, 0, 0, "", 0, bytes(257), False, 0),
+            (0, 0, 0, "", 0, b"", False, -1),
+            (0, 0, 0, "", 0, b"", False, 2**32),
         ],
         ids=repr,
     )
@@ -331,11 +333,11 @@ class TestSlots:
         backends = [stage.engine.add_backend("127.0.0.1", 1) for _ in range(5000)]
         assert len({*ports, stage.port}) == len({*backends, stage.backend}) == 5001
         assert (
-            stage.engine.begin(stage.client()[1], ports[-1], backends[-1], "", 0, b"", False) != 0
+            stage.engine.begin(stage.client()[1], ports[-1], backends[-1], "", 0, b"", False, 0) != 0
         )  # refused
         client, descriptor = stage.client()
         backends.append(stage.engine.add_backend(*stage.back.getsockname()))
-        assert stage.engine.begin(descriptor, ports[-1], backends[-1], "", 0, b"", False) == 0
+        assert stage.engine.begin(descriptor, ports[-1], backends[-1], "", 0, b"", False, 0) == 0
         assert stage.engine.collect()[1] == [(backends[-1], 1, 1)]
         client.close()
 

@@ -87,6 +87,22 @@ class TestDials:
         stage.close()
         assert descriptors() == before
 
+    def test_some_may_take_longer_and_all_end_when_they_are_due(self):
+        count = min(500, (many_descriptors() - 200) // 2)
+        chance = random.Random(1)
+        stage = Stage(workers=1, connect_ms=300)
+        hole = stage.black_hole()
+        bounds_ms = {socket.socket().detach(): chance.choice((0, 0, 400, 700, 1000)) for _ in range(count)}
+        for client, bound_ms in bounds_ms.items():
+            assert stage.begin(client, hole, bound_ms=bound_ms) == 0
+        reports = stage.reports(count)
+        assert {report.code for report in reports} == {errno.ETIMEDOUT}
+        for report in reports:
+            assert report.lasted_s * 1000 >= (bounds_ms[report.client_fd] or 300)
+            os.close(report.client_fd)
+        wait(lambda: stage.engine.live() == 0)
+        stage.close()
+
     def test_a_client_that_resets_meanwhile_is_given_back_all_the_same(self, hasty):
         client, descriptor = hasty.client()
         assert hasty.begin(descriptor, hasty.black_hole()) == 0

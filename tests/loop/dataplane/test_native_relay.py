@@ -4,6 +4,7 @@ import asyncio
 import select
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -53,7 +54,7 @@ def block_until_reported(rig) -> None:
 async def test_a_failed_dial_that_python_has_not_heard_of_ends_with_all_others(hasty, end):
     """It is not dialled again once everything was to end."""
     vip = (VIP, free_port(VIP))
-    programmed = await hasty.serve(vip, [black_hole(hasty), black_hole(hasty)])
+    programmed = await hasty.serve(vip, [black_hole(hasty) for _ in range(3)])
     before = descriptors()
     clients = await connect(hasty, vip, 5)
     await until(lambda: programmed.stats.connections == 5)
@@ -95,10 +96,10 @@ async def test_a_callback_that_raises_harms_no_other_connection():
         if len(told) == 1:
             raise ZeroDivisionError
 
-    rig = Rig("native-2", HASTY)
+    rig = Rig("native-2", replace(HASTY, dial_budget_s=0.2))
     rig.relay._ended = ended
     vip = (VIP, free_port(VIP))
-    programmed = await rig.serve(vip, [black_hole(rig)])
+    programmed = await rig.serve(vip, [black_hole(rig), black_hole(rig)])
     before = descriptors()
     clients = await connect(rig, vip, 5)
     await until(lambda: programmed.stats.connections == 5)

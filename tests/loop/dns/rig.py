@@ -107,6 +107,9 @@ class FakeUpstream(asyncio.DatagramProtocol):
         self.truncate = False
         self.soa = ""
         """Comes with absences."""
+        self.extra = ""
+        """Comes as the authority of what there is."""
+        self.knows_edns = True
         self._held: list = []
         self._waiting: list[tuple[int, asyncio.Event]] = []
         self._tcp = None
@@ -164,6 +167,8 @@ class FakeUpstream(asyncio.DatagramProtocol):
     def reply(self, data: bytes, *, udp: bool) -> bytes:
         asked = dns.message.from_wire(data)
         answer = dns.message.make_response(asked, recursion_available=True)
+        if not self.knows_edns and asked.edns >= 0:
+            return data[:2] + b"\x81\x81" + bytes(8)  # FORMERR, and nothing of the question
         name, kind = asked.question[0].name, asked.question[0].rdtype
         known = {rrset.name for rrset in self.records}
         answer.set_rcode(self.rcodes.get(str(name).lower(), 0 if name in known else dns.rcode.NXDOMAIN))
@@ -180,6 +185,9 @@ class FakeUpstream(asyncio.DatagramProtocol):
             if self.soa and not found:
                 owner, ttl, _, data = self.soa.split(" ", 3)
                 answer.authority = [dns.rrset.from_text(owner, int(ttl), "IN", "SOA", data)]
+            if self.extra and found:
+                owner, ttl, rdtype, data = self.extra.split(" ", 3)
+                answer.authority = [dns.rrset.from_text(owner, int(ttl), "IN", rdtype, data)]
             if not alias or kind == dns.rdatatype.CNAME or alias[0].target not in known:
                 return answer.to_wire()
             name = alias[0].target

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from time import monotonic
 
 import dns.message
 import dns.rcode
@@ -9,7 +10,11 @@ import pytest
 
 from tests.loop.dns.rig import PATIENCE_S, running, upstream
 from tests.pure.dns.rig import headless, piece, service
-from uproxy.dns.tcp import TcpConnections
+from uproxy.dns.cluster_dns import _bind_tcp
+from uproxy.dns.front import Front
+from uproxy.dns.limits import Gate
+from uproxy.dns.tcp import IDLE_S, TcpConnections
+from uproxy.kit.guests import Door, Guests, Limits
 
 NAME = "web.default.svc.cluster.local."
 WEB = service("web", "http:80", ips="172.30.0.1")
@@ -100,17 +105,17 @@ async def test_malformed_is_formerr_and_the_connection_stays():
 
 
 @asynccontextmanager
-async def limited(server, **limits):
+async def limited(server, most: int = 10, idle_s: float = IDLE_S):
     """The same server on another port, with limits that a test can reach."""
-    loop = asyncio.get_running_loop()
-    inner = server.dns._connections
-    connections = TcpConnections(loop, inner.front, inner.stats, **limits)
-    listening = await loop.create_server(connections.connection, "127.0.0.1", 0)
+    guests = Guests("dns", Limits(most, most))
+    responder = Front(server.dns.responder, None, Gate(), server.dns.stats, tasks=server.tasks, now=monotonic)
+    connections = TcpConnections(responder, server.dns.stats, guests, idle_s)
+    door = Door(_bind_tcp("127.0.0.1", 0), guests, connections.greet)
     try:
-        yield connections, listening.sockets[0].getsockname()
+        yield guests, door.address
     finally:
-        listening.close()
-        connections.close()
+        door.close()
+        guests.close()
 
 
 async def test_an_idle_connection_ends_also_one_that_sends_an_octet_now_and_then():

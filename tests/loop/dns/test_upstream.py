@@ -7,7 +7,7 @@ import dns.message
 import dns.rcode
 import pytest
 
-from tests.loop.dns.rig import exchange, running, until, upstream
+from tests.loop.dns.rig import PATIENCE_S, exchange, running, until, upstream
 from tests.pure.dns.rig import external, headless, lines, piece, service
 from uproxy.dns.wire import from_text
 
@@ -81,14 +81,15 @@ async def test_signatures_come_along_when_they_are_wanted(above, server, kind):
     assert read.ednsflags & dns.flags.DO
 
 
-async def test_the_absence_of_a_type_comes_with_the_soa_and_is_kept_as_long_as_it_says(above, server):
-    above.add("example.com. 60 A 192.0.2.1")
+@pytest.mark.parametrize("kind", ["HTTPS", "AAAA", "A"])
+async def test_an_absence_comes_with_the_soa_and_is_kept_as_long_as_it_says(above, server, kind):
+    above.add("example.com. 60 MX 10 mail.example.com.")
     above.soa = "example.com. 50 SOA ns.example.com. host.example.com. 1 2 3 4 30"
     for _ in range(2):
-        read = await server.ask("example.com.", "HTTPS")
+        read = await server.ask("example.com.", kind)
         assert (read.rcode(), read.answer) == (dns.rcode.NOERROR, [])
         assert lines(read.authority) == [above.soa]
-        read = await server.ask("nobody.example.com.", "HTTPS")
+        read = await server.ask("nobody.example.com.", kind)
         assert (read.rcode(), lines(read.authority)) == (dns.rcode.NXDOMAIN, [above.soa])
     assert len(above.outside()) == 2
 
@@ -119,7 +120,7 @@ async def test_the_next_server_is_asked_for_new_types_too(above):
 
 
 async def test_no_server_that_knows_new_types_is_servfail(monkeypatch):
-    monkeypatch.setattr("uproxy.dns.verbatim.ATTEMPT_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("uproxy.dns.servers.ATTEMPT_TIMEOUT_S", 0.05)
     async with upstream() as silent:
         silent.silent.add("example.com.")
         async with running(WEB, upstream=[silent.address]) as server:
@@ -211,6 +212,65 @@ async def test_the_next_server_is_asked_when_one_is_dead(above):
         assert len((await server.ask("example.com.")).answer) == 1
 
 
+async def test_a_server_that_does_not_reply_is_the_last_to_be_asked_from_then_on(above, monkeypatch):
+    monkeypatch.setattr("uproxy.dns.servers.ATTEMPT_TIMEOUT_S", 0.1)
+    async with upstream() as dead:
+        names = [f"n{number}.example." for number in range(10)]
+        dead.silent.update(names)
+        async with running(WEB, upstream=[dead.address, above.address]) as server:
+            for name, kind in zip(names, ["A", "HTTPS", "TXT", "SRV", "MX"] * 2, strict=True):
+                assert (await server.ask(name, kind)).rcode() == dns.rcode.NXDOMAIN
+            assert len(dead.outside()) == 1
+            assert len(above.outside()) == 10
+
+
+async def test_a_server_that_was_away_is_tried_again_by_one_question(above, monkeypatch):
+    monkeypatch.setattr("uproxy.dns.servers.ATTEMPT_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("uproxy.dns.servers.AWAY_S", 0.3)
+    async with upstream() as first:
+        first.silent.add("lost.example.")
+        async with running(WEB, upstream=[first.address, above.address]) as server:
+            await server.ask("lost.example.")
+            numbers = iter(range(10_000))
+
+            async def is_asked_again() -> bool:
+                await server.ask(f"n{next(numbers)}.example.")
+                return len(first.outside()) > 3
+
+            async with asyncio.timeout(PATIENCE_S):
+                while not await is_asked_again():
+                    pass
+
+
+async def test_a_slow_answer_is_waited_for_however_quick_the_others_were(above, monkeypatch):
+    """c-ares shortens its time by what it has seen."""
+    monkeypatch.setattr("uproxy.dns.servers.ATTEMPT_TIMEOUT_S", 0.4)
+    async with running(WEB, upstream=[above.address]) as server:
+        for number in range(50):
+            await server.ask(f"quick{number}.example.")
+        above.silent.add("slow.example.")
+        began_s = asyncio.get_running_loop().time()
+        asked = asyncio.ensure_future(server.ask("slow.example."))
+        await above.wait_for(52)
+        assert asyncio.get_running_loop().time() - began_s > 0.4
+        above.release()
+        assert (await asked).rcode() == dns.rcode.NXDOMAIN
+
+
+async def test_a_server_that_knows_no_edns_is_asked_without(above, server):
+    above.add("example.com. 60 A 192.0.2.1")
+    above.knows_edns = False
+    assert len((await server.ask("example.com.")).answer) == 1
+    assert (await server.ask("nobody.example.")).rcode() == dns.rcode.NXDOMAIN
+    assert len(above.outside()) <= 3, "it is remembered"
+
+
+async def test_who_serves_a_name_that_there_is_makes_no_answer_longer(above, server):
+    above.add("example.com. 60 A 192.0.2.1")
+    above.extra = "example.com. 60 NS ns.example.com."
+    assert not (await server.ask("example.com.")).authority
+
+
 async def test_without_any_that_works_it_is_servfail():
     async with running(WEB, upstream=[("127.0.0.1", 9)]) as server:
         read = await server.ask("example.com.")
@@ -258,6 +318,43 @@ async def test_the_end_does_not_wait_for_upstream(above):
         asked = asyncio.ensure_future(server.ask("slow.example."))
         await above.wait_for(1)
     asked.cancel()
+
+
+@pytest.mark.parametrize("way", ["udp", "tcp"])
+async def test_queries_that_wait_have_their_answers_before_the_end(above, way):
+    above.silent.add("slow.example.")
+    async with running(WEB, upstream=[above.address]) as server:
+        asked = asyncio.ensure_future(
+            by_tcp(server, "slow.example.") if way == "tcp" else server.ask("slow.example.")
+        )
+        await above.wait_for(1)
+        draining = asyncio.ensure_future(server.dns.drain(PATIENCE_S))
+        await asyncio.sleep(0)
+        assert (await server.ask("later.example.")).rcode() == dns.rcode.SERVFAIL
+        assert (await server.ask(f"web.{SVC}")).rcode() == dns.rcode.NOERROR
+        assert not draining.done()
+        above.release()
+        await draining
+        assert (await asked).rcode() == dns.rcode.NXDOMAIN
+
+
+async def by_tcp(server, name: str) -> dns.message.Message:
+    reader, writer = await asyncio.open_connection(*server.address)
+    packet = dns.message.make_query(name, "A").to_wire()
+    writer.write(len(packet).to_bytes(2) + packet)
+    answer = await reader.readexactly(int.from_bytes(await reader.readexactly(2)))
+    writer.close()
+    return dns.message.from_wire(answer)
+
+
+async def test_what_upstream_never_answers_is_not_waited_for_longer_than_allowed(above):
+    above.silent.add("slow.example.")
+    async with running(WEB, upstream=[above.address]) as server:
+        asked = asyncio.ensure_future(server.ask("slow.example."))
+        await above.wait_for(1)
+        await server.dns.drain(0.05)
+        assert server.dns.waiting == 1
+        asked.cancel()
 
 
 # ---- circles ----

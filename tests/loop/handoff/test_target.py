@@ -11,7 +11,7 @@ from uproxy.errors import CommandFailed
 from uproxy.handoff.decision import HOT_CONNECTIONS_PER_S, HOT_FOR_S
 from uproxy.handoff.mechanism import NOBODY, Clients, Counts, Seen
 from uproxy.handoff.plan import KernelPort
-from uproxy.handoff.target import KernelPaths
+from uproxy.handoff.target import CHECK_S, KernelPaths
 from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend, Changes, DesiredServicePort, EndpointState, Frontend
 from uproxy.model.names import IPNetwork, Protocol, ServicePortName, Vip
@@ -31,6 +31,7 @@ class Kernel:
         self.calls: list[str] = []
         self.refuses: set[str] = set()
         self.numbers: dict[tuple[ServicePortName, Backend], Counts] = {}
+        self.gone: str | None = None
 
     def _called(self, what: str) -> None:
         self.calls.append(what)
@@ -66,6 +67,9 @@ class Kernel:
 
     async def look(self) -> Seen:
         return Seen(self.numbers)
+
+    async def lost(self) -> str | None:
+        return self.gone
 
     async def close(self) -> None:
         self._called("close")
@@ -208,6 +212,36 @@ async def test_where_it_cannot_begin_everything_stays_with_the_relay_until_it_ca
     bench.kernel.refuses = set()
     await bench.paths.make(Changes((port(handoff="always", backends=(ONE,)),)))
     assert bench.paths.carriage(named()).path == "fake"
+
+
+async def test_what_somebody_removed_without_a_word_is_found_within_half_a_minute_and_told_once(
+    bench, caplog
+):
+    await bench.paths.make(Changes((port(handoff="always"),)))
+    bench.kernel.ports.clear()
+    bench.kernel.gone = "chain take is gone"
+    for _ in range(round(CHECK_S) - 1):
+        await bench.second({})
+    assert bench.kernel.ports == {}
+    await bench.second({})
+    assert set(bench.kernel.ports) == {named()}
+    bench.kernel.gone = None
+    for _ in range(100):
+        await bench.second({})
+    assert bench.kernel.calls.count("begin") == 2
+    assert caplog.text.count("chain take is gone") == 1
+
+
+async def test_where_it_cannot_begin_it_is_tried_again_without_a_change_and_told_once(bench, caplog):
+    bench.kernel.refuses = {"begin"}
+    await bench.paths.make(Changes((port(handoff="always"),)))
+    for _ in range(200):
+        await bench.second({})
+    assert caplog.text.count("no Service goes to the kernel") == 1
+    bench.kernel.refuses = set()
+    for _ in range(round(CHECK_S)):
+        await bench.second({})
+    assert set(bench.kernel.ports) == {named()}
 
 
 async def test_leaving_takes_everything_back(bench):

@@ -19,9 +19,9 @@ from uproxy.state.store import Store
 VIP = Vip(ip_address("10.96.0.1"), 80, Protocol.TCP)
 
 
-def service(name: str = "web") -> Service:
+def service(name: str = "web", ip: str = "10.96.0.1") -> Service:
     port = ServicePort("", Protocol.TCP, 80, 80)
-    return Service(NamespacedName("default", name), (port,), cluster_ips=(VIP.ip,))
+    return Service(NamespacedName("default", name), (port,), cluster_ips=(ip_address(ip),))
 
 
 class FakeTarget:
@@ -31,11 +31,12 @@ class FakeTarget:
         self.name = name
         self.calls = calls
         self.fails: set = set()
+        self.reason = "no luck"
 
     async def make(self, changes: Changes):
         self.calls.append((self.name, "make", changes))
         vips = [frontend.vip for desired in changes.updated for frontend in desired.frontends]
-        return {vip: "no luck" for vip in vips if vip in self.fails}
+        return {vip: self.reason for vip in vips if vip in self.fails}
 
     async def retire(self, changes: Changes) -> None:
         self.calls.append((self.name, "retire", changes))
@@ -112,11 +113,66 @@ async def test_what_failed_is_shown_and_tried_again_until_it_works(bench, monkey
     bench.loop.emit(Upsert(service()))
     bench.second.fails = {VIP}
     bench.sync()
-    await until(bench.loop.programmed.is_set)
+    await until(lambda: bench.loop.problems)
     [(name, reasons)] = bench.loop.problems.items()
     assert (name.name, list(reasons.values())) == ("web", ["no luck"])
     bench.second.fails = set()
     await until(lambda: not bench.loop.problems)
+
+
+async def test_of_one_address_all_that_is_wrong_is_told(bench, caplog):
+    bench.loop.emit(Upsert(service()))
+    bench.first.fails = bench.second.fails = {VIP}
+    bench.second.reason = "cannot listen"
+    bench.sync()
+    await until(lambda: bench.loop.problems)
+    assert [*bench.loop.problems.values()] == [{VIP: "no luck; cannot listen"}]
+    assert f"default/web/TCP at {VIP}: no luck; cannot listen" in caplog.text
+
+
+async def test_it_is_not_ready_while_nothing_at_all_can_be_programmed(bench, caplog):
+    caplog.set_level("INFO", "uproxy")
+    bench.loop._retry_s = 0.01
+    bench.loop.emit(Upsert(service()))
+    bench.second.fails = {VIP}
+    bench.sync()
+    await until(lambda: bench.loop.problems)
+    assert not bench.loop.works()
+    assert not bench.loop.programmed.is_set()
+    assert ("second", "prune", None) not in bench.calls
+    bench.second.fails = set()
+    await until(bench.loop.programmed.is_set)
+    assert bench.loop.works()
+    told = [record.message for record in caplog.records if "no address at all" in record.message]
+    assert [line.partition(":")[0] for line in told] == [
+        "no address at all could be programmed",
+        "no longer",
+    ]
+
+
+async def test_one_service_in_trouble_does_not_hold_up_the_others(bench):
+    bench.loop.emit(Upsert(service()))
+    bench.loop.emit(Upsert(service("free", "10.96.0.2")))
+    bench.second.fails = {VIP}
+    bench.sync()
+    await until(bench.loop.programmed.is_set)
+    assert bench.loop.works()
+
+
+async def test_what_failed_is_not_tried_again_with_every_change(bench):
+    bench.loop._retry_s = 1000.0
+    bench.loop.emit(Upsert(service()))
+    bench.second.fails = {VIP}
+    bench.sync()
+    await until(lambda: bench.loop.problems)
+    bench.calls.clear()
+    for number in range(5):
+        bench.loop.emit(Upsert(service(f"other-{number}", f"10.96.1.{number}")))
+        await until(lambda: bench.loop.queued_since_s is None)
+    made = [port.name.name for _, step, changes in bench.calls if step == "make" for port in changes.updated]
+    assert made
+    assert "web" not in made
+    assert [name.name for name in bench.loop.problems] == ["web"]
 
 
 async def test_a_deleted_service_takes_its_problem_along(bench):

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -187,8 +188,28 @@ async def test_bytes_that_are_no_text_remove_nothing(file):
     async with watching(file) as seen:
         file.write_bytes(b"\xff\xfe\x00")
         await seen.until(lambda: bool(seen.faults))
-        assert seen.faults == [f"{file}: is not UTF-8 text (byte 0)"]
+        assert seen.faults == [f"{file}, document 1: line 1: is not UTF-8 text"]
         assert seen.ports == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
+async def test_what_is_no_file_is_a_fault_and_holds_nothing_up(file, kind):
+    """Where the file was, and beside it."""
+    async with watching(file.parent) as seen:
+        made = file.parent / "odd.yaml"
+        with socket.socket(socket.AF_UNIX) as bound:
+            if kind == "fifo":
+                os.mkfifo(made)
+            elif kind == "socket":
+                bound.bind(str(made))
+            else:
+                made.symlink_to("/dev/zero")
+            replace(file, services(a=1, b=2))
+            await seen.until(lambda: seen.ports == {"a": 1, "b": 2} and bool(seen.faults))
+        assert seen.faults[0].startswith(f"{made}: cannot be read: ")
+        os.replace(made, file)  # noqa: PTH105
+        await seen.until(lambda: any(fault.startswith(f"{file}: cannot be read: ") for fault in seen.faults))
+        assert seen.ports == {"a": 1, "b": 2}
 
 
 async def test_an_empty_file_means_no_objects(file):

@@ -180,13 +180,20 @@ async def test_checks_of_the_source_do_not_mind(stage: Stage, sysctl: str, value
 
 
 @bridged
-async def test_a_port_that_is_taken_costs_the_port_and_not_the_address(stage: Stage) -> None:
-    async with stage.proxy(web(stage.pods)):
-        with nonblocking(stage.client, WEB[0], socket.SOCK_STREAM) as sock, stage.node.socket() as taken:
-            sock.bind((stage.client.ip4, 0))
-            taken.bind(("", sock.getsockname()[1]))
-            taken.listen()
-            assert (await greeting(sock, WEB[0])).endswith(f"sees {stage.client.ip4}\n".encode())
+@pytest.mark.parametrize("first", ["Service", "pod"])
+async def test_one_port_may_reach_a_pod_directly_and_through_its_service(stage: Stage, first: str) -> None:
+    pod = stage.pods[0]
+    places = {"Service": WEB[0], "pod": (pod.host.ip4, TCP_PORT)}
+    order = sorted(places, key=lambda name: name != first)
+    async with stage.proxy(web([pod])):
+        sockets = [nonblocking(stage.client, WEB[0], socket.SOCK_STREAM) for _ in order]
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((stage.client.ip4, 40_000))
+        for sock, name in zip(sockets, order, strict=True):
+            assert (await greeting(sock, places[name])).endswith(f"sees {stage.client.ip4}\n".encode())
+        for sock in sockets:
+            sock.close()
 
 
 async def greeting(sock: socket.socket, address: Address) -> bytes:
@@ -199,7 +206,7 @@ async def greeting(sock: socket.socket, address: Address) -> bytes:
 @bridged
 async def test_a_client_may_have_the_port_of_the_shared_listener(stage: Stage) -> None:
     async with stage.proxy(web(stage.pods)):
-        ports = set(re.findall(r"redirect to :(\d+)", stage.kernel_state()))
+        ports = set(re.findall(r"dnat ip6? to \S+:(\d+)", stage.kernel_state()))
         assert len(ports) == 2
         for port in map(int, ports):
             with nonblocking(stage.client, WEB[0], socket.SOCK_STREAM) as sock:

@@ -77,7 +77,7 @@ def refused_on_output(stage: Stage, packet: Packet, protocol: str) -> bool:
     """Whether a datagram is refused on its way out of the node, as it has no local route."""
     external = packet.target in ("load-balancer", "external-ip")
     return (
-        stage.way.name.startswith("tproxy")
+        stage.way.name.startswith(("tproxy", "redirect"))
         and (packet.origin, protocol, external) == ("node", "UDP", True)
         and packet.outcome == {"REJECT"}
     )

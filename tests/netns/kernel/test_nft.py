@@ -3,17 +3,21 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TypeVar
 
 import pytest
 
+from tests.netns.kernel_state import nft_generation
 from uproxy.errors import CommandFailed
+from uproxy.handoff.nft_chains import SETS, TABLE
 from uproxy.handoff.nftables import NftablesHandoff
 from uproxy.handoff.plan import KernelPort, KernelVip
-from uproxy.kernel import nft_messages as nft
 from uproxy.kernel.conntrack import Conntrack
-from uproxy.kernel.nft import NftNetlink
+from uproxy.kernel.nft import ElementRefused, NftNetlink
+from uproxy.kernel.nft_commands import AddChain, AddElements, DeleteElements, FlushChain
+from uproxy.kernel.nft_messages import Element
 from uproxy.kit.lab import Host, Lab
 from uproxy.model.frontend import Backend
 from uproxy.model.names import IPAddress, Protocol, ServicePortName, Vip
@@ -98,9 +102,9 @@ def test_nft_prints_affinity_that_came_by_netlink(node: Host) -> None:
 def test_a_refusal_names_the_message_and_changes_nothing(node: Host) -> None:
     def refused() -> None:
         before = printed(node)
-        messages = [nft.add_chain("more"), nft.flush_chain("none"), nft.add_chain("another")]
+        commands = [AddChain(TABLE, "more"), FlushChain(TABLE, "none"), AddChain(TABLE, "another")]
         with closing(NftNetlink()) as link, pytest.raises(CommandFailed) as caught:
-            link.commit(messages)
+            link.commit(commands)
         assert str(caught.value) == "nf_tables: rules of chain none: No such file or directory"
         assert printed(node) == before
 
@@ -111,11 +115,41 @@ def test_more_refusals_than_a_socket_holds_are_a_refusal(node: Host) -> None:
     def refused() -> str:
         with closing(NftNetlink()) as link:
             with pytest.raises(CommandFailed):
-                link.commit([nft.flush_chain("none")] * 2000)
-            link.commit([nft.add_chain("more")])
+                link.commit([FlushChain(TABLE, "none")] * 2000)
+            link.commit([AddChain(TABLE, "more")])
         return printed(node)
 
     assert "chain more" in handed(node, web(1), then=refused)
+
+
+def test_of_thousands_of_elements_the_one_that_is_wrong_is_named(node: Host) -> None:
+    its = [Element(number.to_bytes(8, "big")) for number in range(5000)]
+
+    def refused() -> None:
+        here = SETS["here4"]
+        with closing(NftNetlink()) as link:
+            link.commit([AddElements(TABLE, here, its[:4000] + its[4001:])])
+            with pytest.raises(ElementRefused) as caught:
+                link.commit([DeleteElements(TABLE, here, its)])
+        assert (caught.value.set_name, caught.value.key) == ("here4", its[4000].key)
+        assert str(caught.value) == (
+            "nf_tables: element 0.0.0.0 . 0.0.15.160 of here4: No such file or directory"
+        )
+
+    handed(node, then=refused)
+
+
+def test_what_is_only_checked_is_not_there(node: Host) -> None:
+    def check() -> None:
+        before, generation = printed(node), nft_generation(node)
+        with closing(NftNetlink()) as link:
+            link.check([AddChain(TABLE, "more")])
+            with pytest.raises(CommandFailed, match="rules of chain none"):
+                link.check([FlushChain(TABLE, "none")])
+        assert printed(node) == before
+        assert nft_generation(node) == generation
+
+    handed(node, then=check)
 
 
 def test_a_thousand_elements_are_counted(node: Host) -> None:
@@ -123,10 +157,11 @@ def test_a_thousand_elements_are_counted(node: Host) -> None:
 
     def count() -> list[bytes]:
         with closing(NftNetlink()) as link:
-            link.commit(list(nft.add_elements("new_tcp4", map(nft.element, keys))))
-            found = link.counters("new_tcp4", 16)
+            link.commit([AddElements(TABLE, SETS["new_tcp4"], [Element(key) for key in keys])])
+            found = link.counters(TABLE, "new_tcp4", 16)
         assert {its.packets for its in found} == {0}
-        return sorted(its.key for its in found)
+        # Of a set that grows meanwhile the kernel may tell one twice.
+        return sorted({its.key for its in found})
 
     assert handed(node, then=count) == keys
 
@@ -141,3 +176,26 @@ def test_counts_begin_at_nothing(node: Host) -> None:
         assert found == {}
 
     node.inside(lambda: asyncio.run(count()))
+
+
+def test_what_two_have_stays_when_one_gives_it_up(node: Host) -> None:
+    """A port that is renamed: the new name comes, the old one goes, and counts no longer."""
+
+    async def program() -> tuple[str, str]:
+        mechanism = NftablesHandoff(Conntrack())
+        await mechanism.begin([])
+        try:
+            await mechanism.put([web(2)])
+            renamed = replace(web(2), name=NAME._replace(port="http"))
+            await mechanism.take([NAME])
+            await mechanism.put([renamed])
+            before = printed(node)
+            await mechanism.look()
+            await mechanism.tend()
+            return before, printed(node)
+        finally:
+            await mechanism.close()
+
+    before, after = node.inside(lambda: asyncio.run(program()))
+    assert "172.30.0.1 . 80 . 10.244.0.11 . 8080 counter" in after
+    assert after == before

@@ -1,11 +1,14 @@
 import json
 from datetime import UTC, datetime
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 
 from uproxy.admin.health import LATE_S, HealthState, node_eligible
+from uproxy.model.events import Upsert
+from uproxy.model.names import NamespacedName, Protocol, Vip
 from uproxy.model.node import Node
+from uproxy.model.service import Service, ServicePort
 from uproxy.reconcile.loop import ReconcileLoop
 from uproxy.state.addresses import AddressPlan
 from uproxy.state.store import Store
@@ -105,3 +108,24 @@ def test_a_node_that_is_leaving_takes_no_new_traffic_but_lives(loop):
 )
 def test_which_node_may_be_sent_traffic(node, awaited, eligible):
     assert node_eligible(node, awaited) is eligible
+
+
+def test_a_machine_on_which_nothing_can_be_programmed_is_not_healthy(loop):
+    loop.programmed.set()
+    vips = [Vip(ip_address(ip), 80, Protocol.TCP) for ip in ("10.96.0.1", "fd00::1")]
+    name = NamespacedName("default", "web")
+    port = ServicePort("", Protocol.TCP, 80, 80)
+    loop.store.apply([Upsert(Service(name, (port,), cluster_ips=tuple(vip.ip for vip in vips)))])
+    (known,) = loop.store.desired
+    health = HealthState(loop)
+
+    def asked(*troubled):
+        loop.problems = {known: dict.fromkeys(troubled, "no local route")} if troubled else {}
+        status, body = ask(health.healthz(NOW_S, WALL, node_eligible=True))
+        assert health.livez(NOW_S, WALL).status == status
+        return status, *(body["status"][family]["healthy"] for family in ("IPv4", "IPv6"))
+
+    assert asked() == (200, True, True)
+    assert asked(vips[1]) == (200, True, False)
+    assert asked(*vips) == (503, False, False)
+    assert asked() == (200, True, True)

@@ -34,6 +34,14 @@ def test_a_round_that_direct_has_not_seen_has_no_pair():
     assert found.ops_ratio_to_direct.median == pytest.approx(0.5)
 
 
+def test_a_round_in_which_nothing_was_done_does_not_take_the_ratio_away():
+    direct = [sample(1000), sample(1000), sample(0), sample(1000)]
+    found = measurement("vip", RR, [sample(500), sample(500), sample(500), sample(0)], direct, None)
+    assert found.ops_ratio_to_direct is not None
+    assert round(found.ops_ratio_to_direct.median, 2) == 0.5
+    assert found.warnings[0] == "nothing was done in 1 of 4 rounds, which no ratio or difference counts"
+
+
 def test_direct_is_not_compared_with_itself():
     found = measurement("direct", RR, [sample()] * 3, [], None)
     assert found.ops_ratio_to_direct is None

@@ -78,3 +78,17 @@ def test_spread_is_told_in_shares():
 def test_what_was_left_out_says_why():
     text = table(with_measurements(measured("direct", "crr-8"), left_out={"nginx": "not installed"}))
     assert text.endswith("left out: nginx: not installed")
+
+
+def test_nothing_is_wider_than_the_terminal_and_what_is_added_stays():
+    text = table(results(), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert all("added p50" in block(text, name)[1] for name in ("rr-1x64B", "rr-64x64B", "crr-32"))
+    assert "CPU all" in table(results())
+
+
+def test_warnings_that_differ_in_their_figures_are_one_line():
+    late = [
+        measured(path, "crr-8", warnings=[f"sent {share}% late"]) for path, share in (("a", 3), ("b", 12.5))
+    ]
+    assert block(table(with_measurements(*late)), "crr-8")[-1] == "  ! a, b: sent 3% late"

@@ -1,7 +1,7 @@
 """Upstream's answers, kept as long as they may be."""
 
 from uproxy.dns.cache import NEGATIVE_S, Cache, Outcome
-from uproxy.dns.wire import Rcode, Record, from_text
+from uproxy.dns.wire import Rcode, Record, Type, from_text
 
 NAME = from_text("example.com")
 
@@ -49,3 +49,23 @@ def test_the_longest_unused_goes_first():
     cache.get(NAME, 1, 1)
     cache.put(NAME, 3, found(60), 1)
     assert [kind for kind in (1, 2, 3) if cache.get(NAME, kind, 2)] == [1, 3]
+
+
+def test_memory_is_bounded_whatever_a_name_has():
+    large = Outcome(Rcode.NOERROR, tuple(Record(b"\1x\0", Type.A, 60, bytes(4)) for _ in range(4000)))
+    cache = Cache(most_bytes=4_000_000)
+    for number in range(50):
+        cache.put(b"%d" % number, Type.A, large, 0)
+        assert cache.bytes <= 4_000_000
+    assert 1 <= len(cache) < 10
+    assert cache.get(b"49", Type.A, 0)
+    for number in range(50):
+        cache.get(b"%d" % number, Type.A, 61)
+    assert (len(cache), cache.bytes) == (0, 0)
+
+
+def test_what_is_larger_than_everything_is_not_kept():
+    cache = Cache(most_bytes=1000)
+    cache.put(b"a", Type.A, found(60), 0)
+    cache.put(b"b", Type.A, found(*[60] * 100), 0)
+    assert len(cache) == 1

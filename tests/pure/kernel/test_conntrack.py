@@ -123,13 +123,11 @@ def test_a_look_that_fails_forgets_nothing() -> None:
 def test_counts_are_payload() -> None:
     tally = Tally()
     assert tally.counts() == {}
-    tally.see([(KEY, Alike(1, Traffic(1, 2, 2 * 52 + 8 + 10, 1, 52 + 8 + 20))), (None, Alike(1, Traffic(9)))])
+    tally.see([(KEY, Alike(1, Traffic(1, 2, 2 * 52 + 8 + 10, 1, 52 + 8 + 20)))])
     assert tally.counts() == {KEY: Counts(1, 10, 20)}
     assert tally.open([KEY[0]]) == {KEY[0]: 1}
-    assert tally.idle(KEY[0], [POD]) == set()
     tally.see([(KEY, Alike(0, Traffic(0, 1, 52 + 5, 1, 52)))])
     assert tally.open([KEY[0]]) == {KEY[0]: 0}
-    assert tally.idle(KEY[0], [POD]) == {POD}
     assert tally.counts() == {KEY: Counts(1, 15, 20)}
     tally.forget([KEY])
     assert tally.counts() == {}

@@ -4,7 +4,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from uproxy.handoff.ipvs import IpvsHandoff, Shape, changes
+from uproxy.handoff.ipvs import IpvsHandoff
+from uproxy.handoff.ipvs_plan import Shape, changes
 from uproxy.handoff.ipvs_rules import (
     Kind,
     parse_before,

@@ -8,9 +8,15 @@ from ipaddress import ip_address
 import pytest
 
 from uproxy.handoff.nft_batch import Batch, Counter, Leg, counter, counters, dispatch, legs
+from uproxy.handoff.nft_chains import SETS, TABLE
 from uproxy.handoff.plan import KernelPort, KernelVip
-from uproxy.kernel import nft_messages as nft
 from uproxy.kernel.conntrack_messages import Translated
+from uproxy.kernel.nft_commands import AddElements, AddRule, AddSet, Command, rendered
+from uproxy.kernel.nft_expressions import numgen
+from uproxy.kernel.nft_messages import Element, Verdict, encode
+from uproxy.kernel.nft_statements import Queue, VerdictTurns
+from uproxy.kernel.nft_table import Set, rule
+from uproxy.kernel.nft_types import IPV4_ADDR
 from uproxy.model.affinity import Pinned
 from uproxy.model.frontend import Backend
 from uproxy.model.names import Protocol, ServicePortName, Vip
@@ -21,11 +27,15 @@ VIP6 = Vip(ip_address("fd00::1"), 80, Protocol.TCP)
 NODE = Vip(ip_address("0.0.0.0"), 30080, Protocol.TCP)
 PODS = tuple(Backend(ip_address(f"10.244.0.{number}"), 8080) for number in (1, 2))
 NAME = ServicePortName("default", "web", "web", Protocol.TCP)
-TABLE = "13000100" + b"uproxy-handoff\0".hex() + "00"
+IN_TABLE = "13000100" + b"uproxy-handoff\0".hex() + "00"
 
 
 def hexed(text: str) -> bytes:
     return bytes.fromhex(text.replace(" ", ""))
+
+
+def bodies(*commands: Command) -> list[bytes]:
+    return [message.body for _, message in rendered(commands)]
 
 
 @pytest.mark.parametrize(
@@ -53,62 +63,70 @@ def hexed(text: str) -> bytes:
 )
 def test_an_address_leads_to_its_chain(vip: Vip, expected: str) -> None:
     _, key = dispatch("services", vip)
-    assert nft.element(key, nft.goto("s1")) == hexed(expected)
+    assert encode(Element(key, leads_to=Verdict("goto", "s1"))) == hexed(expected)
 
 
 def test_elements_that_count() -> None:
-    its = [nft.element(counter(VIP4, pod).key) for pod in PODS]
-    (message,) = nft.add_elements("new_tcp4", its)
-    assert message.body == hexed(
-        TABLE + "0d000200 6e65775f 74637034 00000000 3c000380"
+    its = [Element(counter(VIP4, pod).key) for pod in PODS]
+    (body,) = bodies(AddElements(TABLE, SETS["new_tcp4"], its))
+    assert body == hexed(
+        IN_TABLE + "0d000200 6e65775f 74637034 00000000 3c000380"
         "1c000180 18000180 14000100 ac1e0001 00500000 0af40001 1f900000"
         "1c000180 18000180 14000100 ac1e0001 00500000 0af40002 1f900000"
     )
 
 
-def test_a_map_without_a_name() -> None:
-    made, filled = nft.add_chain_turns(0x31, ["a", "b"])
-    assert made.body == hexed(
-        TABLE + "0c000200 5f5f6d61 70256400 08000a00 00000031 08000300 0000000b 08000400 00000004"
+def test_a_rule_that_turns_comes_with_a_map_without_a_name() -> None:
+    made, filled, turns = bodies(AddRule(TABLE, "s1", rule(VerdictTurns(numgen(2), ("a", "b")))))
+    assert made == hexed(
+        IN_TABLE + "0c000200 5f5f6d61 70256400 08000a00 00000001 08000300 0000000b 08000400 00000004"
         "08000500 00000004 08000600 ffffff00 08000700 00000000 0a000d00 00040100 00000000"
         "0c000980 08000100 00000002"
     )
-    assert filled.body == hexed(
-        TABLE + "0c000200 5f5f6d61 70256400 08000400 00000031 54000380"
+    assert filled == hexed(
+        IN_TABLE + "0c000200 5f5f6d61 70256400 08000400 00000001 54000380"
         "28000180 0c000180 08000100 00000000 18000280 14000280 08000100 fffffffc 06000200 61000000"
         "28000180 0c000180 08000100 01000000 18000280 14000280 08000100 fffffffc 06000200 62000000"
+    )
+    assert turns == hexed(
+        IN_TABLE + "07000200 73310000 70000480"
+        "34000180 0b000100 6e756d67 656e0000 24000280"
+        "08000100 00000001 08000200 00000002 08000300 00000000 08000400 00000000"
+        "38000180 0b000100 6c6f6f6b 75700000 28000280"
+        "08000200 00000001 08000300 00000000 08000400 00000001 0c000100 5f5f6d61 70256400"
     )
 
 
 def test_clients_are_forgotten_by_a_set() -> None:
-    its = nft.add_clients("c", 0x2B, 4, 300, 65536)
-    assert its.body == hexed(
-        TABLE + "06000200 63000000 08000a00 0000002b 08000300 00000030 08000400 00000007 08000500 00000004"
-        "0c000980 08000100 00010000 0c000b00 00000000 000493e0 0a000d00 00040200 00000000"
+    its = Set("c", (IPV4_ADDR,), timeout_s=300, most=65536)
+    (body,) = bodies(AddSet(TABLE, its))
+    assert body == hexed(
+        IN_TABLE + "06000200 63000000 08000a00 00000001 08000300 00000030 08000400 00000007 08000500 00000004"
+        "0c000b00 00000000 000493e0 0c000980 08000100 00010000 0a000d00 00040200 00000000"
     )
 
 
-def test_a_rule_that_turns() -> None:
-    its = nft.add_rule("s1", nft.to_chain_turn(2, 0x31))
-    assert its.body == hexed(
-        TABLE + "07000200 73310000 70000480"
-        "34000180 0b000100 6e756d67 656e0000 24000280"
-        "08000100 00000001 08000200 00000002 08000300 00000000 08000400 00000000"
-        "38000180 0b000100 6c6f6f6b 75700000 28000280"
-        "08000200 00000001 08000300 00000000 08000400 00000031 0c000100 5f5f6d61 70256400"
+def test_a_queue() -> None:
+    """What nft 1.0.6 sends for `queue flags bypass to 5`."""
+    (body,) = bodies(AddRule(TABLE, "s1", rule(Queue(5))))
+    assert body.endswith(
+        hexed(
+            "2c000180 0a000100 71756575 65000000 1c000280"
+            "06000100 00050000 06000200 00010000 06000300 00010000"
+        )
     )
 
 
 def test_more_elements_than_an_attribute_holds_are_several_messages() -> None:
-    its = [nft.element(number.to_bytes(16, "big")) for number in range(5000)]
-    messages = list(nft.add_elements("new_tcp4", its))
-    assert len(messages) == 3
-    assert all(len(message.body) < 0x10000 + 64 for message in messages)
-    assert sum(message.body.count(its[0][:12]) for message in messages) == 5000
+    its = [Element(number.to_bytes(16, "big")) for number in range(5000)]
+    found = bodies(AddElements(TABLE, SETS["new_tcp4"], its))
+    assert len(found) == 3
+    assert all(len(body) < 0x10000 + 64 for body in found)
+    assert sum(body.count(encode(its[0])[:12]) for body in found) == 5000
 
 
 def words(batch: Batch) -> list[str]:
-    return [message.words for message in batch.messages()]
+    return [command.words for command in batch.commands()]
 
 
 def port(*backends: Backend, inside: tuple[Backend, ...] | None = None) -> KernelPort:
@@ -129,19 +147,23 @@ def test_one_endpoint_more_changes_its_rule_and_no_other_element() -> None:
     (before, _), (now, _) = (*legs(port(*PODS)), *legs(port(*PODS, more)))
     batch = Batch()
     batch.chain("s1", now, before)
-    assert words(batch) == ["rules of chain s1", "a rule of chain s1", "elements of s1"]
+    assert words(batch) == [
+        "rules of chain s1",
+        "rule of chain s1: meta l4proto tcp dnat ip to numgen inc mod 3 map @s1",
+        "elements of s1",
+    ]
 
 
 def test_what_goes_is_taken_apart_from_its_references_on() -> None:
     ((its, kind),) = legs(port(*PODS))
     batch = Batch()
     batch.remove("s1", its)
-    batch.lead({dispatch(kind, VIP4): "s1"}, {})
+    batch.lead({dispatch(kind, VIP4): ("s1", None)})
     assert words(batch) == [
         "deleted elements of ahead4",
         "rules of chain s1",
         "end of chain s1",
-        "end of set s1",
+        "end of map s1",
     ]
 
 
@@ -158,7 +180,7 @@ def test_a_client_is_remembered_by_the_endpoint_that_had_it_last_and_for_what_is
     ]
     batch.pin("s1", its, named)
     assert words(batch)[-1] == "elements of s1_10.244.0.2_8080"
-    assert batch.messages()[-1].body.endswith(
+    assert bodies(*batch.commands())[-1].endswith(
         hexed("20000380 1c000180 0c000180 08000100 c0000201 0c000500 00000000 0000eb5a")
     )
 

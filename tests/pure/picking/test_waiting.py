@@ -104,6 +104,22 @@ class TestDialling:
     def dialling(self, made: Route) -> Attempts:
         return Attempts(made, "c", 0.0, 4.0)
 
+    def test_the_only_one_may_take_all_the_time_that_is_left(self):
+        [only] = states(0)
+        made = self.dialling(route((only,)))
+        assert made.bound_s(only, 1.0, 0.5) == 3.5
+        only.failed(0.5)
+        assert made.bound_s(only, 1.0, 0.6) == 1.0  # it is known to fail
+        assert made.bound_s(only, 1.0, 2.0) == 2.0
+        assert made.bound_s(only, 1.0, 3.9) == 1.0
+
+    def test_one_of_several_may_not_and_the_last_of_them_may(self):
+        first, second = states(0, 0)
+        made = self.dialling(route((first, second)))
+        assert made.bound_s(first, 1.0, 0.0) == 1.0
+        made.failed(first, DialFailure.TIMEOUT, 1.0)
+        assert made.bound_s(second, 1.0, 1.0) == 3.0
+
     def test_without_options_nobody_waits(self):
         assert self.dialling(route(())).wait_or_end(0.0) is CloseReason.NO_ENDPOINTS
 

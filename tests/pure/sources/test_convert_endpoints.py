@@ -197,3 +197,9 @@ def test_bad_endpoints(subset, field, message):
     (fault,) = convert(endpoints(subset)).faults
 
     assert (fault.field, fault.message) == (f"subsets[0].{field}", message)
+
+
+def test_endpoints_say_hostnames_and_nodes_as_a_mirrored_slice_does():
+    address = {"ip": "10.244.0.1", "hostname": "db-0", "nodeName": "n1"}
+    (made,) = converted(endpoints({"addresses": [address], "ports": [PORT]}))
+    assert made.endpoints == (Endpoint(IP1, node="n1", hostname="db-0"),)

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.pure.sources.objects import service
 from uproxy.sources import manifest
@@ -87,3 +89,51 @@ def test_a_remembered_mistake_is_reported_where_it_stands_now():
     (_, broken) = reader.read(SERVICE % ("a", 80) + "---\n" + BAD_YAML).found
 
     assert str(broken.converted.faults[0]).startswith("f.yaml, document 2: line 8")
+
+
+def from_bytes(content: bytes) -> str:
+    """As `files` reads it."""
+    return content.decode("utf-8-sig", "surrogateescape")
+
+
+def test_octets_that_are_no_text_are_one_documents_fault():
+    parts = [
+        SERVICE % ("a", 80),
+        SERVICE % ("b", 80),
+        '{"kind": "Service", "x": "HERE"}\n',
+        SERVICE % ("d", 80),
+    ]
+    content = "---\n".join(parts).encode().replace(b"name: b", b"name: \xff").replace(b"HERE", b"\xfe")
+    assert read(from_bytes(content)) == [
+        (1, "default/a"),
+        (2, "f.yaml, document 2: line 8: is not UTF-8 text"),
+        (3, "f.yaml, document 3: line 11: is not UTF-8 text"),
+        (4, "default/d"),
+    ]
+
+
+PIECES = st.sampled_from(
+    [b"---\n", b"\xff", b"\x00", b"\x1b", b"{", b"[" * 2000, b"]", b"- ", b": ", b"&a ", b"*a", b"!!int ",
+     b"\\ud800", b"9" * 5000, b"0x" + b"f" * 5000, b"\n", b"<<: ", b"kind: List\nitems:\n- ", b"\xef\xbb\xbf",
+     b'"', b"|\n"]
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_the_octets_a_file_is_read(data):
+    content = data.draw(st.binary(max_size=60))
+    base = json.dumps({"kind": "List", "items": [service()]}).encode() if data.draw(st.booleans()) else b""
+    base = base or "---\n".join([SERVICE % ("a", 80), SERVICE % ("b", 81)]).encode()
+    for piece in [content, *data.draw(st.lists(PIECES, max_size=4))]:
+        at = data.draw(st.integers(0, len(base)))
+        base = base[:at] + piece + base[at:]
+    for found in Reader("f.yaml").read(from_bytes(base)).found:
+        str(found.converted)
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "0x" + "f" * 5000, "-" + "9" * 30, "1e999", ".inf", ".nan"])
+def test_a_number_of_any_length_is_a_fault_and_no_more(value):
+    (good, bad) = read(SERVICE % ("a", 80) + "---\n" + SERVICE % ("b", value))
+    assert good == (1, "default/a")
+    assert bad[1].startswith("f.yaml, document 2: ")

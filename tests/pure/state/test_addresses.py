@@ -59,6 +59,47 @@ def served(service: Service, plan: AddressPlan) -> tuple[list[str], list[str]]:
     return [f"{frontend.kind} {frontend.vip} v{frontend.family}" for frontend in found], notes
 
 
+OWN = ip_address("10.200.0.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("127.0.0.1", "a loopback address"),
+        ("::1", "a loopback address"),
+        ("0.0.0.0", "an unspecified address"),
+        ("::", "an unspecified address"),
+        ("224.0.0.1", "a multicast address"),
+        ("255.255.255.255", "a multicast address"),
+        ("169.254.169.254", "a link-local address"),
+        ("fe80::1", "a link-local address"),
+        ("10.200.0.1", "the node's own address"),
+    ],
+)
+def test_what_is_nobodys_or_the_nodes_own_is_no_cluster_ip_and_the_other_family_is_served(text, why):
+    odd = ip_address(text)
+    other = ip_address("fd00::10" if odd.version == 4 else "10.96.0.10")
+    service = Service(WEB, (ServicePort("", Protocol.TCP, 80, 80),), cluster_ips=(odd, other))
+    cluster = cluster_frontends(service, NODE, ClusterIPAllocator(NODE.service_cidr).allocate)
+    found, notes = frontends(service, service.ports[0], cluster, NODE, own={OWN}, shared=True)
+    assert [frontend.vip.ip for frontend in found] == [other]
+    assert notes == [f"cluster IP {odd} is not served: it is {why}"]
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.169.254", "::1", "::"])
+@pytest.mark.parametrize("field", ["external_ips", "load_balancer_ips"])
+def test_neither_is_it_an_address_for_others(text, field):
+    service = Service(WEB, (ServicePort("", Protocol.TCP, 80, 80),), **{field: (ip_address(text),)})
+    found, notes = frontends(service, service.ports[0], [], NODE, shared=True)
+    assert not found
+    assert f"{text} is not served" in notes[0]
+
+
+def test_on_a_machine_of_ones_own_loopback_addresses_are_as_good_as_any():
+    service = Service(WEB, (HTTP,), cluster_ips=(ip_address("127.0.0.1"),))
+    assert served(service, NODE) == (["ClusterIP 127.0.0.1:80/TCP v4"], [])
+
+
 def test_every_kind_of_address_is_served():
     service = Service(
         WEB,

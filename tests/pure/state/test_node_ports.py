@@ -20,6 +20,10 @@ ULA, LAN = ip_network("fd00::/8"), ip_network("192.168.0.0/16")
     [
         pytest.param([], "0.0.0.0 ::", id="nothing is said"),
         pytest.param([ALL], "0.0.0.0 ::", id="all"),
+        pytest.param([ALL, LOCALHOST], "0.0.0.0 127.0.0.1 :: ::1", id="all and localhost"),
+        pytest.param(
+            [ip_network("0.0.0.0/0"), ip_network("127.0.0.0/8")], "0.0.0.0 127.0.0.1 ::", id="and networks"
+        ),
         pytest.param([LAN], "192.168.0.7 ::", id="of one family only"),
         pytest.param([LAN, ULA], "192.168.0.7 fd00::7", id="of both"),
         pytest.param([ip_network("0.0.0.0/0"), ULA], "0.0.0.0 fd00::7", id="all of one"),

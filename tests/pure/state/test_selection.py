@@ -87,6 +87,14 @@ def test_an_address_in_two_slices_counts_once_with_its_better_state():
     assert endpoints_of(HTTP, slices, {}) == {address("10.244.0.1"): READY}
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_an_address_in_two_slices_the_one_that_does_not_end_counts(order):
+    """The address of a Pod that ends is another's by now, which is not ready yet."""
+    ends = endpoint("10.244.0.1", ready=False, serving=True, terminating=True)
+    slices = [piece(ends, name="a"), piece(endpoint("10.244.0.1", ready=False), name="b")][::order]
+    assert endpoints_of(HTTP, slices, {}) == {address("10.244.0.1"): NOT_READY}
+
+
 def test_a_host_name_counts_with_all_its_addresses_once_it_is_resolved():
     slices = [piece(Endpoint("db.example.com"))]
     assert endpoints_of(HTTP, slices, {}) == {}

@@ -85,7 +85,7 @@ def test_choice_for_less_than_asked_says_why() -> None:
 
 def test_findings_are_printed_one_a_line() -> None:
     assert ABLE.lines()[1] == "nftables: ok"
-    assert len(ABLE.lines()) == 7
+    assert len(ABLE.lines()) == 8
 
 
 def test_capability_is_read_from_the_effective_set() -> None:

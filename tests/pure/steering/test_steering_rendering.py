@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from uproxy.kernel.nft_commands import text_of
 from uproxy.kit import netfilter
 from uproxy.model.names import Protocol, Vip
 from uproxy.steering import bridges, iptables, nft, policy_routes, tproxy
@@ -79,13 +80,13 @@ COMMIT
 @pytest.mark.parametrize(
     ("golden", "text"),
     [
-        pytest.param("table.nft", nft.render_table(PORTS, RULES, INSIDE), id="nft-table"),
-        pytest.param("tproxy.nft", tproxy.render_table(PORTS, DELIVERED, INSIDE), id="tproxy"),
-        pytest.param("bridge.nft", bridges.render_table(BRIDGES, (4, 6)), id="bridges"),
-        pytest.param("bridge4.nft", bridges.render_table(BRIDGES, (4,)), id="bridges-ipv4-alone"),
-        pytest.param("nobridge.nft", bridges.render_table([], ()), id="no-bridges"),
+        pytest.param("table.nft", nft.table(PORTS, RULES, INSIDE).text, id="nft-table"),
+        pytest.param("tproxy.nft", tproxy.table(PORTS, DELIVERED, INSIDE).text, id="tproxy"),
+        pytest.param("bridge.nft", bridges.table(BRIDGES, (4, 6)).text, id="bridges"),
+        pytest.param("bridge4.nft", bridges.table(BRIDGES, (4,)).text, id="bridges-ipv4-alone"),
+        pytest.param("nobridge.nft", bridges.table([], ()).text, id="no-bridges"),
         pytest.param("policy.routes", policy_routes.render_batch("add"), id="policy-routes"),
-        pytest.param("delta.nft", nft.render_delta(FLIPPED), id="nft-delta"),
+        pytest.param("delta.nft", text_of(nft.changes(FLIPPED)), id="nft-delta"),
         pytest.param("sets.ipset", iptables.render_sets(RULES, INSIDE, [4, 6]), id="ipset-all"),
         pytest.param("delta.ipset", iptables.render_set_delta(FLIPPED), id="ipset-delta"),
         pytest.param("fresh.iptables", iptables.render_rules(4, PORTS, saved=""), id="iptables"),
@@ -102,7 +103,7 @@ def test_rendering_is_as_the_golden_file(golden: str, text: str) -> None:
 
 
 def test_what_is_connected_through_the_node_meets_no_chain() -> None:
-    chains = re.findall("type (.*) hook (.*) priority", nft.render_table(PORTS, RULES, INSIDE))
+    chains = re.findall("type (.*) hook (.*) priority", nft.table(PORTS, RULES, INSIDE).text)
     assert {hook for kind, hook in chains if kind != "nat"} == {"input", "output"}
 
 
@@ -122,10 +123,11 @@ def test_nothing_is_removed_where_nothing_is() -> None:
 
 
 def test_route_batch_names_the_prefix_of_each_family() -> None:
-    ips = [ip_address("172.30.0.1"), ip_address("fd00::1")]
-    assert render_batch("add", ips) == (
+    networks = [ip_network("172.30.0.1"), ip_network("fd00::1"), ip_network("192.0.0.192/26")]
+    assert render_batch("add", networks) == (
         "route add local 172.30.0.1/32 dev lo protocol 117 table local\n"
         "route add local fd00::1/128 dev lo protocol 117 table local\n"
+        "route add local 192.0.0.192/26 dev lo protocol 117 table local\n"
     )
 
 

@@ -39,6 +39,9 @@ class FakeRules:
             raise CommandFailed("element exists")
         self.elements = left | dict(delta.add)
 
+    async def lost(self, rules: Mapping[Vip, Rule], _inside) -> str | None:
+        return None if self.elements == rules else "the table is gone"
+
     async def remove(self) -> list[str]:
         self._start("remove")
         self.elements = None
@@ -152,3 +155,27 @@ async def test_close_removes_everything(target: SteeringRules, kernel: FakeRules
     await target.make(_updated(_service()))
     await target.close()
     assert kernel.elements is None
+
+
+async def test_what_others_flush_comes_back_and_is_told_once(caplog) -> None:
+    backend = FakeRules()
+    target = SteeringRules(backend, backend.remove)
+    await target.make(Changes((_service(),)))
+    before = dict(backend.elements or {})
+    await target.check()
+    assert backend.transactions == ["replace"]
+    backend.elements = None
+    for _ in range(3):
+        await target.check()
+    assert backend.elements == before
+    assert backend.transactions == ["replace", "replace"]
+    assert caplog.text.count("the table is gone") == 1
+
+
+async def test_what_is_closed_is_not_looked_at() -> None:
+    backend = FakeRules()
+    target = SteeringRules(backend, backend.remove)
+    await target.make(Changes((_service(),)))
+    await target.close()
+    await target.check()
+    assert backend.elements is None

@@ -10,7 +10,7 @@ from uproxy.bench.figures import duration, number, rate, round_duration, size, t
 from uproxy.bench.page.bars import Part, Row, bar_chart
 from uproxy.bench.page.markup import Markup
 from uproxy.bench.page.palette import Look
-from uproxy.bench.results import Measurement
+from uproxy.bench.results import DIRECT, Interval, Measurement
 from uproxy.bench.titles import is_bulk, is_spoilt
 
 
@@ -28,7 +28,7 @@ def _throughput_row(m: Measurement, look: Look) -> Row:
     if is_spoilt(m):
         return Row(m.path, m.path, look, (), f"{m.errors:,} errors")
     if ratio is None:
-        is_direct = m.path == "direct"
+        is_direct = m.path == DIRECT
         bar = (Part(1.0, "whole", f"direct: {absolute}"),) if is_direct else ()
         return Row(m.path, m.path, look, bar, times(1) if is_direct else "", absolute)
     title = f"{m.path}: {times_interval(ratio)} of direct, 95 % interval in brackets; {absolute}"
@@ -85,15 +85,15 @@ def wait_chart(
     looks: dict[str, Look],
     what: str,
     figure_ms: Callable[[Measurement], float | None],
+    interval_us: Callable[[Measurement], Interval | None] = lambda _: None,
 ) -> Markup | None:
-    """One wait of each path, given in ms: the longest stall, say."""
+    """One wait of each path, given in ms: the longest stall, say; with its interval where there is one."""
     rows = []
     for m in measurements:
         if (ms := figure_ms(m)) is not None:
             text = duration(ms * 1e3)
-            rows.append(
-                Row(m.path, m.path, looks[m.path], (Part(ms * 1e3, "whole", f"{m.path}: {text}"),), text)
-            )
+            bar = (Part(ms * 1e3, "whole", f"{m.path}: {text}"),)
+            rows.append(Row(m.path, m.path, looks[m.path], bar, text, whisker=interval_us(m)))
     return bar_chart(rows, what, round_duration) if rows else None
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from importlib.resources import files
 
 from uproxy.bench.columns import warnings_of
+from uproxy.bench.figures import live_after_us
+from uproxy.bench.glance import HINT, Cell, glance
 from uproxy.bench.page.bars import bar_chart_height
 from uproxy.bench.page.charts import cpu_chart, endpoint_chart, memory_chart, throughput_chart, wait_chart
 from uproxy.bench.page.latency import curves_of, latency_chart
@@ -31,6 +33,7 @@ def document(results: Results) -> str:
         "body",
         _header(results),
         _alarms(results),
+        _glance(results, chosen),
         _verdict(results, chosen),
         _legend(chosen, by_workload),
         *(_workload(name, measured, chosen) for name, measured in by_workload.items()),
@@ -81,6 +84,36 @@ def _alarms(results: Results) -> Markup:
 def _warnings(texts: Iterable[str]) -> Markup:
     items = [element("li", text) for text in texts]
     return element("ul", *items, class_="warnings", role="note") if items else Markup("")
+
+
+def _glance(results: Results, chosen: dict[str, Look]) -> Markup:
+    found = glance(results)
+    if not found.rows:
+        return Markup("")
+    heads = [element("th", head, scope="col") for head in ("path", *found.heads)]
+    rows = [
+        element(
+            "tr",
+            element("th", row.path, scope="row", class_=chosen[row.path].css_class),
+            *(_glance_cell(cell) for cell in row.cells),
+        )
+        for row in found.rows
+    ]
+    table = element("table", element("thead", element("tr", *heads)), element("tbody", *rows))
+    return element(
+        "section",
+        element("h2", "At a glance"),
+        element("div", table, class_="scroll", tabindex="0"),
+        element("p", HINT, class_="note"),
+        id="glance",
+    )
+
+
+def _glance_cell(cell: Cell) -> Markup:
+    text = element("b", cell.text) if cell.is_best else cell.text
+    sign = element("span", "~", class_="caveat", title="doubtful: see its warnings")
+    doubt = sign if cell.is_doubtful else ""
+    return element("td", text, doubt, class_="best" if cell.is_best else None)
 
 
 def _verdict(results: Results, chosen: dict[str, Look]) -> Markup:
@@ -147,11 +180,15 @@ def _figures(measured: list[Measurement], chosen: dict[str, Look]) -> list[Marku
             _LATENCY,
             latency_chart(curves, _beside(len(measured))) if curves else None,
         ),
-        ("Throughput, as times direct", _THROUGHPUT, throughput_chart(measured, chosen)),
+        ("Throughput, as times direct", _WHISKERS, throughput_chart(measured, chosen)),
         ("CPU for a gigabyte" if bulk else "CPU for an operation", _CPU, cpu_chart(measured, chosen)),
         ("Memory for a connection", _MEMORY, memory_chart(measured, chosen)),
         ("Longest stall", "", wait_chart(measured, chosen, "Longest stall", lambda m: m.longest_stall_ms)),
-        ("Live after", "", wait_chart(measured, chosen, "Live after", lambda m: m.live_after_ms)),
+        (
+            "Live after",
+            _WHISKERS,
+            wait_chart(measured, chosen, "Live after", lambda m: m.live_after_ms, live_after_us),
+        ),
         *((f"{m.path}: who got how many", _evenness(m), endpoint_chart(m, chosen[m.path])) for m in measured),
     ]
     return [
@@ -183,7 +220,7 @@ def _beside(rows: int) -> int:
 _CAPTION = 40
 
 _LATENCY = "From the intended send time. A line ends where fewer than ten waits are left to tell."
-_THROUGHPUT = "Whiskers are 95 % intervals over rounds."
+_WHISKERS = "Whiskers are 95 % intervals over rounds."
 _CPU = joined(
     [
         element("i", "", class_="key proxy"), "proxy ",
@@ -207,8 +244,9 @@ def _machine(results: Results) -> Markup:
 def _method() -> Markup:
     texts = (
         "Paths take turns within each round, so a path and its baseline are measured within seconds of "
-        "each other. Ratios and added latencies are medians of the differences within rounds; they are to "
-        "be trusted before absolute figures, which belong to the machine and its mood.",
+        "each other. Ratios and added latencies are medians of what each round says by itself, so `x direct` "
+        "may differ from the quotient of the two medians beside it; they are to be trusted before absolute "
+        "figures, which belong to the machine and its mood.",
         "An interval holds the true median in 95 of 100 such runs: by the sign test, interpolated, from "
         "six rounds on; by Student's t with fewer. Two paths differ when their intervals do not meet.",
         "Latency counts from the moment a request should have been sent, so a path that stalls cannot "

@@ -1,8 +1,8 @@
 """One look for each path, the same in every chart and every report: a colour and a dash.
 
-Hue tells the program (uproxy blue, HAProxy orange, nginx green, the kernel purple, nothing at all
-grey), lightness and dash tell its variants. The colours are in page.css, once for light and once
-for dark; neighbours stay apart for red-green blindness, and lines have names at their ends.
+Hue tells the program (uproxy blue, HAProxy orange, nginx green, the kernel purple, what uproxy hands to it
+violet, nothing at all grey), lightness and dash tell its variants. The colours are in page.css, once for
+light and once for dark; neighbours stay apart for red-green blindness, and lines have names at their ends.
 """
 
 from collections.abc import Iterable
@@ -18,9 +18,10 @@ _KNOWN = {
     "kernel-dnat": 6,
     "uproxy-bind-python": 7,
     "uproxy-redirect-python": 8,
+    "uproxy-nftables": 9,
 }
-_DASHES = ("", "", "7 3", "", "7 3", "9 2 2 2", "2 2.5", "4 3", "1 3")
-_FOR_OTHERS = (1, 3, 5, 6, 4, 2, 7, 8)
+_DASHES = ("", "", "7 3", "", "7 3", "9 2 2 2", "2 2.5", "4 3", "1 3", "12 2 3 2")
+_FOR_OTHERS = (1, 3, 5, 6, 4, 2, 9, 7, 8)
 """For paths that only the user knows: what is easiest to tell apart comes first."""
 
 
@@ -28,7 +29,7 @@ class Look(NamedTuple):
     """How a path is drawn."""
 
     css_class: str
-    """`c0` to `c8`."""
+    """`c0` to `c9`."""
     dash: str
     """An SVG stroke-dasharray; empty for a solid line."""
 

@@ -1,14 +1,14 @@
 """Listening sockets: accept in batches, find the route, start the connection.
 
-Owns the accept path. It never waits and never dies of the network: what accept(2) tells
-to ignore is ignored, and running out of descriptors pauses it.
+Owns the accept path. It never waits and never dies of the network or of the machine: what accept(2)
+tells to ignore is ignored, and anything else, like running out of descriptors, pauses it.
 """
 
 import errno
 
 from uproxy.dataplane.arriving.guard import Guard, set_guard
 from uproxy.dataplane.context import Context
-from uproxy.dataplane.dial.sockets import listen_tcp, out_of_descriptors, share
+from uproxy.dataplane.dial.sockets import is_bug, listen_tcp, share
 from uproxy.dataplane.relays import Arrival, Relay
 from uproxy.model.names import Family, IPAddress
 from uproxy.picking.routes import Route, RoutingTable
@@ -38,11 +38,20 @@ class TcpListener:
     def __init__(self, context: Context, relay: Relay, ip: IPAddress, port: int) -> None:
         self._context = context
         self._relay = relay
-        self._socket = listen_tcp(ip, port, beside_another=context.overlap.lasts)
+        self._socket = listen_tcp(
+            ip,
+            port,
+            beside_another=context.overlap.lasts,
+            foreign=context.foreign and not ip.is_unspecified,
+        )
         self.family: Family = ip.version
         self.port = int(self._socket.getsockname()[1])
+        try:
+            context.reactor.watch(self._socket.fileno(), self)
+        except OSError:
+            self._socket.close()
+            raise
         context.descriptors.used += 1
-        context.reactor.watch(self._socket.fileno(), self)
 
     def on_events(self, _events: int) -> None:
         """Clients wait."""
@@ -65,12 +74,12 @@ class TcpListener:
             try:
                 arrival = self._relay.accept(self._socket)
             except OSError as error:
-                if out_of_descriptors(error):
-                    descriptors.wait(self)
-                    return
-                if error.errno not in _IGNORED:
+                if is_bug(error):
                     raise
-                continue
+                if error.errno in _IGNORED:
+                    continue
+                descriptors.wait(self)
+                return
             if arrival is None:
                 return
             self._lead(arrival)

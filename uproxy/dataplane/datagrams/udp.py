@@ -5,15 +5,19 @@ that the kernel tells us when the backend refuses. Which flow a datagram belongs
 for how long, is `flows.py`.
 """
 
+import errno
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 from uproxy.dataplane.arriving.guard import Guard, set_guard
 from uproxy.dataplane.context import Context
 from uproxy.dataplane.datagrams.flows import FlowTable
-from uproxy.dataplane.dial.sockets import bind_udp, datagrams_as, datagrams_to, dial_failure, share
+from uproxy.dataplane.dial.hops import limit_hops
+from uproxy.dataplane.dial.sockets import bind_udp, datagrams_to, dial_failure, is_bug, share
+from uproxy.dataplane.dial.source_ports import SourcePorts
 from uproxy.dataplane.reactor import FAILED, READABLE
 from uproxy.model.closing import DialFailure
 from uproxy.model.names import IPAddress
@@ -24,8 +28,11 @@ _BATCH = 64
 _HELD_BYTES = 4096
 """Largest first datagram that is kept, to be sent again when the backend refuses it."""
 
+_OF_ONE_DATAGRAM = frozenset((errno.EAGAIN, errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM))
 _IP_PKTINFO = 8
-_ANCILLARY_BYTES = socket.CMSG_SPACE(20)
+_IP_TTL = 2
+_HOP_LIMITS = ((socket.IPPROTO_IP, _IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT))
+_ANCILLARY_BYTES = socket.CMSG_SPACE(20) + socket.CMSG_SPACE(4)
 _IPV6_LOOPBACK = bytes(15) + b"\x01"
 _SCRATCH = bytearray(65536)  # the largest datagram is 65,507 bytes
 _VIEW = memoryview(_SCRATCH)
@@ -49,6 +56,7 @@ class UdpFlow:
     used_s: float
     held: bytes | None
     tried: list[BackendState]
+    hops: int
     answered: bool = False
     streaming: bool = False
 
@@ -72,23 +80,27 @@ class UdpFlows:
 
     def __init__(self, context: Context, limit: int, idle_s: float) -> None:
         self.context = context
+        self._source_ports = SourcePorts()
         self.table: FlowTable[FlowKey, UdpFlow] = FlowTable(limit, idle_s)
 
-    def open(self, key: FlowKey, route: Route, data: memoryview) -> UdpFlow | None:
-        """Begin a flow with its first datagram; None when no backend can take it."""
+    def open(self, key: FlowKey, route: Route, data: memoryview, hops: int) -> UdpFlow | None:
+        """Begin a flow with its first datagram; None when no backend can take it, or it goes in circles."""
+        if hops == 1:
+            return None
         now_s = self.context.now()
         tried: list[BackendState] = []
-        found = self._upstream(route, key[1], now_s, tried)
+        found = self._upstream(route, key[1], now_s, tried, hops)
         if found is None:
             return None
         backend, upstream = found
         held = bytes(data) if len(data) <= _HELD_BYTES else None
-        flow = UdpFlow(*key, backend, upstream, now_s, held, tried)
+        flow = UdpFlow(*key, backend, upstream, now_s, held, tried, hops)
+        if not self._begin(flow):
+            return None
         evicted = self.table.add(key, flow)
         if evicted is not None:
             evicted.listener.route.stats.flows_evicted += 1
             self._end(evicted)
-        self._begin(flow)
         route.stats.flows += 1
         route.stats.flows_active += 1
         return flow
@@ -97,24 +109,26 @@ class UdpFlows:
         """Give a flow another backend, after its own refused; False when there is none."""
         self.release(flow)
         flow.tried.append(flow.backend)
-        found = self._upstream(flow.listener.route, flow.client, self.context.now(), flow.tried)
-        if found is None:
-            self.table.remove(flow.key)
-            flow.listener.route.stats.flows_active -= 1
-            return False
-        flow.backend, flow.upstream = found
-        self._begin(flow)
-        return True
+        found = self._upstream(flow.listener.route, flow.client, self.context.now(), flow.tried, flow.hops)
+        if found is not None:
+            flow.backend, flow.upstream = found
+            if self._begin(flow):
+                return True
+        self.table.remove(flow.key)
+        flow.listener.route.stats.flows_active -= 1
+        return False
 
     def _upstream(
-        self, route: Route, client: Client, now_s: float, tried: list[BackendState]
+        self, route: Route, client: Client, now_s: float, tried: list[BackendState], hops: int
     ) -> tuple[BackendState, socket.socket] | None:
         address = str(client[0])
         if route.inside is not None and self.context.insiders.has(address):
             route = route.inside
         while (backend := route.balancer.pick(address, now_s, tried)) is not None:
             try:
-                return backend, self._datagrams_to(backend, client)
+                upstream = self._datagrams_to(backend, client)
+                limit_hops(upstream, hops)
+                return backend, upstream
             except OSError as error:
                 failure = dial_failure(error.errno or 0)
                 route.stats.dial_failed(failure)
@@ -127,14 +141,21 @@ class UdpFlows:
     def _datagrams_to(self, backend: BackendState, client: Client) -> socket.socket:
         context = self.context
         if context.keeps_address(str(client[0]), backend.address[0]):
-            return datagrams_as(client[:2], backend.family, backend.address, context.mark)
+            return self._source_ports.datagrams_as(client[:2], backend.family, backend.address, context.mark)
         return datagrams_to(backend.family, backend.address, context.mark)
 
-    def _begin(self, flow: UdpFlow) -> None:
+    def _begin(self, flow: UdpFlow) -> bool:
+        """False when its answers cannot be watched for: its socket is closed."""
+        try:
+            self.context.reactor.watch(flow.upstream.fileno(), flow)
+        except OSError:
+            flow.upstream.close()
+            flow.listener.route.stats.dial_failed(DialFailure.NO_RESOURCES)
+            return False
         flow.backend.active += 1
         flow.backend.connections += 1
         self.context.descriptors.used += 1
-        self.context.reactor.watch(flow.upstream.fileno(), flow)
+        return True
 
     def release(self, flow: UdpFlow) -> None:
         """Close a flow's socket."""
@@ -175,13 +196,22 @@ class UdpListener:
         self._flows = flows
         self._many_addresses = ip.is_unspecified
         # A wildcard socket would take what goes to anybody's port of this number.
-        transparent = flows.context.ways_back is not None and not self._many_addresses
-        mark = flows.context.mark if transparent else 0
-        self._socket = bind_udp(ip, port, mark, beside_another=flows.context.overlap.lasts)
+        context = flows.context
+        self._socket = bind_udp(
+            ip,
+            port,
+            context.mark if context.ways_back is not None else 0,
+            beside_another=context.overlap.lasts,
+            foreign=context.foreign and not self._many_addresses,
+        )
         self._family = ip.version
         self.guard = Guard()
+        try:
+            flows.context.reactor.watch(self._socket.fileno(), self)
+        except OSError:
+            self._socket.close()
+            raise
         flows.context.descriptors.used += 1
-        flows.context.reactor.watch(self._socket.fileno(), self)
 
     def set_guard(self, guard: Guard) -> None:
         """Keep out whom `guard` does not let in. Raises OSError."""
@@ -200,30 +230,33 @@ class UdpListener:
             if self._socket.fileno() < 0:
                 return
             try:
-                count, client, local = self._receive()
+                count, client, local, hops = self._receive()
             except BlockingIOError:
                 return
+            except OSError as error:
+                if is_bug(error):
+                    raise
+                self.route.stats.datagrams_dropped += 1  # one that was lost for want of memory
+                continue
             if self._welcome(local):
-                self._pass_on(_VIEW[:count], client, local)
+                self._pass_on(_VIEW[:count], client, local, hops)
         self._flows.context.reactor.later(self)
 
-    def _receive(self) -> tuple[int, Client, bytes]:
-        if not self._many_addresses:
-            count, client = self._socket.recvfrom_into(_SCRATCH)
-            return count, client, b""
+    def _receive(self) -> tuple[int, Client, bytes, int]:
         count, ancillary, _flags, client = self._socket.recvmsg_into([_SCRATCH], _ANCILLARY_BYTES)
-        return count, client, _local_address(ancillary)
+        local = _local_address(ancillary) if self._many_addresses else b""
+        return count, client, local, _hops(ancillary)
 
     def _welcome(self, local: bytes) -> bool:
         """Whether datagrams to this address of the node are ours to answer."""
         return not local or self._flows.context.node_ports_on_loopback or not _is_loopback(local)
 
-    def _pass_on(self, data: memoryview, client: Client, local: bytes) -> None:
+    def _pass_on(self, data: memoryview, client: Client, local: bytes, hops: int) -> None:
         key = (self, client, local)
         stats = self.route.stats
         flow = self._flows.table.use(key, self._flows.context.now())
         if flow is None:
-            flow = self._flows.open(key, self.route, data)
+            flow = self._flows.open(key, self.route, data, hops)
             if flow is None:
                 stats.datagrams_dropped += 1
                 return
@@ -239,11 +272,8 @@ class UdpListener:
             try:
                 flow.upstream.send(data)
                 return
-            except BlockingIOError:
-                self.route.stats.datagrams_dropped += 1
-                return
             except OSError as error:
-                if not self._refused(flow, error):
+                if not _is_refusal(error) or not self._refused(flow, error):
                     self.route.stats.datagrams_dropped += 1
                     return
 
@@ -264,6 +294,9 @@ class UdpListener:
             except BlockingIOError:
                 return
             except OSError as error:
+                if not _is_refusal(error):
+                    stats.datagrams_dropped += 1
+                    continue
                 held = flow.held
                 if self._refused(flow, error) and held is not None:
                     self._send(flow, held)
@@ -305,8 +338,22 @@ class UdpListener:
         self._socket.close()
 
 
+def _is_refusal(error: OSError) -> bool:
+    """Whether a flow's backend does not take its datagrams. Else the error is of one datagram: too long for
+    the path (EMSGSIZE, after an ICMP message), or for this machine's memory."""
+    return error.errno not in _OF_ONE_DATAGRAM
+
+
 def _is_loopback(local: bytes) -> bool:
     return local[0] == 127 if len(local) == 4 else local == _IPV6_LOOPBACK
+
+
+def _hops(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """The hop limit that a datagram came with; 0 when it is not told."""
+    for level, kind, data in ancillary:
+        if (level, kind) in _HOP_LIMITS:
+            return int.from_bytes(data[:4], sys.byteorder)
+    return 0
 
 
 def _local_address(ancillary: list[tuple[int, int, bytes]]) -> bytes:

@@ -11,6 +11,7 @@ import socket
 import struct
 from contextlib import suppress
 
+from uproxy.dataplane.dial.hops import limit_hops, report_hops, save_syn
 from uproxy.model.closing import DialFailure
 from uproxy.model.names import ADDRESS_FAMILY, IPAddress
 
@@ -18,6 +19,10 @@ BACKLOG = 4096
 
 KEEPALIVE_IDLE_S = 60
 """How long a connection may be silent before its peer is asked whether it is still there."""
+
+UNANSWERED_S = 675
+"""How long a peer may leave questions unanswered: nine, 75 s apart, is what Linux gives it (tcp(7))."""
+_PROBES_MAX = 127
 
 RECEIVE_BUFFER_BYTES = 256 * 1024
 """What the kernel may hold of a fast sender's bytes, unread (the kernel doubles it, for its own
@@ -32,6 +37,8 @@ TCP_NOTSENT_LOWAT)."""
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _DATAGRAM = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_NOBODY = struct.pack("=H14x", socket.AF_UNSPEC)
+_CONNECT = ctypes.CDLL(None).connect  # Python's own knows no AF_UNSPEC
 _IP_PKTINFO = 8  # not in Python's socket module
 _SO_MARK = 36
 _SO_RCVBUFFORCE = 33
@@ -42,13 +49,18 @@ _SO_ATTACH_REUSEPORT_CBPF = 51
 _RETURN_1 = struct.pack("HBBI", 0x06, 0, 0, 1)
 """BPF_RET | BPF_K: the second of a group."""
 
-_OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
+_OURS_TO_LACK = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC))
+"""ENOSPC is fs.epoll.max_user_watches, which all processes of one user share (epoll(7))."""
+_OUT_OF_RESOURCES = _OURS_TO_LACK | {errno.EADDRNOTAVAIL}
 _UNREACHABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETDOWN))
-_NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_OUR_OWN_FAULT = frozenset((errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK))
 
 
-def listen_tcp(ip: IPAddress, port: int, *, beside_another: bool = False) -> socket.socket:
-    """A non-blocking listener on exactly `ip`; an IPv6 one takes no IPv4 connections.
+def listen_tcp(
+    ip: IPAddress, port: int, *, beside_another: bool = False, foreign: bool = False
+) -> socket.socket:
+    """A non-blocking listener on exactly `ip`, which need not be this machine's where it is `foreign`; an
+    IPv6 one takes no IPv4 connections.
 
     `beside_another` is one that has been shared with us (`share`): this one takes what comes from now on.
     Raises OSError, EADDRINUSE and EADDRNOTAVAIL above all.
@@ -59,6 +71,9 @@ def listen_tcp(ip: IPAddress, port: int, *, beside_another: bool = False) -> soc
         if ip.version == 6:
             _set_ipv6_options(listener)
         _set_stream_options(listener)
+        save_syn(listener)
+        if foreign:
+            make_transparent(listener, 0)
         share(listener, on=beside_another)
         listener.bind((str(ip), port))
         listener.listen(BACKLOG)
@@ -88,25 +103,32 @@ def _prefer_the_second(server: socket.socket) -> None:
         server.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, filter_)
 
 
-def stream_to(family: int, mark: int) -> socket.socket:
-    """A non-blocking socket, ready to connect. `mark` (0 for none) keeps steering off it."""
+def stream_to(family: int, mark: int, hops: int = 0) -> socket.socket:
+    """A non-blocking socket, ready to connect. `mark` (0 for none) keeps steering off it; `hops` are as for
+    `limit_hops`. Raises OSError."""
     stream = socket.socket(family, _STREAM)
-    _set_stream_options(stream)
-    # Lets a later dial bind to this one's port while it rests in TIME_WAIT (source_ports.py).
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if mark:
-        stream.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+    try:
+        _set_stream_options(stream)
+        # Lets a later dial bind to this one's port while it rests in TIME_WAIT (source_ports.py).
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if mark:
+            stream.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+        limit_hops(stream, hops)
+    except OSError:
+        stream.close()
+        raise
     return stream
 
 
 def make_transparent(sock: socket.socket, mark: int) -> None:
     """Let a socket have addresses that are not this machine's (ip(7), IP_TRANSPARENT). `mark` tells
-    the rules that it is ours. Raises OSError without CAP_NET_ADMIN."""
+    the rules that it is ours (0 for none). Raises OSError without CAP_NET_ADMIN."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
-    sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+    if mark:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
 
 
 def peer_of(stream: socket.socket) -> tuple[str, int] | None:
@@ -131,6 +153,8 @@ def begin_connect(stream: socket.socket, address: tuple[str, int]) -> int:
 def _set_stream_options(stream: socket.socket) -> None:
     """What every connection has from its first packet on."""
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # An urgent byte is one like others (RFC 6093). Else each would be missing from the stream.
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     # TCP_WINDOW_CLAMP would not do: the kernel's tuning moves it along. A kernel that lacks the
     # option (gVisor) has a bound of its own.
     try:
@@ -145,8 +169,18 @@ def keep_alive(stream: socket.socket) -> None:
 
     Most connections never live so long, and are spared the system calls and the kernel's timer.
     """
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    with suppress(OSError):  # then the idle timeout finds it
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def ask_often(stream: socket.socket, every_s: int) -> None:
+    """For one that is half closed: have its peer answer so often, and give it up as late as others."""
+    with suppress(OSError):
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, every_s)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, every_s)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, min(_PROBES_MAX, UNANSWERED_S // every_s))
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def bound_unsent(stream: socket.socket) -> None:
@@ -163,12 +197,11 @@ def _set_ipv6_options(server: socket.socket) -> None:
 
 
 def bind_udp(
-    ip: IPAddress, port: int, transparent_mark: int = 0, *, beside_another: bool = False
+    ip: IPAddress, port: int, mark: int = 0, *, beside_another: bool = False, foreign: bool = False
 ) -> socket.socket:
     """A non-blocking datagram socket on `ip`, which reports the address each datagram came to.
 
-    With a `transparent_mark`, `ip` need not be this machine's. `beside_another`, and OSError, are as in
-    `listen_tcp`.
+    `beside_another`, `foreign`, and OSError, are as in `listen_tcp`; `mark` as in `make_transparent`.
     """
     server = socket.socket(ADDRESS_FAMILY[ip.version], _DATAGRAM)
     try:
@@ -177,9 +210,10 @@ def bind_udp(
             server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         else:
             server.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        report_hops(server)
         _ask_for_room(server)
-        if transparent_mark:
-            make_transparent(server, transparent_mark)
+        if foreign:
+            make_transparent(server, mark)
         share(server, on=beside_another)
         server.bind((str(ip), port))
         if beside_another:
@@ -204,24 +238,18 @@ def datagrams_to(family: int, address: tuple[str, int], mark: int) -> socket.soc
     return client
 
 
-def datagrams_as(client: tuple[str, int], family: int, address: tuple[str, int], mark: int) -> socket.socket:
-    """The same from a client's address, and from its port if that is free. Raises OSError."""
-    ip, port = client
-    stream = _datagrams_from((ip, port), family, address, mark)
-    return stream or _datagrams_from((ip, 0), family, address, mark) or datagrams_to(family, address, mark)
-
-
-def _datagrams_from(
+def datagrams_from(
     source: tuple[str, int], family: int, address: tuple[str, int], mark: int
 ) -> socket.socket | None:
-    """None when the port is not to be had."""
+    """The same from an address and port, of which the address need not be ours; None when they are not to
+    be had. Raises OSError."""
     sock = socket.socket(family, _DATAGRAM)
     try:
         make_transparent(sock, mark)
         sock.bind(source)
         _ask_for_room(sock)
         sock.connect(address)
-        if source[1] and _has_strays(sock):
+        if _has_strays(sock):
             raise OSError(errno.EADDRINUSE, "somebody talks to it")
     except OSError as error:
         sock.close()
@@ -250,8 +278,9 @@ def close_with_reset(stream: socket.socket) -> None:
     """Close so that the peer sees a reset, not an orderly end."""
     try:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    finally:
-        stream.close()
+    except OSError:  # BPF programs of a cgroup may deny it; dissolving the connection says it, too
+        _CONNECT(stream.fileno(), _NOBODY, len(_NOBODY))
+    stream.close()
 
 
 def has_failed(stream: socket.socket) -> bool:
@@ -270,9 +299,14 @@ def dial_failure(error: int) -> DialFailure:
     return DialFailure.NO_RESOURCES if error in _OUT_OF_RESOURCES else DialFailure.OTHER
 
 
-def out_of_descriptors(error: OSError) -> bool:
-    """Whether the machine is out of something that comes back when connections end."""
-    return error.errno in _NO_DESCRIPTOR
+def ours_to_lack(error: OSError) -> bool:
+    """Whether an error tells of this machine, which is out of something, and not of a peer."""
+    return error.errno in _OURS_TO_LACK
+
+
+def is_bug(error: OSError) -> bool:
+    """Whether a call was a mistake of the program: no machine's state and no peer makes it fail so."""
+    return error.errno in _OUR_OWN_FAULT
 
 
 def reason(error: OSError) -> str:

@@ -41,6 +41,7 @@ class Engine:
         local_ports: tuple[int, int],
         tells_ends: bool,
         tells_failures: bool,
+        client_ports: tuple[int, int],
     ) -> None: ...
     def add_port(self) -> int:
         """A slot for a Service port's counts."""
@@ -62,12 +63,16 @@ class Engine:
         begun_ns: int,
         header: bytes,
         as_client: bool,
+        bound_ms: int,
         /,
     ) -> int:
         """Dial, from the client's own address if `as_client`, and relay: 0, and `client` is the engine's;
-        or an errno. The endpoint gets `header` ahead of what the client says."""
+        or an errno. The dial may take `bound_ms`, which is more than `connect_ms`; with 0 it takes that.
+        The endpoint gets `header` ahead of what the client says."""
     def reset(self, reason: int, backend: int, /) -> None:
         """Reset every connection to a backend, or with -1 every connection; waits for that."""
+    def ask_every(self, seconds: int, /) -> None:
+        """How often the peers of half-closed connections have to show that they are there."""
     def joined(self, backend: int, /) -> int:
         """How many dials of a backend have succeeded."""
     def open(self, backends: list[int], /) -> list[int]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from uproxy.dataplane.context import Context
+from uproxy.dataplane.dial.hops import hops_of
 from uproxy.dataplane.dial.sockets import begin_connect, close_with_reset, dial_failure, peer_of, stream_to
 from uproxy.dataplane.dial.source_ports import SourcePorts
 from uproxy.dataplane.relay.pair import Pair
@@ -48,6 +49,7 @@ class Connection:
     __slots__ = (
         "_attempts",
         "_counted",
+        "_hops",
         "_shared",
         "_timer",
         "_waiter",
@@ -84,6 +86,7 @@ class Connection:
         self._timer: TimerHandle | None = None
         self._waiter: Waiter | None = None
         self._counted = (0, 0)
+        self._hops = hops_of(client)
         self.quiet_since_s = now_s
         self.quiet_bytes = 0
         context.descriptors.used += 2
@@ -100,6 +103,8 @@ class Connection:
     def _dial(self, now_s: float, first: BackendState | None) -> None:
         """Dial `first`, or the next endpoint; on to the one after it when that fails at once."""
         attempts, now = self._attempts, self._shared.context.now
+        if self._hops == 1:
+            return self._refuse(CloseReason.HOP_LIMIT)
         state = first or attempts.next(now_s)
         while state is not None:
             self.backend = state
@@ -107,7 +112,12 @@ class Connection:
             error, server = self._connect(state)
             if server is not None:
                 state.taken += 1
-                return self._connected(server, now()) if error == 0 else self._await_handshake(server)
+                if error == 0:
+                    return self._connected(server, now())
+                error = self._await_handshake(server, now())
+                if error == 0:
+                    return None
+                state.taken -= 1
             failure = dial_failure(error)
             if failure is DialFailure.NO_RESOURCES:
                 return self._dial_later()
@@ -121,14 +131,17 @@ class Connection:
         if isinstance(found, CloseReason):
             self._refuse(found)
             return
-        self._waiter = Waiter(
-            self._shared.context,
-            self.client.fileno(),
-            self._attempts,
-            found,
-            dial=self._dial_after_wait,
-            end=self._end_after_wait,
-        )
+        try:
+            self._waiter = Waiter(
+                self._shared.context,
+                self.client.fileno(),
+                self._attempts,
+                found,
+                dial=self._dial_after_wait,
+                end=self._end_after_wait,
+            )
+        except OSError:
+            self._refuse(CloseReason.NO_RESOURCES)
 
     def _dial_after_wait(self, state: BackendState) -> None:
         self._waiter = None
@@ -146,23 +159,34 @@ class Connection:
             if context.keeps_address(self._attempts.client_address, state.address[0]):
                 client = peer_of(self.client)
                 if client is not None:
-                    return self._shared.source_ports.dial_as(client, state.family, state.address, mark)
-            server = stream_to(state.family, mark)
+                    return self._shared.source_ports.dial_as(
+                        client, state.family, state.address, mark, self._hops
+                    )
+            server = stream_to(state.family, mark, self._hops)
             code = begin_connect(server, state.address)
             if code in (0, errno.EALREADY):
                 return code, server
             server.close()
             if code == errno.EADDRNOTAVAIL:
-                return self._shared.source_ports.dial(state.family, state.address, mark)
+                return self._shared.source_ports.dial(state.family, state.address, mark, self._hops)
         except OSError as error:
             return error.errno or errno.EIO, None
         return code, None
 
-    def _await_handshake(self, server: socket.socket) -> None:
+    def _await_handshake(self, server: socket.socket, now_s: float) -> int:
+        """Be told when it is over: 0, or the errno for which that cannot be, and the socket is closed."""
         context = self._shared.context
+        try:
+            context.reactor.watch(server.fileno(), self)
+        except OSError as error:
+            server.close()
+            return error.errno or errno.ENOMEM
         self.server = server
-        self._timer = context.loop.call_later(context.timeouts.connect_s, self._timed_out)
-        context.reactor.watch(server.fileno(), self)
+        connect_s, endpoint = context.timeouts.connect_s, self.backend.address[0]
+        if self.backend.connections or not context.keeps_address(self._attempts.client_address, endpoint):
+            connect_s = self._attempts.bound_s(self.backend, connect_s, now_s)
+        self._timer = context.loop.call_later(connect_s, self._timed_out)
+        return 0
 
     def on_events(self, _events: int) -> None:
         """The dial's socket is ready: connected, or failed."""
@@ -218,7 +242,7 @@ class Connection:
         attempts, shared = self._attempts, self._shared
         attempts.route.stats.connect_time.record(now_s - self.dial_started_s)
         self.pair = pair = Pair(shared.context.reactor, shared.pipes, self.client, server, self._ended)
-        if attempts.route.options.proxy_protocol:
+        if pair.start() and attempts.route.options.proxy_protocol:
             pair.up.begin_with(header_for(self.client, attempts.destination))
 
     # ---- ending ----

@@ -7,6 +7,7 @@ dial. What the engine does inside is told in `engine/engine.h`; that there may b
 there was no compiler, in `engine_or_reason`.
 """
 
+import errno
 import socket
 from asyncio import TimerHandle
 from collections import deque
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING
 from uproxy.dataplane.context import Context
 from uproxy.dataplane.descriptors import PIPES_SHARE
 from uproxy.dataplane.dial.sockets import dial_failure
-from uproxy.dataplane.dial.source_ports import local_port_range
+from uproxy.dataplane.dial.source_ports import CLIENT_PORTS, local_port_range
+from uproxy.dataplane.relay.half_closed import ask_every_s
 from uproxy.dataplane.relay.proxy_protocol import header_for
 from uproxy.dataplane.relay.waiter import Waiter, wait_or_end
 from uproxy.dataplane.relays import Ended
@@ -105,11 +107,13 @@ class NativeRelay:
             local_ports=local_port_range(),
             tells_ends=tells_ends(),
             tells_failures=tells_failures(),
+            client_ports=CLIENT_PORTS,
         )
         # Looked up once: most connections need no more than these, and each of them pays.
         self._accept = _engine.accept
         self._engine_begin = self._engine.begin
         self._now = context.now
+        self._budget_ms = _ms(timeouts.dial_budget_s)
         self._dials_as_itself = context.ways_back is None
         self._reasons = tuple(map(CloseReason, _engine.REASONS))
         self._routes: dict[int, Route] = {}
@@ -121,6 +125,7 @@ class NativeRelay:
         self._in_rooms: dict[int, Waiter] = {}
         self._reports: deque[_engine.Report] = deque()
         self._closed = False
+        self._engine.ask_every(ask_every_s())
         descriptors.elsewhere = self._engine.descriptors
         context.loop.add_reader(self._engine.report_fd, self._take_reports)
 
@@ -138,7 +143,7 @@ class NativeRelay:
 
     def begin(self, route: Route, client: int, address: str, destination: bytes | None) -> None:
         """The short step that Python takes for each connection."""
-        now_s = self._now()
+        now_s, timeouts = self._now(), self._context.timeouts
         stats = route.stats
         stats.connections += 1
         stats.active += 1
@@ -149,12 +154,13 @@ class NativeRelay:
         if state is not None:
             port, backend = route.relay_slot, state.relay_slot
             if port >= 0 and backend >= 0 and self._dials_as_itself:
-                error = self._engine_begin(client, port, backend, address, 0, b"", False)
+                bound_ms = self._budget_ms if route.is_alone(state, now_s) else 0
+                error = self._engine_begin(client, port, backend, address, 0, b"", False, bound_ms)
             else:
-                error = self._dial(route, state, client, address)
+                bound_s = timeouts.dial_budget_s if route.is_alone(state, now_s) else timeouts.connect_s
+                error = self._dial(route, state, client, address, bound_s)
         if state is None or error:
-            budget_s = self._context.timeouts.dial_budget_s
-            attempts = Attempts(route, address, now_s, budget_s, destination)
+            attempts = Attempts(route, address, now_s, timeouts.dial_budget_s, destination)
             if route.room:
                 route.room.serve(now_s)  # nobody is overtaken
             self._go_on(attempts, client, state, error)
@@ -165,11 +171,16 @@ class NativeRelay:
         state: BackendState,
         client: int,
         address: str,
+        bound_s: float,
         *,
         begun_ns: int = 0,
         header: bytes = b"",
     ) -> int:
-        """Give the client to the engine: 0, or the errno of a dial that failed at once."""
+        """Give the client to the engine: 0, or the errno of a dial that failed at once.
+
+        It may take `bound_s`. From the client's own address it takes no longer than others, until the
+        endpoint's answers are known to come here: else the next dial would be from ours.
+        """
         port, backend = route.relay_slot, state.relay_slot
         if port < 0:
             port = route.relay_slot = self._engine.add_port()
@@ -179,7 +190,9 @@ class NativeRelay:
             backend = state.relay_slot = self._engine.add_backend(*state.address)
             self._states[backend] = state
         as_client = self._context.keeps_address(address, state.address[0])
-        return self._engine.begin(client, port, backend, address, begun_ns, header, as_client)
+        proven = state.connections or not as_client
+        bound_ms = _ms(bound_s) if proven and bound_s > self._context.timeouts.connect_s else 0
+        return self._engine.begin(client, port, backend, address, begun_ns, header, as_client, bound_ms)
 
     def _go_on(self, attempts: Attempts, client: int, state: BackendState | None, error: int) -> None:
         """After `state` failed with `error`: the next endpoint, until one is dialled or all have failed.
@@ -188,6 +201,9 @@ class NativeRelay:
         """
         while True:
             now_s = self._context.now()
+            if error == errno.ELOOP:
+                self._refuse(attempts, client, CloseReason.HOP_LIMIT)
+                return
             if state is not None and not self._blame(attempts, client, state, error, now_s):
                 return
             state = attempts.next(now_s)
@@ -204,7 +220,9 @@ class NativeRelay:
         begun_ns = int(attempts.started_s * 1e9)
         route = attempts.route
         header = _header(client, attempts.destination) if route.options.proxy_protocol else b""
-        return self._dial(route, state, client, attempts.client_address, begun_ns=begun_ns, header=header)
+        bound_s = attempts.bound_s(state, self._context.timeouts.connect_s, self._now())
+        address = attempts.client_address
+        return self._dial(route, state, client, address, bound_s, begun_ns=begun_ns, header=header)
 
     def _wait_or_end(self, attempts: Attempts, client: int, now_s: float) -> None:
         found = wait_or_end(self._context, attempts, now_s)
@@ -212,8 +230,11 @@ class NativeRelay:
             self._refuse(attempts, client, found)
             return
         dial, end = partial(self._dial_after_wait, attempts, client), partial(self._refuse, attempts, client)
-        self._context.descriptors.used += 1  # the client's, which the engine does not count
-        self._in_rooms[client] = Waiter(self._context, client, attempts, found, dial=dial, end=end)
+        try:
+            self._in_rooms[client] = Waiter(self._context, client, attempts, found, dial=dial, end=end)
+            self._context.descriptors.used += 1  # the client's, which the engine does not count
+        except OSError:
+            self._refuse(attempts, client, CloseReason.NO_RESOURCES)
 
     def _dial_after_wait(self, attempts: Attempts, client: int, state: BackendState) -> None:
         self._forget_wait(client)
@@ -329,6 +350,7 @@ class NativeRelay:
         """Fold in what the engine counted since the last time."""
         if self._closed:
             return
+        self._engine.ask_every(ask_every_s())
         self._take_reports()  # so that no slot is given up that a report still names
         ports, backends = self._engine.collect()
         for slot, to_backend, to_client, closes, connects, connect_s in ports:

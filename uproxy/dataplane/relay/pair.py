@@ -15,8 +15,15 @@ import os
 import socket
 from collections.abc import Callable
 
-from uproxy.dataplane.dial.sockets import bound_unsent, close_with_reset, has_failed, keep_alive
-from uproxy.dataplane.reactor import FAILED, HUNG_UP, PEER_DONE, READABLE, WRITABLE, Reactor
+from uproxy.dataplane.dial.sockets import (
+    ask_often,
+    bound_unsent,
+    close_with_reset,
+    has_failed,
+    keep_alive,
+    ours_to_lack,
+)
+from uproxy.dataplane.reactor import FAILED, HUNG_UP, PEER_DONE, READABLE, URGENT, WRITABLE, Reactor
 from uproxy.dataplane.relay.pipes import PIPE_BYTES, Pipe, Pipes
 from uproxy.model.closing import CloseReason
 
@@ -28,7 +35,7 @@ _SMALL_FILLS_BEFORE_COPY = 8
 _SPLICE_FLAGS = 0x01 | 0x02  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK; named in os only from 3.13 on
 
 _AFTER_ITS_END = (errno.EPIPE, errno.ENOTCONN)
-_TROUBLE = PEER_DONE | FAILED | HUNG_UP
+_TROUBLE = PEER_DONE | FAILED | HUNG_UP | URGENT
 
 _readv, _write = os.readv, os.write  # looked up for every message
 _SCRATCH = bytearray(CHUNK_BYTES)
@@ -42,7 +49,17 @@ _PREFIXES = [_VIEW[:count] for count in range(_PREFIXES_COUNT)]
 class Pair:
     """Two joined sockets, and the two directions between them."""
 
-    __slots__ = ("_ended", "_kept_alive", "_reactor", "closed", "down", "first_eof", "last", "up")
+    __slots__ = (
+        "_asks_often",
+        "_ended",
+        "_kept_alive",
+        "_reactor",
+        "closed",
+        "down",
+        "first_eof",
+        "last",
+        "up",
+    )
 
     def __init__(
         self,
@@ -57,7 +74,7 @@ class Pair:
         self._reactor = reactor
         self._ended = ended
         self.closed = False
-        self._kept_alive = False
+        self._kept_alive = self._asks_often = False
         self.first_eof: Direction | None = None
         self.up = up = Direction(self, reactor, pipes, client, server)
         self.down = down = Direction(self, reactor, pipes, server, client)
@@ -65,8 +82,16 @@ class Pair:
         """The direction of the last bytes, noted for `at_rest`; the client is always free to begin."""
         up.reverse = down
         down.reverse = up
-        reactor.watch(up.source_fd, up)
-        reactor.watch(down.source_fd, down)
+
+    def start(self) -> bool:
+        """Relay from now on. False when that cannot be: the pair is closed, and has said so."""
+        try:
+            self._reactor.watch(self.up.source_fd, self.up)
+            self._reactor.watch(self.down.source_fd, self.down)
+        except OSError:
+            self.reset(CloseReason.NO_RESOURCES)
+            return False
+        return True
 
     @property
     def bytes_to_backend(self) -> int:
@@ -89,6 +114,13 @@ class Pair:
             self._kept_alive = True
             keep_alive(self.up.source)
             keep_alive(self.down.source)
+
+    def ask_often(self, every_s: int) -> None:
+        """Have both peers answer so often, once one of them has finished sending."""
+        if self.half_closed and not self._asks_often:
+            self._asks_often = True
+            ask_often(self.up.source, every_s)
+            ask_often(self.down.source, every_s)
 
     def give_back(self) -> None:
         """Return the pipes of an idle connection to the pool."""
@@ -119,6 +151,13 @@ class Pair:
         if not self.closed:
             reason = CloseReason.CLIENT_RESET if direction is self.up else CloseReason.BACKEND_RESET
             self._close(reason, (direction.reverse,) if self.first_eof is direction else ())
+
+    def source_failed(self, direction: "Direction", error: OSError) -> None:
+        """The source of `direction` gives nothing more: it was reset, or this machine lacks something."""
+        if ours_to_lack(error):
+            self.reset(CloseReason.NO_RESOURCES)
+        else:
+            self.reset_by(direction)
 
     def end_of(self, direction: "Direction") -> None:
         """The source of `direction` has sent its last byte, and it was passed on."""
@@ -179,6 +218,7 @@ class Direction:
         "sink_fd",
         "source",
         "source_fd",
+        "urgent",
     )
 
     reverse: "Direction"
@@ -198,6 +238,8 @@ class Direction:
         """Whether nothing more will be read: the source has finished, or the pair is closed."""
         self.ending = not reactor.tells_ends
         """The source has ended or failed, or may have: a short read is no pause, read on until it says."""
+        self.urgent = False
+        """The same, of one that sends urgent bytes: a read stops short at them, and splice(2) for ever."""
         self.failed = False
         """The source has failed, maybe after its end."""
         self.cut = False
@@ -215,6 +257,8 @@ class Direction:
         room, or it is others' turn. Writable edges concern the way back."""
         if events & _TROUBLE:
             self.ending = True
+            if events & URGENT:
+                self.urgent = True
             if events & FAILED:
                 self.failed = True
             if events & FAILED and (self.eof or self.blocked) and self.has_failed():
@@ -227,6 +271,9 @@ class Direction:
         steps = 0
         while not self.eof and steps < _STEPS_A_TURN:
             if self._pipe is not None:
+                if self.urgent:
+                    self.leave_splice()
+                    continue
                 if not self._splice_once(self._pipe):
                     return
                 steps += 1
@@ -235,8 +282,8 @@ class Direction:
                 count = _readv(self.source_fd, _SCRATCHES)
             except BlockingIOError:
                 return
-            except OSError:
-                self.pair.reset_by(self)
+            except OSError as error:
+                self.pair.source_failed(self, error)
                 return
             if count == 0:
                 self._finish()
@@ -318,6 +365,9 @@ class Direction:
         instead, as if the peer had finished; EPIPE says that it really had, before it was reset.
         """
         pair, reverse = self.pair, self.reverse
+        if ours_to_lack(error):
+            pair.reset(CloseReason.NO_RESOURCES)
+            return
         reverse.cut = error.errno not in _AFTER_ITS_END
         self.eof = True
         if not reverse.eof:
@@ -328,7 +378,7 @@ class Direction:
 
     def _chunk_was_full(self) -> None:
         self._full_chunks += 1
-        if self._full_chunks == _FULL_CHUNKS_BEFORE_SPLICE:
+        if self._full_chunks == _FULL_CHUNKS_BEFORE_SPLICE and not self.urgent:
             bound_unsent(self.sink)
             self._pipe = self._pipes.take()
 
@@ -360,12 +410,12 @@ class Direction:
             count = os.splice(self.source_fd, pipe.write_fd, PIPE_BYTES, flags=_SPLICE_FLAGS)
         except BlockingIOError:
             return False
-        except OSError:
-            self.pair.reset_by(self)
+        except OSError as error:
+            self.pair.source_failed(self, error)
             return False
         if count == 0:
-            self._finish()
-            return False
+            self.ending = self.urgent = True  # the end, or an urgent byte ahead of one: reading tells
+            return True
         self.bytes += count
         self.pair.last = self
         self._in_pipe = count

@@ -11,6 +11,7 @@ from itertools import islice
 from uproxy.dataplane.context import Context, Timeouts
 from uproxy.dataplane.relay.age import grace_s, limit_s, quiet_s, sweep_every_s
 from uproxy.dataplane.relay.connection import Connection
+from uproxy.dataplane.relay.half_closed import ask_every_s
 from uproxy.dataplane.relay.pair import Pair
 from uproxy.model.closing import CloseReason
 from uproxy.picking.routes import Route
@@ -32,6 +33,7 @@ class Sweeper:
         self._context = context
         self._live = live
         self._ages_s: dict[Route, float] = {}
+        self._ask_every_s = ask_every_s()
         self._rest()
 
     def close(self) -> None:
@@ -53,12 +55,13 @@ class Sweeper:
     def _rest(self) -> None:
         """Until the next pass."""
         asked_s = map(sweep_every_s, self._ages_s.values())
-        interval_s = min(sweep_interval_s(self._context.timeouts), *asked_s, _INTERVAL_MAX_S)
+        interval_s = min(sweep_interval_s(self._context.timeouts), *asked_s, self._ask_every_s)
         self._resting = True
         self._timer = self._context.loop.call_later(interval_s, self._begin)
 
     def _begin(self) -> None:
         self._resting = False
+        self._ask_every_s = ask_every_s()
         self._visit(iter(list(self._live)))
 
     def _visit(self, rest: Iterator[Connection]) -> None:
@@ -77,6 +80,7 @@ class Sweeper:
         if pair is None or pair.closed:
             return  # still dialling, which has its own clock, or ended meanwhile
         pair.keep_alive()
+        pair.ask_often(self._ask_every_s)
         total = pair.bytes_to_backend + pair.bytes_to_client
         moved = total != connection.quiet_bytes
         if moved:

@@ -39,7 +39,8 @@ class Waiter:
         dial: Callable[[BackendState], None],
         end: Callable[[CloseReason], None],
     ) -> None:
-        """`fd` is the client's socket, which nobody else watches."""
+        """`fd` is the client's socket, which nobody else watches. Raises OSError when that cannot be."""
+        context.reactor.watch(fd, self)
         self.wait = wait
         self._context = context
         self._fd = fd
@@ -51,7 +52,6 @@ class Waiter:
         bound_s = held_s if wait is Wait.ENDPOINT and held_s is not None else context.timeouts.dial_budget_s
         self._timer = context.loop.call_later(bound_s, self.give_up, _TIMEOUTS[wait])
         attempts.route.room.enter(attempts.route, self)
-        context.reactor.watch(fd, self)
 
     def on_events(self, events: int) -> None:
         """The client said something, which is for its endpoint; or it was reset."""

@@ -18,6 +18,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from uproxy.kit.reading import read_regular
+from uproxy.kit.threads import in_thread
 from uproxy.sources.kubernetes.errors import AccessError
 from uproxy.sources.kubernetes.exec_plugin import run_plugin
 from uproxy.sources.kubernetes.kubeconfig import Fields, Kubeconfig, read_kubeconfig
@@ -69,14 +71,14 @@ class Access:
         async with self._lock:
             known = self._loaded
             if known is None:
-                self._loaded = known = await asyncio.to_thread(self._door.load, None)
-            elif known.credentials is rejected or await asyncio.to_thread(_outdated, known):
+                self._loaded = known = await in_thread(self._door.load, None)
+            elif known.credentials is rejected or await in_thread(_outdated, known):
                 self._loaded = known = await self._reload(known)
             return known.credentials
 
     async def _reload(self, known: "_Loaded") -> "_Loaded":
         try:
-            loaded = await asyncio.to_thread(self._door.load, known)
+            loaded = await in_thread(self._door.load, known)
         except AccessError as error:
             if str(error) != self._problem:
                 log.warning("%s; going on with the credentials that were there", error)
@@ -103,7 +105,7 @@ def _outdated(known: _Loaded) -> bool:
 
 def _content(path: str | Path) -> bytes | None:
     try:
-        return Path(path).read_bytes()
+        return read_regular(path)
     except OSError:
         return None
 
@@ -212,7 +214,7 @@ def _base64(text: str) -> str:
 
 def _token(path: Path) -> str:
     """The content of a token file. Raises OSError and ValueError."""
-    token = path.read_text().strip()
+    token = read_regular(path).decode().strip()
     if not token:
         raise ValueError(f"tokenFile {path} is empty")
     return token

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from socket import AF_INET, inet_pton
 
 from uproxy.model.names import IPAddress, IPNetwork
+from uproxy.model.special import special
 
 _LEADING_ZEROS = re.compile(r"\b0+(?=\d)")
 
@@ -31,8 +32,19 @@ def _unusual_address(text: str) -> IPAddress:
         address = ip_address(text)
     except ValueError:
         address = ip_address(_LEADING_ZEROS.sub("", text))
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            raise ValueError(f"{text!r} has a zone, which means something on one node only")
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+    return address
+
+
+def parse_endpoint(text: str) -> IPAddress:
+    """The address of an endpoint. Raises ValueError, also for one that cannot be (see `special`)."""
+    address = parse_address(text)
+    if kind := special(address):
+        raise ValueError(f"{text!r} cannot be an endpoint: it is a {kind} address")
     return address
 
 

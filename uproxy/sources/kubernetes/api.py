@@ -123,7 +123,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> Trouble:
     response.close()
     try:
         status = msgspec.json.decode(body, type=Status)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
         status = Status(message=body.decode(errors="replace")[:200].strip())
     return Refused(
         response.status,
@@ -158,6 +158,9 @@ def _words(error: BaseException) -> str:
         return f"{error.host}:{error.port}: {_reason(error.os_error)}"
     if isinstance(error, SSLCertVerificationError):
         return f"the server's certificate is not accepted: {error.verify_message}"
+    if isinstance(error, aiohttp.ServerTimeoutError):
+        # Its own words have the whole request in them, which is never twice the same.
+        return "no connection in time"
     return str(error) or type(error).__name__
 
 

@@ -1,10 +1,13 @@
 """API objects into the model.
 
-Owns what the fields mean to a Service proxy. An API server has checked and defaulted them, so nothing
-is checked twice; what cannot be converted all the same raises ValueError, with words for a log. Rules
-of kube-proxy are followed where it has one (pkg/proxy/serviceport.go, pkg/proxy/endpointslicecache.go).
+Owns what the fields mean to a Service proxy. An API server has checked and defaulted them. What this proxy
+and the kernel rely on is checked all the same, since one odd value in a transaction of rules would stop all
+of it: ports, addresses, and names, which also end up on terminals. What cannot be converted raises
+ValueError, with words for a log. Rules of kube-proxy are followed where it has one
+(pkg/proxy/serviceport.go, pkg/proxy/endpointslicecache.go).
 """
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -16,7 +19,7 @@ from uproxy.model.node import Node
 from uproxy.model.options import PREFIX, parse_options
 from uproxy.model.service import Service, ServicePort, ServiceType
 from uproxy.sources.kubernetes import wire
-from uproxy.sources.kubernetes.addresses import addresses, networks, parse_address
+from uproxy.sources.kubernetes.addresses import addresses, networks, parse_endpoint
 
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 _SERVICE_LABEL = "kubernetes.io/service-name"
@@ -24,6 +27,9 @@ _ZONE_LABEL = "topology.kubernetes.io/zone"
 _TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 _AUTOSCALER_TAINT = "ToBeDeletedByClusterAutoscaler"
 _DEFAULT_AFFINITY_S = 10800
+_LONGEST_AFFINITY_S = 86400
+_NAME = re.compile(r"[A-Za-z0-9]([-.\w]{0,251}[A-Za-z0-9])?", re.ASCII)
+"""Every kind of name that an API server takes, and more; nothing that a terminal or a rule minds."""
 _FAMILIES: Mapping[str, Family] = {"IPv4": 4, "IPv6": 6}
 _UNKNOWN = wire.Conditions()
 _NOBODY: frozenset[str] = frozenset()
@@ -42,7 +48,7 @@ def service(given: wire.Service, proxy_name: str | None) -> Service:
     options, faults = parse_options(_ours(metadata.annotations))
     label = (metadata.labels or {}).get(PROXY_NAME_LABEL)
     return Service(
-        key=NamespacedName(metadata.namespace, metadata.name),
+        key=_key(metadata),
         ports=tuple(_service_port(port) for port in spec.ports or ()),
         type=ServiceType(spec.type or ServiceType.CLUSTER_IP),
         headless=spec.cluster_ip == "None",
@@ -56,12 +62,32 @@ def service(given: wire.Service, proxy_name: str | None) -> Service:
         internal_local=spec.internal_traffic_policy == "Local",
         external_local=spec.external_traffic_policy == "Local",
         source_ranges=networks(spec.load_balancer_source_ranges or ()),
-        health_check_node_port=spec.health_check_node_port or None,
+        health_check_node_port=_number("healthCheckNodePort", spec.health_check_node_port) or None,
         external_name=spec.external_name,
         options=options,
         option_faults=tuple(f"{key}: {message}" for key, message in faults),
         proxy_name=None if label == proxy_name else label,
     )
+
+
+def _key(metadata: wire.Metadata) -> NamespacedName:
+    """Raises ValueError."""
+    if not metadata.name:
+        raise ValueError("it has no name")
+    return NamespacedName(_name(metadata.namespace), _name(metadata.name))
+
+
+def _name(text: str) -> str:
+    if text and _NAME.fullmatch(text) is None:
+        raise ValueError(f"{text[:100]!r} is no name")
+    return text
+
+
+def _number(field: str, given: int | None) -> int:
+    """A port; 0 when there is none."""
+    if given and not 0 < given <= 65535:
+        raise ValueError(f"{field} must be 1 to 65535, not {given}")
+    return given or 0
 
 
 def _ours(annotations: Mapping[str, str] | None) -> Mapping[str, str]:
@@ -70,12 +96,15 @@ def _ours(annotations: Mapping[str, str] | None) -> Mapping[str, str]:
 
 
 def _service_port(given: wire.ServicePort) -> ServicePort:
+    port, target = _number("port", given.port), given.target_port
+    if not port:
+        raise ValueError("port must be 1 to 65535, not 0")
     return ServicePort(
-        name=given.name,
+        name=_name(given.name),
         protocol=Protocol(given.protocol or Protocol.TCP),
-        port=given.port,
-        target_port=given.target_port or given.port,
-        node_port=given.node_port or None,
+        port=port,
+        target_port=(_name(target) if isinstance(target, str) else _number("targetPort", target)) or port,
+        node_port=_number("nodePort", given.node_port) or None,
     )
 
 
@@ -97,7 +126,10 @@ def _affinity_timeout_s(spec: wire.ServiceSpec) -> int | None:
         return None
     config = spec.session_affinity_config
     client_ip = config and config.client_ip
-    return (client_ip and client_ip.timeout_seconds) or _DEFAULT_AFFINITY_S
+    timeout_s = (client_ip and client_ip.timeout_seconds) or _DEFAULT_AFFINITY_S
+    if not 0 < timeout_s <= _LONGEST_AFFINITY_S:
+        raise ValueError(f"clientIP.timeoutSeconds must be 1 to {_LONGEST_AFFINITY_S}, not {timeout_s}")
+    return timeout_s
 
 
 def endpoint_slice(given: wire.EndpointSlice) -> EndpointSlice | None:
@@ -110,8 +142,8 @@ def endpoint_slice(given: wire.EndpointSlice) -> EndpointSlice | None:
     if not name or given.address_type not in _FAMILIES:
         return None
     return EndpointSlice(
-        key=NamespacedName(metadata.namespace, metadata.name),
-        service=NamespacedName(metadata.namespace, name),
+        key=_key(metadata),
+        service=NamespacedName(metadata.namespace, _name(name)),
         ports=tuple(_port(port) for port in given.ports or () if port.port),
         endpoints=tuple(
             [_endpoint(entry, entry.addresses[0]) for entry in given.endpoints or () if entry.addresses]
@@ -121,19 +153,20 @@ def endpoint_slice(given: wire.EndpointSlice) -> EndpointSlice | None:
 
 
 def _port(given: wire.EndpointPort) -> SlicePort:
-    return _slice_port(given.name or "", Protocol(given.protocol or Protocol.TCP), given.port or 0)
+    port = _number("port", given.port)
+    return _slice_port(_name(given.name or ""), Protocol(given.protocol or Protocol.TCP), port)
 
 
 def _endpoint(given: wire.Endpoint, address: str) -> Endpoint:
     """Only the first address counts: the API gives no meaning to further ones (KEP-752)."""
     conditions, hints, node = given.conditions or _UNKNOWN, given.hints, given.node_name
     return Endpoint(
-        parse_address(address),
+        parse_endpoint(address),
         conditions.ready is not False,
         conditions.serving is not False,
         conditions.terminating is True,
-        intern(node) if node else None,
-        given.hostname or "",
+        intern(_name(node)) if node else None,
+        _name(given.hostname) if given.hostname else "",
         _hinted(hints.for_nodes) if hints is not None else _NOBODY,
         _hinted(hints.for_zones) if hints is not None else _NOBODY,
     )
@@ -147,7 +180,7 @@ def _triggered_at_s(annotations: Mapping[str, str] | None) -> float | None:
     text = (annotations or {}).get(_TRIGGER_TIME)
     try:
         return datetime.fromisoformat(text).timestamp() if text else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None  # the controller's own business; only a measurement is lost
 
 
@@ -158,7 +191,7 @@ def node(given: wire.Node) -> Node:
     wanted = ("InternalIP", "ExternalIP")
     taints = {taint.key for taint in spec.taints or ()}
     return Node(
-        name=metadata.name,
+        name=_key(metadata).name,
         zone=(metadata.labels or {}).get(_ZONE_LABEL) or None,
         addresses=addresses(
             entry.address for kind in wanted for entry in status.addresses or () if entry.type == kind

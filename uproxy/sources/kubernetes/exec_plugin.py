@@ -1,18 +1,30 @@
 """Credentials from a program that a kubeconfig names (client.authentication.k8s.io, `exec`).
 
-Owns running it and reading what it says. Not the ExecProvider of the package `kubernetes`: that one
+Owns running it, reading what it says, and that neither it nor what it has started outlives us: it has a
+process group of its own, which is killed with it, and the kernel kills it when the thread that waits for it
+is gone, however this process ended. Not the ExecProvider of the package `kubernetes`: that one
 does not say why a plugin failed, blocks when one writes much to standard error, and leaves one that
 hangs behind.
 """
 
 import asyncio
+import atexit
+import ctypes
 import os
+import signal
 from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct, field
+
+_PR_SET_PDEATHSIG = 1
+_running: set[int] = set()
+"""Process groups."""
 
 
 class _Variable(Struct):
@@ -61,7 +73,7 @@ async def run_plugin(given: object, base: Path) -> PluginStatus:
         ) from error
     try:
         credential = msgspec.json.decode(output, type=_ExecCredential)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise ValueError(f"exec plugin {command}: its output is no ExecCredential: {error}") from error
     return _checked(command, plugin, credential)
 
@@ -75,18 +87,43 @@ async def _output(command: str, plugin: _Plugin) -> bytes:
     added = {variable.name: variable.value for variable in plugin.env or ()}
     added["KUBERNETES_EXEC_INFO"] = msgspec.json.encode(info).decode()
     process = await asyncio.create_subprocess_exec(
-        command, *(plugin.args or ()), env=os.environ | added, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+        command,
+        *(plugin.args or ()),
+        env=os.environ | added,
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+        start_new_session=True,  # as all that is run: see kit/commands.py
+        preexec_fn=_die_with_us(),
     )
+    _running.add(process.pid)
     try:
         output, words = await process.communicate()
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        _running.discard(process.pid)
+        _kill(process.pid)
+        await process.wait()
     if process.returncode:
         last = words.decode(errors="replace").strip().splitlines()[-1:] or ["no words"]
         raise ValueError(f"exec plugin {command}: exit {process.returncode}: {last[0]}")
     return output
+
+
+def _kill(group: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+@atexit.register
+def _kill_all() -> None:
+    """The thread that waits for one is not waited for."""
+    for group in _running:
+        _kill(group)
+
+
+def _die_with_us() -> Callable[[], object]:
+    """For the child, before it is the plugin: one system call, and nothing of Python's."""
+    return partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def _checked(command: str, plugin: _Plugin, credential: _ExecCredential) -> PluginStatus:

@@ -12,6 +12,7 @@ import msgspec
 import yaml
 from msgspec import Struct, field
 
+from uproxy.kit.reading import read_regular
 from uproxy.sources.kubernetes.errors import AccessError
 
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class Kubeconfig:
 def read_kubeconfig(path: Path) -> Kubeconfig:
     """Read a file. Raises AccessError when it cannot be used."""
     try:
-        given = msgspec.convert(yaml.safe_load(path.read_bytes()), _File)
+        given = msgspec.convert(yaml.safe_load(read_regular(path)), _File)
         return _current(path, given)
     except OSError as error:
         raise AccessError(f"kubeconfig {path}: {error.strerror}") from error

@@ -16,7 +16,7 @@ from uproxy.model.events import KubernetesObject
 from uproxy.sources.kubernetes.api import Api
 from uproxy.sources.kubernetes.complaints import Complaints
 from uproxy.sources.kubernetes.errors import Dropped, Refused, Silent, Trouble
-from uproxy.sources.kubernetes.intake import Intake, Key
+from uproxy.sources.kubernetes.intake import Intake, Key, decoded
 from uproxy.sources.kubernetes.known import Known
 from uproxy.sources.kubernetes.resources import Resource
 from uproxy.sources.kubernetes.status import Health, ResourceStatus
@@ -191,7 +191,7 @@ class Reflector:
             self._health.connected()
             content = await body.read()
         try:
-            return _list_page.decode(content)
+            return decoded(_list_page, content)
         except msgspec.DecodeError as error:
             raise Dropped(f"what came is no list: {error}") from error
 

@@ -46,7 +46,7 @@ class ClusterSource:
         self._emit = emit
         self._api = Api(access, timing.silence_max_s)
         self._timing = timing
-        self._complaints = Complaints()
+        self._complaints = Complaints(timing.now)
         followed = (
             services(proxy_name, headless),
             endpoint_slices(proxy_name, headless),

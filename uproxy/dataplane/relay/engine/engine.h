@@ -32,7 +32,7 @@ enum {
 /* Why connections end. The order is that of REASONS in module.c. */
 enum reason {
     CLIENT_EOF, BACKEND_EOF, CLIENT_RESET, BACKEND_RESET, IDLE_TIMEOUT, HALF_CLOSED_TIMEOUT, SHUTDOWN,
-    ENDPOINT_REMOVED, MAX_AGE, REASONS_COUNT
+    ENDPOINT_REMOVED, MAX_AGE, NO_RESOURCES, REASONS_COUNT
 };
 
 enum side { CLIENT = 0, BACKEND = 1 }; /* of a connection; a direction is named by its source */
@@ -84,6 +84,7 @@ struct direction {
     bool blocked; /* bytes wait for room in the sink */
     bool eof;     /* nothing more will be read: the source has finished, or the connection is closed */
     bool ending;  /* the source has ended or failed, or may have: read on until it says which */
+    bool urgent;  /* it sends urgent bytes, at which a read stops short, and splice(2) for ever */
     bool failed;  /* the source has failed, maybe after its end */
     bool cut;     /* a write to the source was told of its reset: its end, when read, is none */
     bool turn;    /* gave way to others and goes on after them */
@@ -92,15 +93,19 @@ struct direction {
 struct conn {
     struct conn *next, *prev; /* of all of the worker, or of the dead; `next` also on the way there */
     struct conn *next_turn;
+    struct conn *next_unwatched;
     struct direction from[2];
     struct peer *peer; /* only when ends are reported */
     uint64_t dialled_ns;
+    uint64_t due_ms; /* of the dial */
     uint32_t port, backend; /* slots */
     int fd[2];
     uint32_t deferred; /* events of the backend that came while the front still held on */
     uint32_t active_ms;   /* of the engine's clock, when bytes last moved */
-    uint8_t dialling, closed, first_eof, queued, watches_out, kept_alive;
+    uint8_t dialling, closed, first_eof, queued, watches_out, kept_alive, asks_often;
     uint8_t settled;  /* the front has let go of it for certain */
+    uint8_t patient;  /* its dial may take longer than others */
+    uint8_t unwatched; /* in the worker's list of those, or on the way there */
     uint8_t last_from; /* whose bytes moved last */
     uint8_t in_order; /* ended for its age, and neither side is to see a reset */
 };
@@ -130,8 +135,10 @@ struct worker {
     pthread_t thread;
     int epoll_fd, wake_fd;
     struct conn *arrivals; /* pushed by the front, taken by the worker; atomic */
+    struct conn *unwatched; /* the same, of those that nothing would ever be heard of; atomic */
     uint64_t wakes_at_ms;  /* atomic; when the worker will look at the time by itself */
-    struct list dials; /* oldest first, so that the first is due first */
+    struct list dials; /* the first is due first */
+    struct list long_dials; /* the same, of those that may take longer than `connect_ms` */
     struct list joined;
     struct conn *dead, *turns;
     struct conn *sweep_next;
@@ -154,7 +161,6 @@ struct options {
     unsigned workers;
     uint32_t connect_ms, idle_ms, half_closed_ms;
     uint32_t mark;
-    uint32_t local_ports[2]; /* the first and the last that dials may come from */
     int pipe_descriptors_max; /* beyond so many descriptors no pipe is made */
     bool report_ends;
     bool tells_ends; /* an edge says that its peer has finished (trials.py) */
@@ -186,6 +192,11 @@ struct port_settings {
     bool report_ends; /* even if those of others are not */
 };
 
+/* Ports that dials come from: the first and the last, and which is next. */
+struct port_range {
+    uint32_t first, last, next;
+};
+
 struct target {
     struct sockaddr_storage address;
     socklen_t size;
@@ -213,10 +224,13 @@ struct engine {
     struct counters seen;                /* what Python was told already */
     struct slots ports, backends;
     struct conn *handing_over; /* atomic; what the front still touches (worker.c, front_holds) */
+    uint32_t ask_every_s; /* atomic; of connections that are half closed */
     uint64_t shortest_age_ms; /* atomic; of all Service ports that have one */
     uint32_t next_worker;
-    uint32_t next_local_port;
+    struct port_range local_ports, client_ports; /* from our address, and from a client's */
     char *scratch; /* the front's */
+    uint8_t *hops; /* by a client's descriptor, what its SYN said; until another has the descriptor */
+    size_t hops_room;
     pthread_mutex_t lock;      /* of the reports */
     struct report *reports;
     size_t reports_count, reports_room;
@@ -229,7 +243,7 @@ uint64_t clock_ms(void);
 
 /* front.c */
 int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, const char *address,
-                uint64_t begun_ns, struct header header, bool as_client);
+                uint64_t begun_ns, struct header header, bool as_client, uint32_t bound_ms);
 
 /* worker.c */
 int worker_start(struct worker *w, struct engine *e);
@@ -238,6 +252,7 @@ void worker_reset(struct worker *w, int reason, int64_t backend);
 void worker_wake(struct worker *w);
 void worker_sweep_soon(struct worker *w);
 void worker_adopt(struct worker *w, struct conn *c);
+void worker_give_up(struct worker *w, struct conn *c);
 void worker_take_turn(struct worker *w, struct conn *c, enum side from);
 void conn_close(struct worker *w, struct conn *c, int reason);
 
@@ -245,6 +260,7 @@ void conn_close(struct worker *w, struct conn *c, int reason);
 void relay_event(struct worker *w, struct conn *c, enum side side, uint32_t events);
 void relay_pump(struct worker *w, struct conn *c, enum side from);
 void relay_reset_by(struct worker *w, struct conn *c, enum side from);
+void relay_source_failed(struct worker *w, struct conn *c, enum side from);
 void relay_finish(struct worker *w, struct conn *c, enum side from);
 void relay_sink_failed(struct worker *w, struct conn *c, enum side from);
 void relay_moved(struct worker *w, struct conn *c, enum side from, size_t bytes);
@@ -277,13 +293,18 @@ void sum_backend(struct engine *e, uint32_t slot, struct backend_counts *sum);
 uint64_t backend_open(struct engine *e, uint32_t slot);
 
 /* sockets.c */
-int stream_socket(int family, uint32_t mark);
+int stream_socket(int family, uint32_t mark, unsigned hops);
+unsigned hops_of(int client);
 int make_transparent(int fd, int family);
 int begin_connect(int fd, const struct target *t);
 void keep_alive(int fd);
+void ask_often(int fd, uint32_t every_s);
 void bound_unsent(int fd);
 void close_with_reset(int fd);
 bool has_failed(int fd);
+ssize_t receive(int fd, char *room, size_t count);
+ssize_t transmit(int fd, const char *bytes, size_t count);
+bool is_ours_to_lack(int error);
 void address_text(const struct sockaddr_storage *address, char text[64]);
 
 /* reports.c */

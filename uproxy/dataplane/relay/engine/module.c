@@ -16,6 +16,8 @@
 
 #include "engine.h"
 
+enum { ASK_EVERY_MAX_S = 60 };
+
 #define ORIGINAL_DST 80 /* SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST */
 
 typedef struct {
@@ -74,6 +76,7 @@ static void release(Engine *self)
     free(e->reports);
     free(e->workers);
     free(e->scratch);
+    free(e->hops);
     for (unsigned i = 0; i < CHUNKS_MAX; i++) {
         free(e->targets[i]);
         free(e->settings[i]);
@@ -92,9 +95,9 @@ static void release(Engine *self)
 
 static int engine_init(Engine *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"workers",     "connect_ms", "idle_ms",
-                            "half_closed_ms", "mark",    "pipe_descriptors_max",
-                            "report_ends", "connect_bounds_s", "local_ports", "tells_ends", "tells_failures", NULL};
+    static char *names[] = {"workers", "connect_ms", "idle_ms", "half_closed_ms", "mark", "pipe_descriptors_max",
+                            "report_ends", "connect_bounds_s", "local_ports", "client_ports", "tells_ends",
+                            "tells_failures", NULL};
     struct engine *e = &self->engine;
     struct options *o = &e->options;
     PyObject *bounds_s;
@@ -103,10 +106,11 @@ static int engine_init(Engine *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_RuntimeError, "the engine runs already");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IIIIIipO!(II)pp", names, &o->workers, &o->connect_ms,
-                                     &o->idle_ms, &o->half_closed_ms, &o->mark, &o->pipe_descriptors_max,
-                                     &report_ends, &PyTuple_Type, &bounds_s, &o->local_ports[0],
-                                     &o->local_ports[1], &tells_ends, &tells_failures))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IIIIIipO!(II)(II)pp", names, &o->workers, &o->connect_ms, &o->idle_ms,
+                                     &o->half_closed_ms, &o->mark, &o->pipe_descriptors_max,
+                                     &report_ends, &PyTuple_Type, &bounds_s, &e->local_ports.first,
+                                     &e->local_ports.last, &e->client_ports.first, &e->client_ports.last,
+                                     &tells_ends, &tells_failures))
         return -1;
     if (o->workers < 1 || o->workers > WORKERS_MAX) {
         PyErr_Format(PyExc_ValueError, "workers must be 1 to %d", WORKERS_MAX);
@@ -118,7 +122,9 @@ static int engine_init(Engine *self, PyObject *args, PyObject *kwargs)
     if (!read_bounds(o, bounds_s))
         return -1;
     self->engine.ports.ports = true;
-    e->next_local_port = o->local_ports[0];
+    e->ask_every_s = ASK_EVERY_MAX_S;
+    e->local_ports.next = e->local_ports.first;
+    e->client_ports.next = e->client_ports.first;
     pthread_mutex_init(&e->lock, NULL);
     e->report_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     e->workers = calloc(o->workers, sizeof *e->workers);
@@ -302,9 +308,9 @@ static bool parse_header(PyObject *bytes, struct header *header)
 
 static PyObject *engine_begin(Engine *self, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 7) {
+    if (count != 8) {
         PyErr_SetString(PyExc_TypeError,
-                        "begin takes client, port, backend, address, begun_ns, header, as_client");
+                        "begin takes client, port, backend, address, begun_ns, header, as_client, bound_ms");
         return NULL;
     }
     int client = parse_descriptor(args[0]);
@@ -314,11 +320,14 @@ static PyObject *engine_begin(Engine *self, PyObject *const *args, Py_ssize_t co
     uint64_t begun_ns = PyLong_AsUnsignedLongLong(args[4]);
     struct header header;
     int as_client = PyObject_IsTrue(args[6]);
+    unsigned long bound_ms = PyLong_AsUnsignedLong(args[7]);
+    if (bound_ms > UINT32_MAX && !PyErr_Occurred())
+        PyErr_SetString(PyExc_OverflowError, "bound_ms is too large");
     if (PyErr_Occurred() || !parse_header(args[5], &header) || !is_running(self) ||
         !is_slot(&self->engine.ports, port) || !is_slot(&self->engine.backends, backend))
         return NULL;
     return PyLong_FromLong(front_begin(&self->engine, client, (uint32_t)port, (uint32_t)backend, address,
-                                       begun_ns, header, as_client != 0));
+                                       begun_ns, header, as_client != 0, (uint32_t)bound_ms));
 }
 
 static PyObject *engine_reset(Engine *self, PyObject *args)
@@ -335,6 +344,19 @@ static PyObject *engine_reset(Engine *self, PyObject *args)
     for (unsigned i = 0; i < self->engine.options.workers; i++)
         worker_reset(&self->engine.workers[i], reason, backend);
     Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *engine_ask_every(Engine *self, PyObject *seconds)
+{
+    unsigned long every_s = PyLong_AsUnsignedLong(seconds);
+    if (PyErr_Occurred() || !is_running(self))
+        return NULL;
+    if (every_s < 1 || every_s > ASK_EVERY_MAX_S) {
+        PyErr_SetString(PyExc_ValueError, "out of range");
+        return NULL;
+    }
+    __atomic_store_n(&self->engine.ask_every_s, (uint32_t)every_s, __ATOMIC_RELEASE);
     Py_RETURN_NONE;
 }
 
@@ -542,8 +564,11 @@ static PyObject *module_accept(PyObject *Py_UNUSED(module), PyObject *listener)
     int fd = parse_descriptor(listener);
     if (PyErr_Occurred())
         return NULL;
-    fd = accept4(fd, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0 && (errno == EAGAIN || errno == EINTR))
+    int listening = fd;
+    do
+        fd = accept4(listening, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0 && errno == EAGAIN)
         Py_RETURN_NONE;
     if (fd < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
@@ -595,6 +620,7 @@ static PyMethodDef engine_methods[] = {
     {"drop_backend", (PyCFunction)engine_drop_backend, METH_O, NULL},
     {"begin", (PyCFunction)(void (*)(void))engine_begin, METH_FASTCALL, NULL},
     {"reset", (PyCFunction)engine_reset, METH_VARARGS, NULL},
+    {"ask_every", (PyCFunction)engine_ask_every, METH_O, NULL},
     {"joined", (PyCFunction)engine_joined, METH_O, NULL},
     {"open", (PyCFunction)engine_open, METH_O, NULL},
     {"live", (PyCFunction)engine_live, METH_NOARGS, NULL},
@@ -636,8 +662,9 @@ static PyMethodDef module_functions[] = {
 static int module_exec(PyObject *module)
 {
     PyObject *type = PyType_FromSpec(&engine_spec);
-    PyObject *reasons = Py_BuildValue("(sssssssss)", "client-eof", "backend-eof", "client-reset", "backend-reset",
-                                      "idle-timeout", "half-closed-timeout", "shutdown", "endpoint-removed", "max-age");
+    PyObject *reasons = Py_BuildValue("(ssssssssss)", "client-eof", "backend-eof", "client-reset", "backend-reset",
+                                      "idle-timeout", "half-closed-timeout", "shutdown", "endpoint-removed", "max-age",
+                                      "no-resources");
     if (report_type == NULL)
         report_type = PyStructSequence_NewType(&report_description);
     int failed = PyModule_AddObjectRef(module, "Engine", type);

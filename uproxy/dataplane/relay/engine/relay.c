@@ -19,7 +19,7 @@ enum { BIG_READ_BYTES = 32 * 1024, BIG_READS_BEFORE_SPLICE = 2 };
 
 static bool nothing_now(void)
 {
-    return errno == EAGAIN || errno == EINTR;
+    return errno == EAGAIN;
 }
 
 /* Bytes have left the source; it is counted when they do, as by the Python relay. */
@@ -41,9 +41,10 @@ void relay_blocked(struct worker *w, struct conn *c, enum side from)
     if (c->watches_out & (1u << sink))
         return;
     c->watches_out |= (uint8_t)(1u << sink);
-    struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+    struct epoll_event e = {.events = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET,
                             .data.u64 = (uint64_t)(uintptr_t)c | (uint64_t)sink};
-    epoll_ctl(w->epoll_fd, EPOLL_CTL_MOD, c->fd[sink], &e);
+    if (epoll_ctl(w->epoll_fd, EPOLL_CTL_MOD, c->fd[sink], &e) < 0)
+        conn_close(w, c, NO_RESOURCES); /* nobody would tell of the room */
 }
 
 /* One side was reset: so is the other. */
@@ -57,6 +58,15 @@ void relay_reset_by(struct worker *w, struct conn *c, enum side from)
 static bool failed(const struct worker *w, const struct conn *c, enum side side)
 {
     return w->engine->options.tells_failures || has_failed(c->fd[side]);
+}
+
+/* The source gives nothing more, for the reason in errno. */
+void relay_source_failed(struct worker *w, struct conn *c, enum side from)
+{
+    if (is_ours_to_lack(errno))
+        conn_close(w, c, NO_RESOURCES);
+    else
+        relay_reset_by(w, c, from);
 }
 
 /* The source has sent its last byte, and it was passed on: so is the end. */
@@ -84,7 +94,11 @@ void relay_finish(struct worker *w, struct conn *c, enum side from)
 void relay_sink_failed(struct worker *w, struct conn *c, enum side from)
 {
     enum side back = !from;
-    c->from[back].cut = errno != EPIPE && errno != ENOTCONN;
+    if (is_ours_to_lack(errno)) {
+        conn_close(w, c, NO_RESOURCES);
+        return;
+    }
+    c->from[back].cut |= errno != EPIPE && errno != ENOTCONN;
     c->from[from].eof = true;
     c->from[from].blocked = false;
     if (!c->from[back].eof)
@@ -98,7 +112,7 @@ static void keep(struct worker *w, struct conn *c, enum side from, const char *b
     struct direction *d = &c->from[from];
     d->unsent = malloc(count);
     if (d->unsent == NULL) {
-        relay_reset_by(w, c, from); /* no memory: better no connection than one with a hole */
+        conn_close(w, c, NO_RESOURCES); /* better no connection than one with a hole */
         return;
     }
     memcpy(d->unsent, bytes, count);
@@ -111,10 +125,10 @@ static void keep(struct worker *w, struct conn *c, enum side from, const char *b
 static bool copy_step(struct worker *w, struct conn *c, enum side from)
 {
     struct direction *d = &c->from[from];
-    ssize_t got = recv(c->fd[from], w->scratch, SCRATCH_BYTES, 0);
+    ssize_t got = receive(c->fd[from], w->scratch, SCRATCH_BYTES);
     if (got < 0) {
         if (!nothing_now())
-            relay_reset_by(w, c, from);
+            relay_source_failed(w, c, from);
         return false;
     }
     if (got == 0) {
@@ -122,7 +136,7 @@ static bool copy_step(struct worker *w, struct conn *c, enum side from)
         return false;
     }
     relay_moved(w, c, from, (size_t)got);
-    ssize_t sent = send(c->fd[!from], w->scratch, (size_t)got, MSG_NOSIGNAL);
+    ssize_t sent = transmit(c->fd[!from], w->scratch, (size_t)got);
     if (sent < 0 && !nothing_now()) {
         relay_sink_failed(w, c, from);
         return false;
@@ -134,13 +148,13 @@ static bool copy_step(struct worker *w, struct conn *c, enum side from)
     }
     if (got < BIG_READ_BYTES) {
         d->big_reads = 0;
-    } else if (++d->big_reads == BIG_READS_BEFORE_SPLICE) {
+    } else if (++d->big_reads == BIG_READS_BEFORE_SPLICE && !d->urgent) {
         splice_begin(w, c, from);
         return true;
     }
     /* A short read means that the source is drained, and the next bytes make an edge. Not so
-     * when it has ended: the end comes without another. */
-    return got == SCRATCH_BYTES || d->ending;
+     * when it has ended: the end comes without another. Nor when it stopped at an urgent byte. */
+    return got == SCRATCH_BYTES || d->ending || d->urgent;
 }
 
 /* Send what was kept. True when nothing is left. */
@@ -151,7 +165,7 @@ static bool flush(struct worker *w, struct conn *c, enum side from)
         d->blocked = false;
         return splice_drain(w, c, from);
     }
-    ssize_t sent = send(c->fd[!from], d->unsent + d->unsent_at, d->unsent_bytes, MSG_NOSIGNAL);
+    ssize_t sent = transmit(c->fd[!from], d->unsent + d->unsent_at, d->unsent_bytes);
     if (sent < 0 && !nothing_now()) {
         relay_sink_failed(w, c, from);
         return false;
@@ -177,6 +191,8 @@ void relay_pump(struct worker *w, struct conn *c, enum side from)
     for (int step = 0; step < STEPS_A_TURN; step++) {
         if (d->eof)
             return;
+        if (d->urgent)
+            splice_leave(w, d);
         if (!(d->pipe != NULL ? splice_step(w, c, from) : copy_step(w, c, from)))
             return;
     }
@@ -188,6 +204,7 @@ void relay_event(struct worker *w, struct conn *c, enum side side, uint32_t even
 {
     struct direction *d = &c->from[side];
     struct direction *back = &c->from[!side];
+    d->urgent |= (events & EPOLLPRI) != 0;
     if (events & (EPOLLRDHUP | EPOLLERR | EPOLLHUP)) {
         d->ending = true;
         d->failed |= (events & EPOLLERR) != 0;

@@ -98,7 +98,11 @@ void splice_begin(struct worker *w, struct conn *c, enum side from)
 
 static ssize_t move(int from, int to, size_t count)
 {
-    return splice(from, NULL, to, NULL, count, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    ssize_t moved;
+    do
+        moved = splice(from, NULL, to, NULL, count, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    while (moved < 0 && errno == EINTR);
+    return moved;
 }
 
 /* Fill the pipe and empty it. False when the source has no bytes or the sink no room. */
@@ -107,13 +111,13 @@ bool splice_step(struct worker *w, struct conn *c, enum side from)
     struct direction *d = &c->from[from];
     ssize_t got = move(c->fd[from], d->pipe->write_fd, PIPE_BYTES);
     if (got < 0) {
-        if (errno != EAGAIN && errno != EINTR)
-            relay_reset_by(w, c, from);
+        if (errno != EAGAIN)
+            relay_source_failed(w, c, from);
         return false;
     }
     if (got == 0) {
-        relay_finish(w, c, from);
-        return false;
+        d->urgent = true; /* the end, or an urgent byte ahead of one: reading tells */
+        return true;
     }
     relay_moved(w, c, from, (size_t)got);
     d->unsent_bytes = (uint32_t)got;
@@ -132,7 +136,7 @@ bool splice_drain(struct worker *w, struct conn *c, enum side from)
     while (d->unsent_bytes > 0) {
         ssize_t sent = move(d->pipe->read_fd, c->fd[!from], d->unsent_bytes);
         if (sent < 0) {
-            if (errno == EAGAIN || errno == EINTR)
+            if (errno == EAGAIN)
                 relay_blocked(w, c, from);
             else
                 relay_sink_failed(w, c, from);

@@ -27,19 +27,28 @@ enum {
 
 static struct list *list_of(struct worker *w, const struct conn *c)
 {
-    return c->dialling ? &w->dials : &w->joined;
+    if (!c->dialling)
+        return &w->joined;
+    return c->patient ? &w->long_dials : &w->dials;
 }
 
+/* At the end; a dial behind those that are due before it, of which nearly all are. */
 static void append(struct worker *w, struct conn *c)
 {
     struct list *list = list_of(w, c);
-    c->next = NULL;
-    c->prev = list->last;
-    if (list->last != NULL)
-        list->last->next = c;
+    struct conn *before = list->last;
+    while (c->dialling && before != NULL && before->due_ms > c->due_ms)
+        before = before->prev;
+    c->prev = before;
+    c->next = before != NULL ? before->next : list->first;
+    if (c->prev != NULL)
+        c->prev->next = c;
     else
         list->first = c;
-    list->last = c;
+    if (c->next != NULL)
+        c->next->prev = c;
+    else
+        list->last = c;
 }
 
 static void remove_from_list(struct worker *w, struct conn *c)
@@ -64,6 +73,16 @@ void worker_adopt(struct worker *w, struct conn *c)
     ADD_SHARED(w->live, 1);
     c->next = __atomic_load_n(&w->arrivals, __ATOMIC_RELAXED);
     while (!__atomic_compare_exchange_n(&w->arrivals, &c->next, c, true, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+        ;
+}
+
+/* Called by the front while it holds on: its sockets cannot be watched, so it is to end. */
+void worker_give_up(struct worker *w, struct conn *c)
+{
+    c->unwatched = true;
+    c->next_unwatched = __atomic_load_n(&w->unwatched, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(&w->unwatched, &c->next_unwatched, c, true, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_RELAXED))
         ;
 }
 
@@ -162,7 +181,7 @@ static void free_dead(struct worker *w)
     w->dead = NULL;
     while (c != NULL) {
         struct conn *following = c->next;
-        if (c->queued) {
+        if (c->queued || c->unwatched) {
             c->next = w->dead;
             w->dead = c;
         } else {
@@ -197,7 +216,7 @@ static bool front_holds(const struct worker *w, struct conn *c)
 
 static bool watch(struct worker *w, struct conn *c, enum side side, int operation)
 {
-    struct epoll_event e = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET,
+    struct epoll_event e = {.events = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET,
                             .data.u64 = (uint64_t)(uintptr_t)c | (uint64_t)side};
     return epoll_ctl(w->epoll_fd, operation, c->fd[side], &e) == 0;
 }
@@ -216,24 +235,44 @@ static void dial_event(struct worker *w, struct conn *c)
     c->active_ms = (uint32_t)w->now_ms;
     count_connect(&w->counters, &w->engine->options, c);
     if (!watch(w, c, BACKEND, EPOLL_CTL_MOD) || !watch(w, c, CLIENT, EPOLL_CTL_ADD))
-        conn_close(w, c, BACKEND_RESET);
+        conn_close(w, c, NO_RESOURCES);
     else if (c->from[CLIENT].blocked)
         relay_pump(w, c, CLIENT); /* the front left a header */
 }
 
-/* ---- time ---- */
-
-/* When the oldest dial has taken too long. */
-static uint64_t dial_due_ms(const struct worker *w)
+/* What the front has handed over, and what it could not get watched: that goes back to Python when it is
+ * still being dialled for, which tries again, or is reset. */
+static void take_in(struct worker *w)
 {
-    const struct conn *oldest = w->dials.first;
-    return oldest == NULL ? UINT64_MAX : oldest->dialled_ns / 1000000u + w->engine->options.connect_ms;
+    struct conn *c = __atomic_exchange_n(&w->unwatched, NULL, __ATOMIC_SEQ_CST); /* first: all have arrived */
+    take_arrivals(w);
+    while (c != NULL) {
+        struct conn *following = c->next_unwatched;
+        c->unwatched = false;
+        c->settled = true; /* the front does no more than forget it */
+        if (!c->closed && c->dialling)
+            dial_failed(w, c, ENOSPC);
+        else if (!c->closed)
+            conn_close(w, c, NO_RESOURCES);
+        c = following;
+    }
 }
 
-static void expire_dials(struct worker *w)
+/* ---- time ---- */
+
+/* When the first dial has taken too long. */
+static uint64_t dial_due_ms(const struct worker *w)
 {
-    while (dial_due_ms(w) <= w->now_ms && !front_holds(w, w->dials.first))
-        dial_failed(w, w->dials.first, ETIMEDOUT);
+    const struct conn *one = w->dials.first, *other = w->long_dials.first;
+    uint64_t one_ms = one == NULL ? UINT64_MAX : one->due_ms;
+    uint64_t other_ms = other == NULL ? UINT64_MAX : other->due_ms;
+    return one_ms < other_ms ? one_ms : other_ms;
+}
+
+static void expire_dials(struct worker *w, const struct list *dials)
+{
+    while (dials->first != NULL && dials->first->due_ms <= w->now_ms && !front_holds(w, dials->first))
+        dial_failed(w, dials->first, ETIMEDOUT);
 }
 
 static void check(struct worker *w, struct conn *c)
@@ -249,18 +288,27 @@ static void check(struct worker *w, struct conn *c)
             splice_leave(w, &c->from[side]);
     }
     c->kept_alive = true;
+    if (c->first_eof != NOBODY && !c->asks_often) {
+        c->asks_often = true;
+        ask_often(c->fd[CLIENT], READ(w->engine->ask_every_s));
+        ask_often(c->fd[BACKEND], READ(w->engine->ask_every_s));
+    }
     if (c->first_eof != NOBODY && quiet_ms >= (int64_t)o->half_closed_ms)
         conn_close(w, c, HALF_CLOSED_TIMEOUT);
     else if (quiet_ms >= (int64_t)o->idle_ms)
         conn_close(w, c, IDLE_TIMEOUT);
 }
 
-static uint64_t sweep_interval_ms(const struct options *o)
+static uint64_t sweep_interval_ms(const struct engine *e)
 {
+    const struct options *o = &e->options;
+    uint64_t ask_ms = READ(e->ask_every_s) * 1000u;
     uint64_t shortest = o->idle_ms < o->half_closed_ms ? o->idle_ms : o->half_closed_ms;
     uint64_t interval = shortest / SWEEPS_A_TIMEOUT;
     if (interval > SWEEP_MAX_MS)
-        return SWEEP_MAX_MS;
+        interval = SWEEP_MAX_MS;
+    if (interval > ask_ms)
+        interval = ask_ms;
     return interval ? interval : 1;
 }
 
@@ -270,7 +318,7 @@ static void sweep(struct worker *w)
     if (w->sweep_next == NULL) {
         if (w->now_ms < w->next_sweep_ms)
             return;
-        w->next_sweep_ms = w->now_ms + age_sweep_ms(w->engine, sweep_interval_ms(&w->engine->options));
+        w->next_sweep_ms = w->now_ms + age_sweep_ms(w->engine, sweep_interval_ms(w->engine));
         w->sweep_next = w->joined.first;
     }
     for (int i = 0; i < SWEEP_SLICE && w->sweep_next != NULL; i++) {
@@ -290,7 +338,7 @@ static int sleep_ms(struct worker *w)
     __atomic_store_n(&w->wakes_at_ms, until_ms, __ATOMIC_SEQ_CST);
     /* Whoever arrives from here on sees the promise, and wakes us if it is too late for them. */
     if (__atomic_load_n(&w->arrivals, __ATOMIC_SEQ_CST) != NULL)
-        return 0;
+        return 0; /* those that are given up have arrived, too */
     uint64_t now_ms = clock_ms();
     return until_ms <= now_ms ? 0 : (int)(until_ms - now_ms) + 1;
 }
@@ -357,8 +405,10 @@ static bool obey(struct worker *w)
     if (read(w->wake_fd, &count, sizeof count) < 0)
         return true; /* a stale wake-up */
     pthread_mutex_lock(&w->lock);
+    take_in(w); /* what came since this turn began is asked for, too */
     if (w->reset.wanted) {
         reset_matching(w, w->dials.first, &w->reset);
+        reset_matching(w, w->long_dials.first, &w->reset);
         reset_matching(w, w->joined.first, &w->reset);
     }
     w->reset.wanted = false;
@@ -379,7 +429,7 @@ static void *run(void *argument)
     while (going) {
         int count = epoll_wait(w->epoll_fd, events, EVENTS, sleep_ms(w));
         w->now_ms = clock_ms();
-        take_arrivals(w);
+        take_in(w);
         for (int i = 0; i < count; i++) {
             uint64_t data = events[i].data.u64;
             if (data == 0)
@@ -389,7 +439,8 @@ static void *run(void *argument)
                           events[i].events);
         }
         run_turns(w);
-        expire_dials(w);
+        expire_dials(w, &w->dials);
+        expire_dials(w, &w->long_dials);
         sweep(w);
         free_dead(w);
     }
@@ -449,7 +500,7 @@ int worker_start(struct worker *w, struct engine *e)
     struct epoll_event wake = {.events = EPOLLIN, .data.u64 = 0};
     w->engine = e;
     w->now_ms = clock_ms();
-    w->next_sweep_ms = w->now_ms + sweep_interval_ms(&e->options);
+    w->next_sweep_ms = w->now_ms + sweep_interval_ms(e);
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->done, NULL);
     w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
