@@ -390,6 +390,7 @@ def test_probe_names_the_package_of_a_missing_program(
     node: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("uproxy.kit.commands.SBIN", ())
     found = _run(node, probe)
     assert found.nft == OK  # by netlink, without any program
     assert found.iptables == "iptables-restore is not installed: apt-get install iptables"

@@ -4,19 +4,13 @@ import asyncio
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.netns.e2e.callers import ask, is_refused
-from tests.netns.e2e.stage import WEB, way
-from tests.netns.e2e.stage import web as web_of
-from tests.netns.e2e.test_scenarios import staged
 from tests.netns.kernel.foreign import Foreign, Raw, flowtable, foreigners, theirs
 from tests.netns.kernel.test_nft import web
-from tests.proxy_process import eventually
 from tests.pure.steering.test_steering_rendering import BRIDGES, DELIVERED, FLIPPED, INSIDE, PORTS, RULES
 from uproxy.errors import CommandFailed
 from uproxy.handoff import accounting, nft_chains, nftables
@@ -145,33 +139,6 @@ def test_what_others_have_is_seen_when_it_changes(node: Host) -> None:
         assert theirs() == before
 
     node.inside(inside)
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_the_program_beside_others(seed: int, tmp_path: Path) -> None:
-    """Start, a change, a crash, another start that hands over, and `cleanup`."""
-    foreign = [*_some(seed), *_some(seed + 100)]
-    async with staged(way("redirect-nft", "native-2"), tmp_path) as stage:
-        stage.node.inside(lambda: _make(foreign[:6]))
-        before = stage.node.inside(theirs)
-        both = [*web_of(stage.pods), *web_of([], name="unserved", clusterIPs=["172.30.0.9"])]
-        async with stage.proxy(web_of(stage.pods)) as proxy:
-            assert await ask(stage.client, WEB[0]) in {pod.name for pod in stage.pods}
-            stage.node.inside(lambda: _make(foreign[6:]))
-            during = stage.node.inside(theirs)
-            assert len(during) > len(before)
-            stage.write(both)
-            await eventually(lambda: is_refused(stage.client, ("172.30.0.9", 80)), "the change")
-            proxy.kill9()
-        handed = ("--handoff", "nftables")
-        for one in both:
-            if one["kind"] == "Service":
-                one["metadata"].setdefault("annotations", {})["uproxy.dev/handoff"] = "always"
-        async with stage.proxy(both, *handed) as proxy:
-            assert await ask(stage.client, WEB[0]) in {pod.name for pod in stage.pods}
-            proxy.kill9()
-        assert "removed nftables table inet uproxy" in stage.cleanup()
-        assert stage.node.inside(theirs) == during
 
 
 def _some(seed: int) -> list[Foreign]:

@@ -356,7 +356,11 @@ static PyObject *engine_ask_every(Engine *self, PyObject *seconds)
         PyErr_SetString(PyExc_ValueError, "out of range");
         return NULL;
     }
-    __atomic_store_n(&self->engine.ask_every_s, (uint32_t)every_s, __ATOMIC_RELEASE);
+    if (READ(self->engine.ask_every_s) != every_s) {
+        __atomic_store_n(&self->engine.ask_every_s, (uint32_t)every_s, __ATOMIC_RELEASE);
+        for (unsigned i = 0; i < self->engine.options.workers; i++)
+            worker_sweep_soon(&self->engine.workers[i]); /* the next pass may come too late */
+    }
     Py_RETURN_NONE;
 }
 
