@@ -15,6 +15,9 @@
 #       --cap-drop ALL --cap-add NET_ADMIN --cap-add NET_BIND_SERVICE \
 #       -v "$PWD/examples:/manifests:ro" uproxy run -f /manifests/echo.yaml
 #
+# `deploy/image/build` builds it where no registry of images is at hand; `deploy/image/try` runs it in
+# these ways.
+#
 # What a killed container has left: the same, with `cleanup` in the place of `run ...`.
 
 ARG PYTHON_IMAGE=python:3.13-slim
@@ -33,6 +36,14 @@ COPY pyproject.toml README.md LICENSE ./
 COPY uproxy ./uproxy
 RUN /opt/uproxy/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation . \
     && /opt/uproxy/bin/pip uninstall --yes --quiet setuptools pip
+# Two thirds of all that are the client's models and API classes, which it imports when they are asked for,
+# and uproxy asks for credentials alone.
+RUN cd /opt/uproxy/lib/python3*/site-packages/kubernetes \
+    && find . -path '*/client/models/*' ! -path '*/models/__init__.py' -type f -delete \
+    && find . -path '*/client/api/*' ! -path '*/api/__init__.py' -type f -delete \
+    && find . -name '*_test.py*' -delete \
+    && /opt/uproxy/bin/python -c 'import kubernetes.aio.client as client, kubernetes.aio.config.kube_config; \
+import kubernetes.aio.config.incluster_config; client.Configuration()'
 
 FROM ${PYTHON_IMAGE}
 # What the steering runs: ip, iptables, ipset. nf_tables it programs by netlink; whoever wants to look uses the node's nft.

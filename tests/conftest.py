@@ -11,6 +11,7 @@ import pytest
 import uvloop
 from hypothesis import settings
 
+from tests.gvisor.sandbox import reason_unavailable as no_gvisor
 from tests.missing_packages import missing_packages, no_uml, no_vm
 from uproxy.kit.lab import reason_unavailable
 
@@ -52,7 +53,11 @@ def _no_kernel() -> str | None:
     return no_vm() if no_uml() else None
 
 
-_left_out: dict[str, Callable[[], str | None]] = {"netns": _no_netns, "kernel": _no_kernel}
+_left_out: dict[str, Callable[[], str | None]] = {
+    "netns": _no_netns,
+    "kernel": _no_kernel,
+    "gvisor": no_gvisor,
+}
 
 
 @pytest.fixture

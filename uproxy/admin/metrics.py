@@ -49,7 +49,7 @@ class About:
     capture: str
     """How traffic comes here: `bind`, `redirect` or `tproxy`."""
     mechanism: str
-    """What programs the kernel to that end: `nft`, `iptables`, `local-routes` or `loopback`."""
+    """What programs the kernel to that end: `nft`, `iptables`, `local-routes`, `lo-addresses`, `loopback`."""
 
 
 class Metrics:

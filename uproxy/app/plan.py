@@ -4,6 +4,7 @@ lock on the network.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_network
 from pathlib import Path
@@ -67,7 +68,7 @@ def new_store(settings: Settings, plan: AddressPlan) -> Store:
     """An empty one, which knows what the settings say of the node and its Pods."""
     own_cidrs = settings.detect_local_mode is LocalMode.NODE_CIDR
     return Store(
-        plan,
+        replace(plan, shared=settings.from_cluster),
         settings.node_name if settings.is_one_of_many else None,
         () if own_cidrs else settings.cluster_cidrs,
         NodePortPlan(settings.node_port_addresses, settings.bind_address),

@@ -43,6 +43,7 @@ from uproxy.sources.resolve import Resolver
 from uproxy.state.addresses import AddressPlan
 from uproxy.steering.bridges import BridgeAnswers
 from uproxy.steering.cleanup import remove_rules, remove_tproxy
+from uproxy.steering.lo_addresses import LoAddresses
 from uproxy.steering.policy_routes import PolicyRoutes
 from uproxy.steering.port_routes import PortRoutes, remove_port_routes
 from uproxy.steering.probe import Capture, Choice, Mechanism
@@ -138,6 +139,8 @@ class Proxy:
             targets += [tproxy_rules(ports), self._bridges]
         elif self.choice.mechanism is Mechanism.LOCAL_ROUTES:
             targets += [LocalRoutes(own_routes), self.dataplane]
+        elif self.choice.mechanism is Mechanism.LO_ADDRESSES:
+            targets += [LoAddresses(own_routes), self.dataplane]
         else:
             targets.append(self.dataplane)
         # What the kernel takes over falls back to all of the above.
@@ -287,7 +290,7 @@ class Proxy:
 
     async def _remove_rivals(self) -> None:
         """Remove what an earlier run with another capture or handoff left, and would be in the way."""
-        if self.choice.mechanism is Mechanism.LOCAL_ROUTES:
+        if self.choice.capture is Capture.BIND and self.choice.mechanism is not Mechanism.LOOPBACK:
             await remove_rules()
         if self.choice.mechanism is not Mechanism.LOOPBACK:
             await handoff.remove_others(self._possible)

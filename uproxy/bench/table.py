@@ -5,7 +5,7 @@ with their 95 % interval.
 """
 
 from collections.abc import Sequence
-from textwrap import TextWrapper
+from textwrap import fill
 
 from msgspec.structs import replace
 
@@ -27,9 +27,6 @@ _CHURN = ("live after", "longest stall", "errors")
 _FAILOVER = ("errors", "longest stall", "p50", "p99", "max")
 _LEFT_OUT_FIRST = ("CPU all", "p99 uncorrected", "p99.9", "CPU proxy", "p50", "per second", "max", "p99")
 """Where there is no room; the ratio to direct and what is added to it stay."""
-_WRAPPER = TextWrapper(width=78, initial_indent="  ", subsequent_indent="      ")
-_LINE = TextWrapper(width=78, subsequent_indent="    ")
-_WARNING = TextWrapper(width=78, initial_indent="  ! ", subsequent_indent="      ")
 _BY_HEAD = {column.head: column for column in COLUMNS}
 
 
@@ -38,9 +35,8 @@ def table(results: Results, width: int | None = None) -> str:
     has them all."""
     names = dict.fromkeys(one.workload for one in results.measurements)
     blocks = [_block(name, [m for m in results.measurements if m.workload == name], width) for name in names]
-    return "\n\n".join(
-        filter(None, [*blocks, _in_short(results, width), _left_out(results), _whole_run(results)])
-    )
+    parts = [*blocks, _in_short(results, width), _left_out(results, width), _whole_run(results, width)]
+    return "\n\n".join(filter(None, parts))
 
 
 def _block(name: str, measured: Sequence[Measurement], width: int | None) -> str:
@@ -54,7 +50,7 @@ def _block(name: str, measured: Sequence[Measurement], width: int | None) -> str
         [
             f"{name}: {title(name)}{_pace(measured)}",
             *_laid_out(columns, measured),
-            *(_WARNING.fill(warning) for warning in warnings_of(warned)),
+            *(_folded(f"  ! {warning}", width) for warning in warnings_of(warned)),
         ]
     )
 
@@ -126,7 +122,7 @@ def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 def _in_short(results: Results, width: int | None) -> str:
     found = verdict(results)
     said = [f"{one.path} {one.says}".rstrip(".") + "." for one in found.paths if one.says]
-    lines = [_WRAPPER.fill(line) for line in (*said, *found.ranking)]
+    lines = [_folded(f"  {line}", width) for line in (*said, *found.ranking)]
     shown = [*_glance(glance(results), width), *lines]
     return "\n".join(["In short (with 95 % confidence):", *shown]) if shown else ""
 
@@ -146,9 +142,14 @@ def _glance_cell(cell: Cell) -> str:
     return cell.text + (signs or " ")
 
 
-def _left_out(results: Results) -> str:
-    return "\n".join(_LINE.fill(f"left out: {what}: {why}") for what, why in results.left_out.items())
+def _left_out(results: Results, width: int | None) -> str:
+    return "\n".join(_folded(f"left out: {what}: {why}", width) for what, why in results.left_out.items())
 
 
-def _whole_run(results: Results) -> str:
-    return "\n".join(_LINE.fill(f"{'~' if is_noise(one) else '!'} {one}") for one in results.warnings)
+def _whole_run(results: Results, width: int | None) -> str:
+    return "\n".join(_folded(f"{'~' if is_noise(one) else '!'} {one}", width) for one in results.warnings)
+
+
+def _folded(line: str, width: int | None) -> str:
+    """A line, as long as it is where there is no terminal."""
+    return line if width is None else fill(line, width, subsequent_indent="      ")

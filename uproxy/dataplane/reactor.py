@@ -14,6 +14,8 @@ import select
 from collections.abc import Callable
 from typing import Protocol
 
+from uproxy.dataplane.trials import tells_ends, tells_failures
+
 READABLE = select.EPOLLIN
 URGENT = select.EPOLLPRI
 WRITABLE = select.EPOLLOUT
@@ -49,6 +51,8 @@ class Reactor:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.tells_ends = tells_ends()
+        self.tells_failures = tells_failures()
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._new: set[int] = set()

@@ -89,6 +89,9 @@ class AddressPlan:
     """Only loopback addresses can be bound: everything else gets a stand-in or a note."""
     first_port: int = 0
     """Lowest port that can be listened on; those below get a stand-in 8000 higher."""
+    shared: bool = False
+    """Services are written by others than who runs the node, who may have what they like on loopback
+    addresses."""
 
     def port(self, number: int) -> int:
         """The port on which a Service's port is served: 80 may have to become 8080."""
@@ -126,11 +129,9 @@ def frontends(
     node: Node | None = None,
     node_port_ips: Iterable[IPAddress] = ANYWHERE,
     own: Collection[IPAddress] = (),
-    shared: bool = False,
 ) -> tuple[list[Frontend], list[str]]:
     """Every frontend of one Service port, and notes on addresses that are not served. `own` are the
-    node's addresses, as far as they are known, which are no cluster IPs; `shared` says that Services are
-    written by others than who runs the node, who may have what they like on loopback addresses."""
+    node's addresses, as far as they are known, which are no cluster IPs."""
     number = plan.port(port.port)
 
     def frontend(ip: IPAddress, number: int, kind: FrontendKind, family: Family) -> Frontend:
@@ -143,7 +144,7 @@ def frontends(
             _allowed(service, ip, node) if kind is FrontendKind.LOAD_BALANCER else (),
         )
 
-    bad = {ip: _refusal(ip, own, shared=shared) for ip in service.cluster_ips}
+    bad = {ip: _refusal(ip, own, shared=plan.shared) for ip in service.cluster_ips}
     notes = [f"cluster IP {ip} is not served: it is {why}" for ip, why in bad.items() if why]
     found = [
         frontend(ip, number, FrontendKind.CLUSTER_IP, family) for ip, family in cluster if not bad.get(ip)
@@ -153,7 +154,7 @@ def frontends(
     for ip, kind in external:
         if plan.loopback_only and not ip.is_loopback:
             notes.append(f"{kind} {ip} is not served: without root only loopback addresses can be")
-        elif why := _refusal(ip, shared=shared):
+        elif why := _refusal(ip, shared=plan.shared):
             notes.append(f"{kind} {ip} is not served: it is {why}")
         else:
             found.append(frontend(ip, number, kind, ip.version))

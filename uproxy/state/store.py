@@ -289,7 +289,6 @@ class Store:
             node=self.node,
             node_port_ips=self.node_port_ips,
             own=self._own_ips,
-            shared=self._node_name is not None,
         )
         held, conflicts = self._claim(name, wanted)
         members, loops = self._without_loops(endpoints_of(port, slices, self._resolutions), port.protocol)

@@ -1,12 +1,14 @@
 """Removing whatever any run of uproxy has left on this machine.
 
 Owns nothing but the list of the places; each place knows its own marks: the tables
-`inet uproxy` and `bridge uproxy`, names that begin with UPROXY-, and routes and rules with protocol 117.
+`inet uproxy` and `bridge uproxy`, names that begin with UPROXY-, routes and rules with protocol 117, and
+addresses on `lo` that have a mark beside them.
 """
 
 from uproxy.errors import CommandFailed
 from uproxy.steering import iptables, nft
 from uproxy.steering.bridges import remove_bridge_table
+from uproxy.steering.lo_addresses import marked_addresses, remove_addresses
 from uproxy.steering.policy_routes import remove_policy_routes
 from uproxy.steering.port_routes import remove_port_routes
 from uproxy.steering.probe import has_net_admin
@@ -24,6 +26,7 @@ async def cleanup() -> list[str]:
         *await remove_tproxy(),
         *await remove_port_routes(),
         *await _remove_routes(),
+        *await _remove_addresses(),
     ]
 
 
@@ -54,3 +57,10 @@ async def _remove_routes() -> list[str]:
     for network, reason in (await remove_routes(networks)).items():
         raise CommandFailed(f"local route of {written(network)} stays: {reason}")
     return [f"local route {written(network)}" for network in networks]
+
+
+async def _remove_addresses() -> list[str]:
+    networks = await marked_addresses()
+    for network, reason in (await remove_addresses(networks)).items():
+        raise CommandFailed(f"address {written(network)} on lo stays: {reason}")
+    return [f"address {written(network)} on lo" for network in networks]

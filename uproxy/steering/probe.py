@@ -6,6 +6,7 @@ truth: kernels lack single expressions (fib, redirect, ct status), not nftables 
 """
 
 import asyncio
+import json
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from uproxy.kernel.nft_trial import refusal
 from uproxy.kit.commands import find_program, run
 from uproxy.kit.netfilter import trial
 from uproxy.kit.privileges import Capability, has
-from uproxy.kit.programs import complaint
+from uproxy.kit.programs import complaint, peek
 from uproxy.model.names import Family, Protocol, Vip
 from uproxy.steering import iptables, lock, nft, pod_links, policy_routes, routes, tproxy
 from uproxy.steering.rules import RedirectPorts, Rule, Verdict
@@ -65,6 +66,7 @@ class Mechanism(StrEnum):
     NFT = "nft"
     IPTABLES = "iptables"
     LOCAL_ROUTES = "local-routes"
+    LO_ADDRESSES = "lo-addresses"
     LOOPBACK = "loopback"
 
 
@@ -80,6 +82,9 @@ class Probe:
     tproxy: str
     """Capture `tproxy`, which nftables does."""
     ip: str
+    """Local routes, or what stands in for them."""
+    lo_addresses: str = ""
+    """Why addresses on `lo` have to stand in for local routes; empty where they need not."""
     first_port: int = 0
     """The lowest port that may be listened on; 0 when none is barred."""
     pod_links: str = OK
@@ -93,7 +98,7 @@ class Probe:
             f"iptables and ipset: {self.iptables}",
             f"ip6tables: {self.ip6tables}",
             f"tproxy: {self.tproxy}",
-            f"local routes: {self.ip}",
+            f"local routes: {self.lo_addresses or self.ip}",
             f"ports below 1024: {OK if not self.first_port else f'from {self.first_port} on only'}",
             f"links of Pods: {self.pod_links}",
         ]
@@ -110,8 +115,9 @@ class Choice:
 
 async def probe() -> Probe:
     """Find out what works here. Touches nothing; takes some tens of milliseconds."""
+    stand_in = "" if await _knows_local_routes() else "not in this kernel (gVisor?): addresses on lo instead"
     nft_finding, iptables_finding, ip6tables_finding, tproxy_finding, ip_finding = await asyncio.gather(
-        _try_nft(), _try_iptables(), _try_ip6tables(), _try_tproxy(), _try_ip()
+        _try_nft(), _try_iptables(), _try_ip6tables(), _try_tproxy(), _try_ip(tried=not stand_in)
     )
     return Probe(
         net_admin=_try_net_admin(),
@@ -120,6 +126,7 @@ async def probe() -> Probe:
         ip6tables=ip6tables_finding,
         tproxy=tproxy_finding,
         ip=ip_finding,
+        lo_addresses=stand_in,
         first_port=_first_port(),
         pod_links=pod_links.warning() or OK,
     )
@@ -184,6 +191,8 @@ def _obstacles(probe: Probe, mechanism: str) -> dict[Mechanism, str]:
     local routes beside the rules."""
     findings = {Mechanism.NFT: probe.nft, Mechanism.IPTABLES: probe.iptables}
     routes_fail = "" if probe.ip == OK else f"no local routes: {probe.ip}"
+    if probe.lo_addresses:
+        routes_fail = "no local routes in this kernel"
     return {
         candidate: routes_fail if finding == OK else finding
         for candidate, finding in findings.items()
@@ -201,6 +210,8 @@ def _why_redirect(mechanism: Mechanism, probe: Probe) -> str:
 def _choose_bind(probe: Probe, prefix: str) -> Choice:
     if probe.ip != OK:
         return Choice(Capture.BIND, Mechanism.LOOPBACK, f"{prefix}; on loopback, {probe.ip}")
+    if probe.lo_addresses:
+        return Choice(Capture.BIND, Mechanism.LO_ADDRESSES, f"{prefix}; addresses on lo lead VIPs here")
     return Choice(Capture.BIND, Mechanism.LOCAL_ROUTES, f"{prefix}; local routes lead VIPs here")
 
 
@@ -253,15 +264,24 @@ async def _try_netfilter(family: Family, program: str) -> str:
     return await trial(_IPTABLES_SCRIPT, sets, rules, program, readable=readable) or OK
 
 
-async def _try_ip() -> str:
+async def _try_ip(*, tried: bool) -> str:
     if missing := _missing("ip"):
         return missing
     if not has_net_admin():
         return "CAP_NET_ADMIN is not granted"
+    if not tried:
+        return OK
     try:
         return await routes.try_local_routes() or OK
     except CommandFailed as error:
         return str(error)
+
+
+async def _knows_local_routes() -> bool:
+    """Whether routes have types. gVisor's have none; newer releases of it (seen in 20240729) take a local
+    route without a complaint, as one that leads nowhere and cannot be removed, so trying does not tell."""
+    found = json.loads(await peek("ip", "-json", "route", "get", "127.0.0.1") or "[]")
+    return all(route.get("type") == "local" for route in found)
 
 
 def _missing(*programs: str) -> str:

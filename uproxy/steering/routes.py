@@ -41,6 +41,8 @@ class LocalRoutes:
     Several Service ports may need one; it goes with the last of them.
     """
 
+    what = "local route of"
+
     def __init__(self, needs: Callable[[DesiredServicePort, Frontend], Iterable[IPNetwork]]) -> None:
         self._needs = needs
         self._held: dict[ServicePortName, frozenset[IPNetwork]] = {}
@@ -63,12 +65,12 @@ class LocalRoutes:
             # What it held before stays held until `retire`: traffic may still come for it.
             self._hold(port.name, needed | self._held.get(port.name, frozenset()))
         missing = sorted(wanted - self._routed, key=_order)
-        failed = await _change("add", missing)
+        failed = await self._add(missing)
         self._routed.update(network for network in missing if network not in failed)
         if not failed:
             return {}
         return {
-            frontend.vip: f"no local route of {written(network)}: {failed[network]}"
+            frontend.vip: f"no {self.what} {written(network)}: {failed[network]}"
             for port in changes.updated
             for frontend in port.frontends
             for network in self._needs(port, frontend)
@@ -89,12 +91,12 @@ class LocalRoutes:
     async def prune(self) -> None:
         """Remove routes that an earlier run left and no Service port has a use for."""
         async with self._lock:
-            await self._remove([its for its in await marked_routes() if its not in self._holders])
+            await self._remove([its for its in await self._marked() if its not in self._holders])
 
     async def close(self) -> None:
         """Remove every route of ours."""
         async with self._lock:
-            await self._remove(self._routed.union(await marked_routes()))
+            await self._remove(self._routed.union(await self._marked()))
 
     async def run(self) -> None:
         """Look every half a minute whether the routes are still there. For ever."""
@@ -106,21 +108,34 @@ class LocalRoutes:
         """Make those anew that somebody has removed. Where an address is the node's own, too, there is none
         of ours, and nothing to say."""
         async with self._lock:
-            missing = self._routed.difference(await marked_routes())
-            failed = await _change("add", sorted(missing, key=_order))
-            again = missing.intersection(await marked_routes()) if missing else missing
+            missing = self._routed.difference(await self._marked())
+            failed = await self._add(sorted(missing, key=_order))
+            again = missing.intersection(await self._marked()) if missing else missing
         for network in sorted(again, key=_order):
-            _log.warning("local route of %s is made anew, since somebody has removed it", written(network))
+            _log.warning("%s %s is made anew, since somebody has removed it", self.what, written(network))
         for network, reason in failed.items():
-            _log.warning("local route of %s is gone: %s", written(network), reason)
+            _log.warning("%s %s is gone: %s", self.what, written(network), reason)
 
     async def _remove(self, networks: Collection[IPNetwork]) -> None:
-        failed = await remove_routes(networks)
+        failed = await self._delete(networks)
         gone = [network for network in networks if network not in failed]
         self._routed.difference_update(gone)
         self._released.difference_update(gone)
         for network, reason in failed.items():
-            _log.warning("local route of %s stays: %s", written(network), reason)
+            _log.warning("%s %s stays: %s", self.what, written(network), reason)
+
+    # ---- what a kernel without local routes does otherwise (lo_addresses.py) ----
+
+    async def _add(self, networks: Sequence[IPNetwork]) -> Mapping[IPNetwork, str]:
+        return await _change("add", networks)
+
+    async def _delete(self, networks: Collection[IPNetwork]) -> Mapping[IPNetwork, str]:
+        return await remove_routes(networks)
+
+    async def _marked(self) -> list[IPNetwork]:
+        return await marked_routes()
+
+    # ---- who needs what ----
 
     def _hold(self, name: ServicePortName, networks: frozenset[IPNetwork]) -> None:
         if networks == self._held.get(name):

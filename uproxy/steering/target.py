@@ -158,7 +158,7 @@ def steering_rules(mechanism: Mechanism, ports: RedirectPorts) -> SteeringRules:
             return SteeringRules(nft.NftRules(ports), iptables.remove)
         case Mechanism.IPTABLES:
             return SteeringRules(iptables.IptablesRules(ports), nft.remove)
-        case Mechanism.LOCAL_ROUTES | Mechanism.LOOPBACK:
+        case Mechanism.LOCAL_ROUTES | Mechanism.LO_ADDRESSES | Mechanism.LOOPBACK:
             raise ValueError(f"{mechanism} has no rules")
 
 

@@ -18,6 +18,8 @@ OPTIONS = {
     "report_ends": True,
     "connect_bounds_s": (0.001, 0.1),
     "local_ports": (32768, 60999),
+    "tells_ends": True,
+    "tells_failures": True,
     "client_ports": (4096, 29999),
 }
 PATIENCE_S = 20.0

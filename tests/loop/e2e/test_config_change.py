@@ -27,7 +27,7 @@ async def test_a_changed_file_ends_the_process_in_good_order_with_status_1(
     async with ProxyProcess(
         ThisMachine(), *arguments, log=log, metrics=metrics, healthz=healthz, prefix=prefix
     ) as running:
-        assert "of no meaning here, and ignored: --masquerade-all, mode" in running.log
+        assert "of no meaning here, and ignored: --masquerade-all" in running.log
         assert "ignored beside --config, as by kube-proxy: --healthz-bind-address" in running.log
         file.write_text(json.dumps(HEAD | fields | {"mode": "ipvs"}))
         assert await running.status() == 1
@@ -37,8 +37,8 @@ async def test_a_changed_file_ends_the_process_in_good_order_with_status_1(
 
 async def test_mistakes_of_the_file_and_of_flags_are_told_together(tmp_path: Path) -> None:
     file = tmp_path / "config.conf"
-    file.write_text(json.dumps(HEAD | {"clusterCidr": "10.0.0.0/8", "oomScoreAdj": "x"}))
+    file.write_text(json.dumps(HEAD | {"hostnameOverride": 3, "oomScoreAdj": "x"}))
     done = await run(*UPROXY, "run", "--config", str(file), "--connect-timeout", "soon")
     assert done.status == 1
     assert len(done.stderr.splitlines()) == 3
-    assert f"uproxy: {file}: KubeProxyConfiguration: clusterCidr: is not known" in done.stderr
+    assert f"uproxy: {file}: KubeProxyConfiguration: hostnameOverride: " in done.stderr

@@ -1,5 +1,6 @@
 """Which addresses Services are served on."""
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -13,6 +14,7 @@ from uproxy.state.addresses import AddressPlan, Claims, ClusterIPAllocator, clus
 WEB = NamespacedName("default", "web")
 HTTP = ServicePort("http", Protocol.TCP, 80, 8080, node_port=30080)
 NODE = AddressPlan(ip_network("10.96.0.0/16"), loopback_only=False)
+CLUSTER = replace(NODE, shared=True)
 LAPTOP = AddressPlan(ip_network("127.96.0.0/16"), loopback_only=True)
 
 
@@ -81,7 +83,7 @@ def test_what_is_nobodys_or_the_nodes_own_is_no_cluster_ip_and_the_other_family_
     other = ip_address("fd00::10" if odd.version == 4 else "10.96.0.10")
     service = Service(WEB, (ServicePort("", Protocol.TCP, 80, 80),), cluster_ips=(odd, other))
     cluster = cluster_frontends(service, NODE, ClusterIPAllocator(NODE.service_cidr).allocate)
-    found, notes = frontends(service, service.ports[0], cluster, NODE, own={OWN}, shared=True)
+    found, notes = frontends(service, service.ports[0], cluster, CLUSTER, own={OWN})
     assert [frontend.vip.ip for frontend in found] == [other]
     assert notes == [f"cluster IP {odd} is not served: it is {why}"]
 
@@ -90,7 +92,7 @@ def test_what_is_nobodys_or_the_nodes_own_is_no_cluster_ip_and_the_other_family_
 @pytest.mark.parametrize("field", ["external_ips", "load_balancer_ips"])
 def test_neither_is_it_an_address_for_others(text, field):
     service = Service(WEB, (ServicePort("", Protocol.TCP, 80, 80),), **{field: (ip_address(text),)})
-    found, notes = frontends(service, service.ports[0], [], NODE, shared=True)
+    found, notes = frontends(service, service.ports[0], [], CLUSTER)
     assert not found
     assert f"{text} is not served" in notes[0]
 

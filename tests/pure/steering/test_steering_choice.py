@@ -13,6 +13,7 @@ ABLE = Probe(net_admin=OK, nft=OK, iptables=OK, ip6tables=OK, tproxy=OK, ip=OK)
 NO_NFT = replace(ABLE, nft="nft is not installed: apt-get install nftables")
 NO_RULES = replace(NO_NFT, iptables="ipset is not installed: apt-get install ipset")
 NO_IP = replace(NO_RULES, ip="ip is not installed: apt-get install iproute2")
+IN_GVISOR = replace(NO_RULES, lo_addresses="not in this kernel")
 # Without the capability a probe in a user namespace may still find nft in order.
 UNPRIVILEGED = replace(ABLE, net_admin="not granted: run as root, or grant CAP_NET_ADMIN")
 
@@ -27,6 +28,8 @@ def _taken(choice: Choice) -> tuple[Capture, Mechanism]:
         pytest.param("auto", ABLE, "auto", (Capture.REDIRECT, Mechanism.NFT), id="nft-first"),
         pytest.param("auto", NO_NFT, "auto", (Capture.REDIRECT, Mechanism.IPTABLES), id="then-iptables"),
         pytest.param("auto", NO_RULES, "auto", (Capture.BIND, Mechanism.LOCAL_ROUTES), id="then-routes"),
+        pytest.param("auto", IN_GVISOR, "auto", (Capture.BIND, Mechanism.LO_ADDRESSES), id="no-local-routes"),
+        pytest.param("bind", IN_GVISOR, "auto", (Capture.BIND, Mechanism.LO_ADDRESSES), id="bind-there"),
         pytest.param("auto", NO_IP, "auto", (Capture.BIND, Mechanism.LOOPBACK), id="then-loopback"),
         pytest.param("auto", UNPRIVILEGED, "auto", (Capture.BIND, Mechanism.LOOPBACK), id="no-capability"),
         pytest.param("auto", NO_NFT, "nft", (Capture.BIND, Mechanism.LOCAL_ROUTES), id="auto-with-forced"),

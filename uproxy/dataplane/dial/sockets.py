@@ -283,6 +283,11 @@ def close_with_reset(stream: socket.socket) -> None:
     stream.close()
 
 
+def has_failed(stream: socket.socket) -> bool:
+    """Whether an error waits in a socket; it is told this once."""
+    return stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+
 def dial_failure(error: int) -> DialFailure:
     """What a connect(2) errno means."""
     if error == errno.ECONNREFUSED:

@@ -39,6 +39,8 @@ class Engine:
         report_ends: bool,
         connect_bounds_s: tuple[float, ...],
         local_ports: tuple[int, int],
+        tells_ends: bool,
+        tells_failures: bool,
         client_ports: tuple[int, int],
     ) -> None: ...
     def add_port(self) -> int:

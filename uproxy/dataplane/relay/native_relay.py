@@ -25,6 +25,7 @@ from uproxy.dataplane.relay.half_closed import ask_every_s
 from uproxy.dataplane.relay.proxy_protocol import header_for
 from uproxy.dataplane.relay.waiter import Waiter, wait_or_end
 from uproxy.dataplane.relays import Ended
+from uproxy.dataplane.trials import splices_exactly, tells_ends, tells_failures
 from uproxy.model.closing import CloseReason, DialFailure
 from uproxy.model.names import Family
 from uproxy.picking.attempts import RESOURCES_RETRY_S, Attempts
@@ -100,10 +101,12 @@ class NativeRelay:
             idle_ms=_ms(timeouts.idle_s),
             half_closed_ms=_ms(timeouts.half_closed_s),
             mark=context.mark,
-            pipe_descriptors_max=int(descriptors.limit * PIPES_SHARE),
+            pipe_descriptors_max=int(descriptors.limit * PIPES_SHARE) if splices_exactly() else 0,
             report_ends=ended is not None,
             connect_bounds_s=CONNECT_BUCKETS_S,
             local_ports=local_port_range(),
+            tells_ends=tells_ends(),
+            tells_failures=tells_failures(),
             client_ports=CLIENT_PORTS,
         )
         # Looked up once: most connections need no more than these, and each of them pays.

@@ -15,7 +15,14 @@ import os
 import socket
 from collections.abc import Callable
 
-from uproxy.dataplane.dial.sockets import ask_often, bound_unsent, close_with_reset, keep_alive, ours_to_lack
+from uproxy.dataplane.dial.sockets import (
+    ask_often,
+    bound_unsent,
+    close_with_reset,
+    has_failed,
+    keep_alive,
+    ours_to_lack,
+)
 from uproxy.dataplane.reactor import FAILED, HUNG_UP, PEER_DONE, READABLE, URGENT, WRITABLE, Reactor
 from uproxy.dataplane.relay.pipes import PIPE_BYTES, Pipe, Pipes
 from uproxy.model.closing import CloseReason
@@ -156,7 +163,7 @@ class Pair:
         """The source of `direction` has sent its last byte, and it was passed on."""
         if self.first_eof is None:
             self.first_eof = direction
-            if direction.failed:
+            if direction.failed and direction.has_failed():
                 self.reset_by(direction)  # it ended, and was reset: no edge will tell that again
             return
         reason = CloseReason.CLIENT_EOF if self.first_eof is self.up else CloseReason.BACKEND_EOF
@@ -229,8 +236,8 @@ class Direction:
         """Whether bytes wait, in `_unsent` or in the pipe, for room in the sink."""
         self.eof = False
         """Whether nothing more will be read: the source has finished, or the pair is closed."""
-        self.ending = False
-        """The source has ended or failed: read on until it says which, a short read is no pause."""
+        self.ending = not reactor.tells_ends
+        """The source has ended or failed, or may have: a short read is no pause, read on until it says."""
         self.urgent = False
         """The same, of one that sends urgent bytes: a read stops short at them, and splice(2) for ever."""
         self.failed = False
@@ -254,7 +261,7 @@ class Direction:
                 self.urgent = True
             if events & FAILED:
                 self.failed = True
-            if events & FAILED and (self.eof or self.blocked):
+            if events & FAILED and (self.eof or self.blocked) and self.has_failed():
                 self.pair.reset_by(self)  # what waits has nobody left to vouch for it
                 return
         if events & WRITABLE and self.reverse.blocked:
@@ -304,6 +311,11 @@ class Direction:
             steps += 1
         if not self.eof:
             self._reactor.later(self)
+
+    def has_failed(self) -> bool:
+        """Whether the source, of which an event said so, has failed. An error is told once: not to be asked
+        where a read may come."""
+        return self._reactor.tells_failures or has_failed(self.source)
 
     def begin_with(self, data: bytes) -> None:
         """Send something of ours, ahead of what the source says."""

@@ -9,6 +9,7 @@ import os
 from typing import NamedTuple
 
 from uproxy.dataplane.descriptors import Descriptors
+from uproxy.dataplane.trials import splices_exactly
 
 PIPE_BYTES = 256 * 1024
 """Unprivileged users may have 64 such pipes (pipe(7)); whoever comes after copies."""
@@ -27,13 +28,14 @@ class Pipes:
 
     def __init__(self, descriptors: Descriptors) -> None:
         self._descriptors = descriptors
+        self._exact = splices_exactly()
         self._idle: list[Pipe] = []
 
     def take(self) -> Pipe | None:
         """An empty pipe, or None when there are none to spare: copying works too."""
         if self._idle:
             return self._idle.pop()
-        return self._make() if self._descriptors.plenty else None
+        return self._make() if self._exact and self._descriptors.plenty else None
 
     def _make(self) -> Pipe | None:
         try:

@@ -110,7 +110,7 @@ class World:
         self.events = []
         known = Known(self.upsert, lambda _gone: None, like)
         self.intake = Intake(resource, known)
-        self.store = Store(AddressPlan(ip_network("10.96.0.0/16"), loopback_only=False), "n1")
+        self.store = Store(AddressPlan(ip_network("10.96.0.0/16"), loopback_only=False, shared=True), "n1")
         self.zone = Zone(from_text("cluster.local"), PodMode.INSECURE)
 
     def upsert(self, thing) -> None:

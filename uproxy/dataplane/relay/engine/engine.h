@@ -83,7 +83,7 @@ struct direction {
     uint8_t big_reads, small_fills;
     bool blocked; /* bytes wait for room in the sink */
     bool eof;     /* nothing more will be read: the source has finished, or the connection is closed */
-    bool ending;  /* the source has ended or failed: read on until it says which */
+    bool ending;  /* the source has ended or failed, or may have: read on until it says which */
     bool urgent;  /* it sends urgent bytes, at which a read stops short, and splice(2) for ever */
     bool failed;  /* the source has failed, maybe after its end */
     bool cut;     /* a write to the source was told of its reset: its end, when read, is none */
@@ -163,6 +163,8 @@ struct options {
     uint32_t mark;
     int pipe_descriptors_max; /* beyond so many descriptors no pipe is made */
     bool report_ends;
+    bool tells_ends; /* an edge says that its peer has finished (trials.py) */
+    bool tells_failures; /* EPOLLERR means one */
     unsigned buckets;
     uint64_t bucket_ns[BUCKETS_MAX];
 };
@@ -299,6 +301,7 @@ void keep_alive(int fd);
 void ask_often(int fd, uint32_t every_s);
 void bound_unsent(int fd);
 void close_with_reset(int fd);
+bool has_failed(int fd);
 ssize_t receive(int fd, char *room, size_t count);
 ssize_t transmit(int fd, const char *bytes, size_t count);
 bool is_ours_to_lack(int error);

@@ -251,6 +251,7 @@ int front_begin(struct engine *e, int client, uint32_t port, uint32_t backend, c
     c->patient = bound_ms != 0;
     c->active_ms = (uint32_t)(now_ns / 1000000u);
     c->dialling = code != 0;
+    c->from[CLIENT].ending = c->from[BACKEND].ending = !e->options.tells_ends;
     bool whole = true;
     ADD(port_counts(&e->front, port)->begun, 1);
     ADD(backend_counts(&e->front, backend)->begun, 1);

@@ -96,25 +96,29 @@ static void release(Engine *self)
 static int engine_init(Engine *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"workers", "connect_ms", "idle_ms", "half_closed_ms", "mark", "pipe_descriptors_max",
-                            "report_ends", "connect_bounds_s", "local_ports", "client_ports", NULL};
+                            "report_ends", "connect_bounds_s", "local_ports", "client_ports", "tells_ends",
+                            "tells_failures", NULL};
     struct engine *e = &self->engine;
     struct options *o = &e->options;
     PyObject *bounds_s;
-    int report_ends;
+    int report_ends, tells_ends, tells_failures;
     if (self->running) {
         PyErr_SetString(PyExc_RuntimeError, "the engine runs already");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IIIIIipO!(II)(II)", names, &o->workers, &o->connect_ms, &o->idle_ms,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IIIIIipO!(II)(II)pp", names, &o->workers, &o->connect_ms, &o->idle_ms,
                                      &o->half_closed_ms, &o->mark, &o->pipe_descriptors_max,
                                      &report_ends, &PyTuple_Type, &bounds_s, &e->local_ports.first,
-                                     &e->local_ports.last, &e->client_ports.first, &e->client_ports.last))
+                                     &e->local_ports.last, &e->client_ports.first, &e->client_ports.last,
+                                     &tells_ends, &tells_failures))
         return -1;
     if (o->workers < 1 || o->workers > WORKERS_MAX) {
         PyErr_Format(PyExc_ValueError, "workers must be 1 to %d", WORKERS_MAX);
         return -1;
     }
     o->report_ends = report_ends;
+    o->tells_ends = tells_ends;
+    o->tells_failures = tells_failures;
     if (!read_bounds(o, bounds_s))
         return -1;
     self->engine.ports.ports = true;

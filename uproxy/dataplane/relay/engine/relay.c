@@ -53,6 +53,13 @@ void relay_reset_by(struct worker *w, struct conn *c, enum side from)
     conn_close(w, c, from == CLIENT ? CLIENT_RESET : BACKEND_RESET);
 }
 
+/* Whether a side, of which an event said so, has failed. An error is told once: not to be asked where a
+ * read may come. */
+static bool failed(const struct worker *w, const struct conn *c, enum side side)
+{
+    return w->engine->options.tells_failures || has_failed(c->fd[side]);
+}
+
 /* The source gives nothing more, for the reason in errno. */
 void relay_source_failed(struct worker *w, struct conn *c, enum side from)
 {
@@ -77,7 +84,7 @@ void relay_finish(struct worker *w, struct conn *c, enum side from)
     c->first_eof = (uint8_t)from;
     if (shutdown(c->fd[!from], SHUT_WR) < 0)
         relay_sink_failed(w, c, from);
-    else if (c->from[from].failed)
+    else if (c->from[from].failed && failed(w, c, from))
         relay_reset_by(w, c, from); /* it ended, and was reset: no edge will tell that again */
 }
 
@@ -201,7 +208,7 @@ void relay_event(struct worker *w, struct conn *c, enum side side, uint32_t even
     if (events & (EPOLLRDHUP | EPOLLERR | EPOLLHUP)) {
         d->ending = true;
         d->failed |= (events & EPOLLERR) != 0;
-        if (events & EPOLLERR && (d->eof || d->blocked)) {
+        if (events & EPOLLERR && (d->eof || d->blocked) && failed(w, c, side)) {
             relay_reset_by(w, c, side); /* what waits has nobody left to vouch for it */
             return;
         }

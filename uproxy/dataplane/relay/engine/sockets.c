@@ -112,6 +112,14 @@ void close_with_reset(int fd)
     close(fd);
 }
 
+/* Whether an error waits in a socket; it is told this once. */
+bool has_failed(int fd)
+{
+    int error = 0;
+    socklen_t size = sizeof error;
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0 || error != 0;
+}
+
 /* Interrupted is neither an answer nor an edge to wait for. */
 ssize_t receive(int fd, char *room, size_t count)
 {
