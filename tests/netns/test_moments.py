@@ -51,6 +51,9 @@ endpoints: [{addresses: [10.244.0.11]}]
 WAYS = (("redirect", "off"), ("tproxy", "off"), ("bind", "off"), ("redirect", "auto"))
 TOLD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
+pytestmark = pytest.mark.timeout(300)
+"""Each moment is a start or two of the whole program."""
+
 
 class Node:
     """A host on which `uproxy` is started and ended; `before` is what its kernel had."""
