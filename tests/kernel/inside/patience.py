@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -149,6 +149,7 @@ def test_a_target_that_speaks_something_else_is_told(tmp_path: Path) -> None:
     port = free_port()
     argv = [
         sys.executable,
+        "-u",  # its first line is waited for
         "-m",
         "http.server",
         str(port),
