@@ -21,6 +21,7 @@ from uproxy.model.service import Service
 from uproxy.sources.kubernetes import access as access_module
 from uproxy.sources.kubernetes.access import Access
 from uproxy.sources.kubernetes.errors import AccessError
+from uproxy.sources.kubernetes.exec_plugin import run_plugin
 
 
 @pytest.fixture
@@ -198,11 +199,7 @@ class TestPlugins:
     @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
     async def test_a_plugin_ends_with_us_and_so_does_what_it_has_started(self, tmp_path, how):
         """SIGKILL is not seen by anybody: the kernel ends the plugin itself then."""
-        (tmp_path / "plugin").write_text(
-            f"#!/bin/sh\nsleep 1000 & echo $! >{tmp_path}/child.new\necho $$ >{tmp_path}/pid.new\n"
-            f"mv {tmp_path}/child.new {tmp_path}/child; mv {tmp_path}/pid.new {tmp_path}/pid; wait\n"
-        )
-        (tmp_path / "plugin").chmod(0o755)
+        a_family(tmp_path)
         ours = await asyncio.create_subprocess_exec(sys.executable, "-c", WAITS.format(folder=str(tmp_path)))
         try:
             await until((tmp_path / "pid").exists)
@@ -215,6 +212,39 @@ class TestPlugins:
             for name in ("pid", "child"):
                 with suppress(OSError, ValueError):
                     os.kill(int((tmp_path / name).read_text()), signal.SIGKILL)
+
+    async def test_a_plugin_that_is_given_up_as_it_starts_is_ended_with_what_it_has_started(
+        self, tmp_path, monkeypatch
+    ):
+        a_family(tmp_path)
+        start = asyncio.create_subprocess_exec
+
+        async def given_up(*argv, **how):
+            process = await start(*argv, **how)
+            await until((tmp_path / "pid").exists)
+            asked.cancel()
+            await asyncio.sleep(0)
+            return process
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", given_up)
+        asked = asyncio.ensure_future(run_plugin({"apiVersion": "v1", "command": "./plugin"}, tmp_path))
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        child = int((tmp_path / "child").read_text())
+        try:
+            await until(lambda: is_over(child))
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+
+def a_family(folder: Path) -> None:
+    """A plugin that starts another program, says who both are, and stays."""
+    (folder / "plugin").write_text(
+        f"#!/bin/sh\nsleep 1000 & echo $! >{folder}/child.new\necho $$ >{folder}/pid.new\n"
+        f"mv {folder}/child.new {folder}/child; mv {folder}/pid.new {folder}/pid; wait\n"
+    )
+    (folder / "plugin").chmod(0o755)
 
 
 WAITS = """

@@ -14,6 +14,7 @@ from uproxy.kernel.conntrack import Conntrack
 from uproxy.kit.lab import Lab, _set_namespace
 from uproxy.model.names import Vip
 from uproxy.steering.iptables import IptablesRules
+from uproxy.steering.landing import LANDING
 from uproxy.steering.rules import RedirectPorts, Rule, Verdict
 
 
@@ -22,8 +23,8 @@ def lab() -> Iterator[Lab]:
     """All threads that begin meanwhile, and all programs, are on the node. It captures, by iptables."""
     with Lab() as made:
         _set_namespace(Path("/run/netns", made.node.name))
-        for vip in VIPS:
-            run(f"ip route replace local {vip} dev lo table local protocol 117")
+        for where in (*VIPS, *(landing.network for landing in LANDING.values())):
+            run(f"ip route replace local {where} dev lo table local protocol 117")
         vips = [Vip(ip_address(vip), 80, TCP) for vip in (*VIPS, EXTERNAL)]
         node_ports = [Vip(ip_address(ip), NODE_PORT, TCP) for ip in ANY]
         rules = {vip: Rule(Verdict.REDIRECT) for vip in (*vips, *node_ports)}

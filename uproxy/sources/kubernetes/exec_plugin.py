@@ -12,8 +12,8 @@ import atexit
 import ctypes
 import os
 import signal
-from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Callable
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -86,7 +86,7 @@ async def _output(command: str, plugin: _Plugin) -> bytes:
     }
     added = {variable.name: variable.value for variable in plugin.env or ()}
     added["KUBERNETES_EXEC_INFO"] = msgspec.json.encode(info).decode()
-    process = await asyncio.create_subprocess_exec(
+    starting = asyncio.create_subprocess_exec(
         command,
         *(plugin.args or ()),
         env=os.environ | added,
@@ -96,6 +96,7 @@ async def _output(command: str, plugin: _Plugin) -> bytes:
         start_new_session=True,  # as all that is run: see kit/commands.py
         preexec_fn=_die_with_us(),
     )
+    process = await _started(starting)
     _running.add(process.pid)
     try:
         output, words = await process.communicate()
@@ -107,6 +108,20 @@ async def _output(command: str, plugin: _Plugin) -> bytes:
         last = words.decode(errors="replace").strip().splitlines()[-1:] or ["no words"]
         raise ValueError(f"exec plugin {command}: exit {process.returncode}: {last[0]}")
     return output
+
+
+async def _started(starting: Coroutine[object, object, Process]) -> Process:
+    """The process. Cancelled half-way, it is ended with all that it has started: asyncio ends the plugin
+    alone, and waits for pipes that the others hold."""
+    task = asyncio.ensure_future(starting)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with suppress(OSError):
+            process = await task
+            _kill(process.pid)
+            await process.wait()
+        raise
 
 
 def _kill(group: int) -> None:
