@@ -82,6 +82,14 @@ class PortRoutes:
             gone = self._there - held
             await _remove(gone)
             self._there -= gone
+            await self._end()
+
+    async def _end(self) -> None:
+        """Where no rule leads to the routes any more, they go too."""
+        used = {vip.family for vip in self._there}
+        for family in self._begun - used:
+            if not await _batch(family, [f"route del {route}" for route in _ROUTES[family]]):
+                self._begun.discard(family)
 
     async def prune(self) -> None:
         """Remove rules that an earlier run left and no Service port has a use for."""
