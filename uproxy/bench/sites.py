@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -126,6 +127,10 @@ class ThisMachine:
             process.wait()
 
 
+_numbers = count()
+"""Paths stand side by side, and each has VIPs of its own: two cannot listen on one."""
+
+
 @contextmanager
 def loopback_site() -> Iterator[Site]:
     """Everything on this machine's loopback, which needs no privilege."""
@@ -134,7 +139,7 @@ def loopback_site() -> Iterator[Site]:
         Pod(name, ip, free_port(ip), here) for name, ip in zip(POD_NAMES, _LOOPBACK_PODS, strict=True)
     )
     try:
-        yield Site(here, here, "127.0.0.1", pods, "127.96.0", None)
+        yield Site(here, here, "127.0.0.1", pods, f"127.{96 + next(_numbers) % 128}.0", None)
     finally:
         here.end_programs()
 
