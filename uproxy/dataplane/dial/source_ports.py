@@ -14,6 +14,7 @@ come here, and neither side would ever be told (docs/decisions/0015-source-ports
 
 import errno
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from uproxy.dataplane.dial.sockets import (
@@ -66,31 +67,22 @@ class SourcePorts:
     ) -> tuple[int, socket.socket | None]:
         """Begin to connect from one of the ports: a socket, with 0 when it is connected already,
         EALREADY when that goes on; or an errno alone. Raises OSError when there is no socket."""
-        for _ in range(_TRIES):
-            stream = stream_to(family, mark, hops)
-            code = self._try(stream, address)
-            if code in (0, errno.EALREADY):
-                return code, stream
-            stream.close()
-            if code not in _TAKEN:
-                return code, None
-        return errno.EADDRNOTAVAIL, None
+        return _dial(lambda: stream_to(family, mark, hops), lambda stream: self._try(stream, address))
 
     def dial_as(
         self, client: tuple[str, int], family: int, address: tuple[str, int], mark: int, hops: int
     ) -> tuple[int, socket.socket | None]:
         """The same from a client's address, and not from its port."""
         ip, own = client
-        for _ in range(_TRIES):
+
+        def transparent() -> socket.socket:
             stream = stream_to(family, mark, hops)
             make_transparent(stream, mark)
-            code = _connect_from(stream, (ip, self._clients.next(own)), address)
-            if code in (0, errno.EALREADY):
-                return code, stream
-            stream.close()
-            if code not in _TAKEN:
-                return code, None
-        return errno.EADDRNOTAVAIL, None
+            return stream
+
+        return _dial(
+            transparent, lambda stream: _connect_from(stream, (ip, self._clients.next(own)), address)
+        )
 
     def datagrams_as(
         self, client: tuple[str, int], family: int, address: tuple[str, int], mark: int
@@ -116,3 +108,18 @@ def _connect_from(stream: socket.socket, source: tuple[str, int], address: tuple
     except OSError as error:
         return error.errno or errno.EADDRINUSE
     return begin_connect(stream, address)
+
+
+def _dial(
+    open_stream: Callable[[], socket.socket], connect: Callable[[socket.socket], int]
+) -> tuple[int, socket.socket | None]:
+    """Connect from one port after the other, until one is not taken."""
+    for _ in range(_TRIES):
+        stream = open_stream()
+        code = connect(stream)
+        if code in (0, errno.EALREADY):
+            return code, stream
+        stream.close()
+        if code not in _TAKEN:
+            return code, None
+    return errno.EADDRNOTAVAIL, None
